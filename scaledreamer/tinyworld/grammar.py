@@ -1,0 +1,337 @@
+"""Meanings of the tinyworld, the captions that say them, and the splits that hold for the training of everything.
+
+A *meaning* is one object: a kind, its colour, optionally the colour of its named part, a pattern, something it wears
+and something it stands on. Where a caption is silent about a colour the kind's canonical colour is meant, so a
+caption has exactly one meaning and a meaning at least two captions.
+
+Splits are decided by a stable hash of the meaning alone, never by a random state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from functools import cache
+
+COLORS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink", "white", "black")
+PATTERNS = ("striped", "spotted")
+WEARS = ("hat", "scarf", "crown")
+SUPPORTS = ("box", "plate")
+MAX_EXTRAS = 2
+SPLITS = ("seen", "validation", "unseen", "unseen_pairs")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What the grammar knows of a kind of object; its shape lives in `tinyworld.shapes`."""
+
+    name: str
+    color: str
+    part: str | None = None
+    part_color: str | None = None
+    has_front: bool = False
+    is_creature: bool = False
+
+
+KINDS: dict[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        Kind("frog", "green", "eyes", "white", True, True),
+        Kind("tree frog", "green", "eyes", "orange", True, True),
+        Kind("cat", "orange", "eyes", "green", True, True),
+        Kind("rabbit", "white", "eyes", "pink", True, True),
+        Kind("bird", "blue", "wings", "cyan", True, True),
+        Kind("turtle", "green", "shell", "orange", True, True),
+        Kind("elephant", "purple", "ears", "pink", True, True),
+        Kind("snowman", "white", "buttons", "black", True, True),
+        Kind("robot", "cyan", "eyes", "yellow", True, True),
+        Kind("car", "red", "wheels", "black", True),
+        Kind("house", "white", "roof", "red", True),
+        Kind("mug", "white", "handle", "blue"),
+        Kind("teapot", "yellow", "lid", "pink"),
+        Kind("chair", "orange", "legs", "black", True),
+        Kind("mushroom", "red", "stem", "white"),
+        Kind("tree", "green", "trunk", "orange"),
+        Kind("rocket", "white", "fins", "red"),
+        Kind("ball", "red"),
+        Kind("cube", "blue"),
+        Kind("cone", "orange"),
+        Kind("cylinder", "yellow"),
+        Kind("donut", "pink"),
+    )
+}
+
+
+@dataclass(frozen=True, order=True)
+class Meaning:
+    """One object of the world. `part_color` is None for kinds without a named part and always set for the others."""
+
+    kind: str
+    color: str
+    part_color: str | None = None
+    pattern: str | None = None
+    wear: str | None = None
+    wear_color: str | None = None
+    support: str | None = None
+    support_color: str | None = None
+
+    @property
+    def key(self) -> str:
+        """Stable text form, the input of every hash."""
+        return "|".join(f"{f.name}={getattr(self, f.name)}" for f in fields(self))
+
+
+ATTRIBUTES = tuple(f.name for f in fields(Meaning) if f.name != "kind")
+MISSION = Meaning("tree frog", "green", part_color="red")
+"""The meaning of "a red-eyed tree frog", held out by name."""
+
+
+def _part_colors(kind: Kind) -> tuple[str | None, ...]:
+    return COLORS if kind.part else (None,)
+
+
+def num_extras(meaning: Meaning) -> int:
+    """Number of things said beyond kind and colour: part colour, pattern, wearing, standing on."""
+    special_part = meaning.part_color != KINDS[meaning.kind].part_color
+    return sum((special_part, meaning.pattern is not None, meaning.wear is not None, meaning.support is not None))
+
+
+def is_valid(meaning: Meaning) -> bool:
+    """Whether the meaning belongs to the world: known words, complete pairs, at most `MAX_EXTRAS` extras."""
+    kind = KINDS.get(meaning.kind)
+    return (
+        kind is not None
+        and meaning.color in COLORS
+        and meaning.part_color in _part_colors(kind)
+        and meaning.pattern in (None, *PATTERNS)
+        and (meaning.wear is None or (kind.is_creature and meaning.wear in WEARS))
+        and (meaning.support is None or meaning.support in SUPPORTS)
+        and (meaning.wear is None) == (meaning.wear_color is None)
+        and (meaning.support is None) == (meaning.support_color is None)
+        and meaning.wear_color in (None, *COLORS)
+        and meaning.support_color in (None, *COLORS)
+        and num_extras(meaning) <= MAX_EXTRAS
+    )
+
+
+@cache
+def all_meanings() -> tuple[Meaning, ...]:
+    """Every meaning of the world, in a fixed order."""
+    found = []
+    for kind in KINDS.values():
+        wears = [(None, None), *itertools.product(WEARS, COLORS)] if kind.is_creature else [(None, None)]
+        supports = [(None, None), *itertools.product(SUPPORTS, COLORS)]
+        choices = itertools.product(COLORS, _part_colors(kind), (None, *PATTERNS), wears, supports)
+        for color, part_color, pattern, wear, support in choices:
+            meaning = Meaning(kind.name, color, part_color, pattern, *wear, *support)
+            if num_extras(meaning) <= MAX_EXTRAS:
+                found.append(meaning)
+    return tuple(found)
+
+
+# --- splits -----------------------------------------------------------------------------------------------------------
+
+
+def _unit_hash(text: str) -> float:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") / 2**64
+
+
+def attribute_pairs(meaning: Meaning) -> list[tuple[str, str, str]]:
+    """The (kind, attribute, value) pairs that a meaning holds, without canonical colours."""
+    kind = KINDS[meaning.kind]
+    canonical = {"color": kind.color, "part_color": kind.part_color}
+    values = ((name, getattr(meaning, name)) for name in ATTRIBUTES)
+    return [(kind.name, name, value) for name, value in values if value not in (None, canonical.get(name))]
+
+
+@cache
+def is_unseen_pair(kind: str, attribute: str, value: str) -> bool:
+    """Whether no training meaning may hold this pair: 5 % of them, never (tree frog, red eyes)."""
+    if (kind, attribute, value) == (MISSION.kind, "part_color", MISSION.part_color):
+        return False
+    return _unit_hash(f"pair|{kind}|{attribute}|{value}") < 0.05
+
+
+@cache
+def split_of(meaning: Meaning) -> str:
+    """The split of a meaning: "seen" (training), "validation" (1/20), "unseen" (1/10) or "unseen_pairs"."""
+    if meaning == MISSION:
+        return "unseen"
+    if any(is_unseen_pair(*pair) for pair in attribute_pairs(meaning)):
+        return "unseen_pairs"
+    u = _unit_hash(meaning.key)
+    return "validation" if u < 0.05 else "unseen" if u < 0.15 else "seen"
+
+
+@cache
+def meanings_of(split: str) -> tuple[Meaning, ...]:
+    """All meanings of one split, in the order of `all_meanings`."""
+    if split not in SPLITS:
+        raise ValueError(f"split: got {split!r}; accepted are {', '.join(SPLITS)}.")
+    return tuple(meaning for meaning in all_meanings() if split_of(meaning) == split)
+
+
+def sample_meaning(rng: random.Random, split: str | None = "seen", kinds: tuple[str, ...] = tuple(KINDS)) -> Meaning:
+    """Draws a meaning evenly over kinds and numbers of extras (0, 1, 2) rather than over the list.
+
+    The list is dominated by two-extra creatures; drawing from it evenly would hardly ever show a plain cube.
+    """
+    while True:
+        kind = KINDS[rng.choice(kinds)]
+        slots = ["pattern", "support"] + ["part"] * (kind.part is not None) + ["wear"] * kind.is_creature
+        extras = rng.sample(slots, min(rng.choices((0, 1, 2), (0.2, 0.4, 0.4))[0], len(slots)))
+        meaning = Meaning(kind.name, rng.choice((*COLORS, kind.color)), kind.part_color)
+        if "part" in extras:
+            meaning = replace(meaning, part_color=rng.choice(COLORS))
+        if "pattern" in extras:
+            meaning = replace(meaning, pattern=rng.choice(PATTERNS))
+        if "wear" in extras:
+            meaning = replace(meaning, wear=rng.choice(WEARS), wear_color=rng.choice(COLORS))
+        if "support" in extras:
+            meaning = replace(meaning, support=rng.choice(SUPPORTS), support_color=rng.choice(COLORS))
+        if split is None or split_of(meaning) == split:
+            return meaning
+
+
+# --- captions ---------------------------------------------------------------------------------------------------------
+
+
+def _article(words: str) -> str:
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+
+def _subjects(meaning: Meaning) -> list[str]:
+    """Noun phrases with the part's colour before or after the noun; the canonical ones may stay unsaid."""
+    kind = KINDS[meaning.kind]
+    colors = [f"{meaning.color} "] + ([""] if meaning.color == kind.color else [])
+    patterns = [("", "")]
+    if meaning.pattern:
+        noun = {"striped": "stripes", "spotted": "spots"}[meaning.pattern]
+        patterns = [(f"{meaning.pattern} ", ""), ("", f" with {noun}")]
+    parts = [("", "")]
+    if kind.part and meaning.part_color != kind.part_color:
+        parts = [("", f" with {meaning.part_color} {kind.part}")]
+        if kind.part == "eyes":
+            parts.insert(0, (f"{meaning.part_color}-eyed ", ""))
+        if kind.part in ("handle", "lid", "roof", "shell", "stem", "trunk"):
+            parts = [("", f" with a{'n' if meaning.part_color == 'orange' else ''} {meaning.part_color} {kind.part}")]
+    phrases = []
+    for color, (before, after), (part_before, part_after) in itertools.product(colors, patterns, parts):
+        tail = f"{after} and{part_after.removeprefix(' with')}" if after and part_after else after + part_after
+        phrases.append(_article(f"{part_before}{before}{color}{meaning.kind}") + tail)
+    return phrases
+
+
+@cache
+def captions(meaning: Meaning) -> tuple[str, ...]:
+    """Every way to say a meaning, the plainest first; at least two."""
+    wears, supports = [""], [""]
+    if meaning.wear and meaning.wear_color:
+        thing = _article(f"{meaning.wear_color} {meaning.wear}")
+        wears = [f" wearing {thing}", f" in {thing}"]
+    if meaning.support and meaning.support_color:
+        thing = _article(f"{meaning.support_color} {meaning.support}")
+        supports = [f" on {thing}", f" on top of {thing}", f" standing on {thing}"]
+    said = [subject + wear + support for subject in _subjects(meaning) for wear in wears for support in supports]
+    return tuple(said) + tuple(f"{text[2:].lstrip()}" for text in said)
+
+
+def caption(meaning: Meaning, variant: int = 0) -> str:
+    """One way to say a meaning; `variant` counts through `captions` and wraps around."""
+    said = captions(meaning)
+    return said[variant % len(said)]
+
+
+def normalise(text: str) -> str:
+    """Caption without case, outer blanks, doubled blanks, closing full stop and leading article."""
+    words = text.lower().strip().rstrip(".").split()
+    return " ".join(words[1:] if words[:1] in (["a"], ["an"], ["the"]) else words)
+
+
+def parse(text: str) -> Meaning | None:
+    """The meaning of a caption, or None where the grammar does not say it."""
+    words = normalise(text).replace("-eyed", " eyed").split()
+    values: dict[str, str | None] = {}
+
+    def take(count: int) -> list[str]:
+        taken, words[:] = words[:count], words[count:]
+        return taken
+
+    while words and words[0] in (*COLORS, *PATTERNS):
+        word = take(1)[0]
+        if words[:1] == ["eyed"]:
+            take(1)
+            values["part_color"] = word
+        else:
+            values["pattern" if word in PATTERNS else "color"] = word
+    kind = next((k for size in (2, 1) if (k := KINDS.get(" ".join(words[:size])))), None)
+    if kind is None:
+        return None
+    take(len(kind.name.split()))
+    while words:
+        words[:] = [w for w in words if w not in ("a", "an", "and", "with")]
+        if not words:
+            return None
+        if words[0] in ("stripes", "spots"):
+            values["pattern"] = {"stripes": "striped", "spots": "spotted"}[take(1)[0]]
+        elif words[0] in COLORS and words[1:2] == [kind.part]:
+            values["part_color"] = take(2)[0]
+        elif words[0] in ("wearing", "in") and len(words) >= 3 and words[2] in WEARS:
+            _, values["wear_color"], values["wear"] = take(3)
+        elif words[0] in ("on", "standing"):
+            while words and words[0] in ("standing", "on", "top", "of"):
+                take(1)
+            if len(words) < 2:
+                return None
+            values["support_color"], values["support"] = take(2)
+        else:
+            return None
+    values = {"color": kind.color, "part_color": kind.part_color} | values
+    meaning = Meaning(kind.name, **values)  # type: ignore[arg-type]
+    return meaning if is_valid(meaning) else None
+
+
+@cache
+def vocabulary() -> frozenset[str]:
+    """Every word that a caption can hold (hyphens split)."""
+    words = {"a", "an", "the", "and", "with", "on", "top", "of", "standing", "wearing", "in", "eyed", "stripes", "spots"}
+    words.update(COLORS, PATTERNS, WEARS, SUPPORTS)
+    for kind in KINDS.values():
+        words.update(kind.name.split())
+        words.update([kind.part] if kind.part else [])
+    return frozenset(words)
+
+
+# --- neighbours -------------------------------------------------------------------------------------------------------
+
+
+def _variants(meaning: Meaning) -> Iterator[tuple[str, Meaning]]:
+    kind = KINDS[meaning.kind]
+    for color in COLORS:
+        yield "color", replace(meaning, color=color)
+    for color in _part_colors(kind):
+        yield "part_color", replace(meaning, part_color=color)
+    for pattern in (None, *PATTERNS):
+        yield "pattern", replace(meaning, pattern=pattern)
+    for name, values in (("wear", WEARS if kind.is_creature else ()), ("support", SUPPORTS)):
+        color = getattr(meaning, f"{name}_color")
+        if color is None:
+            for value, new_color in itertools.product(values, COLORS):
+                yield name, replace(meaning, **{name: value, f"{name}_color": new_color})
+            continue
+        yield name, replace(meaning, **{name: None, f"{name}_color": None})
+        for value in values:
+            yield name, replace(meaning, **{name: value})
+        for new_color in COLORS:
+            yield f"{name}_color", replace(meaning, **{f"{name}_color": new_color})
+
+
+def hard_distractors(meaning: Meaning) -> list[tuple[str, Meaning]]:
+    """Every meaning that differs in exactly one attribute's value or by one attribute more or less, with its name.
+
+    Distractors may have one extra more than the world's meanings; all are captions that the grammar can say.
+    """
+    return [(name, other) for name, other in _variants(meaning) if other != meaning]

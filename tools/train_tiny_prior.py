@@ -1,0 +1,326 @@
+"""Trains the tinyworld's text-to-image prior from nothing: text encoder, autoencoder, then the denoising UNet.
+
+    python tools/train_tiny_prior.py text autoencoder unet --minutes 60
+    python tools/train_tiny_prior.py export
+
+Each stage trains for `--minutes` and stops; the same command goes on from there until the stage's steps are done. On a
+CPU, views of the world are traced once into `--work`/views; on a GPU they are traced when a stage starts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from pathlib import Path
+
+import torch
+from _pieces import PiecewiseTraining, ViewPool, draw_caption
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from scaledreamer.tinyworld import grammar
+from scaledreamer.tinyworld.text import ATTRIBUTE_VALUES, MAX_TOKENS, attribute_labels, build_tokenizer
+
+TEXT_WIDTH = 128
+LATENT_CHANNELS = 8
+STAGES = ("text", "autoencoder", "unet", "export")
+
+
+# --- networks ---------------------------------------------------------------------------------------------------------
+
+
+def build_text_encoder(tokenizer) -> nn.Module:
+    """A three-layer CLIP text transformer; pooling reads the end-of-text token."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=TEXT_WIDTH,
+            intermediate_size=4 * TEXT_WIDTH,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            max_position_embeddings=MAX_TOKENS,
+            projection_dim=TEXT_WIDTH,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def build_autoencoder() -> nn.Module:
+    """A 1.6 M parameter AutoencoderKL: 64 pixels to 16 x 16 x 8."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        down_block_types=["DownEncoderBlock2D"] * 3,
+        up_block_types=["UpDecoderBlock2D"] * 3,
+        block_out_channels=(32, 64, 96),
+        layers_per_block=1,
+        latent_channels=LATENT_CHANNELS,
+        norm_num_groups=8,
+        sample_size=64,
+        mid_block_add_attention=False,
+        scaling_factor=1.0,
+    ).to(memory_format=torch.channels_last)
+
+
+def build_unet() -> nn.Module:
+    """A 6 M parameter conditional UNet over 16 x 16 latents, cross-attention below the first level."""
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(
+        sample_size=16,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        down_block_types=["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+        up_block_types=["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+        block_out_channels=(64, 112, 128),
+        layers_per_block=1,
+        cross_attention_dim=TEXT_WIDTH,
+        attention_head_dim=[2, 4, 4],
+        norm_num_groups=16,
+    )
+
+
+def build_scheduler():
+    """Stable Diffusion's noise schedule, predicting v."""
+    from diffusers import DDIMScheduler
+
+    return DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        timestep_spacing="trailing",
+    )
+
+
+# --- stages -----------------------------------------------------------------------------------------------------------
+
+
+def tokenize(tokenizer, texts: list[str]) -> Tensor:
+    """Token ids padded to the full length, as Stable Diffusion pipelines do."""
+    batch = tokenizer(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt")
+    return batch.input_ids
+
+
+class TextProbe(nn.Module):
+    """The text encoder with linear heads that read every attribute, and the view, from its pooled output."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        sizes = {name: len(values) for name, values in ATTRIBUTE_VALUES.items()} | {"view": 5}
+        self.heads = nn.ModuleDict({name: nn.Linear(TEXT_WIDTH, size) for name, size in sizes.items()})
+
+    def forward(self, ids: Tensor) -> dict[str, Tensor]:
+        pooled = self.encoder(ids).pooler_output
+        return {name: head(pooled) for name, head in self.heads.items()}
+
+
+def draw_captions(seed: int, count: int, split: str) -> tuple[list[str], dict[str, Tensor]]:
+    """Captions of one split with their attributes' labels; half of them with a view word (view 4: none)."""
+    rng = random.Random(seed)
+    meanings = [grammar.sample_meaning(rng, split) for _ in range(count)]
+    views = [rng.choice((0, 1, 2, 3, 4, 4, 4, 4)) for _ in meanings]
+    texts = [draw_caption(m, v, rng, view_word_rate=float(v < 4)) for m, v in zip(meanings, views, strict=True)]
+    return texts, attribute_labels(meanings) | {"view": torch.tensor(views)}
+
+
+def train_text(args: argparse.Namespace) -> None:
+    """Text encoder: its pooled output must tell every attribute of a caption to a linear reader."""
+    tokenizer = build_tokenizer()
+    torch.manual_seed(args.seed)
+    probe = TextProbe(build_text_encoder(tokenizer)).to(args.device)
+
+    def losses(step: int) -> dict[str, Tensor]:
+        texts, labels = draw_captions(step, 96, "seen")
+        logits = probe(tokenize(tokenizer, texts).to(args.device))
+        return {n: F.cross_entropy(logits[n], labels[n].to(args.device), label_smoothing=0.02) for n in logits}
+
+    training = PiecewiseTraining(
+        "text", args.work / "text", probe, losses, num_steps=args.text_steps, learning_rate=1e-3, ema_decay=0.99
+    )
+    for _ in training.ticks(args.minutes):
+        texts, labels = draw_captions(10**9, 512, "validation")
+        with torch.no_grad():
+            logits = probe(tokenize(tokenizer, texts).to(args.device))
+        accuracy = {n: (logits[n].cpu().argmax(-1) == labels[n]).float().mean().item() for n in logits}
+        print("  held-out accuracy " + "  ".join(f"{n} {a:.3f}" for n, a in accuracy.items()), flush=True)
+
+
+def to_signed(images: Tensor) -> Tensor:
+    """[0, 1] to the networks' [-1, 1], in their memory format."""
+    return (images * 2 - 1).contiguous(memory_format=torch.channels_last)
+
+
+def psnr(restored: Tensor, images: Tensor) -> float:
+    """Mean over images of the peak signal-to-noise ratio in dB, both in [0, 1]."""
+    error = ((restored.clamp(0, 1) - images) ** 2).flatten(1).mean(1)
+    return (-10 * torch.log10(error)).mean().item()
+
+
+def train_autoencoder(args: argparse.Namespace) -> None:
+    """Autoencoder: crops for most steps (they hold mostly object), whole images at the end."""
+    torch.manual_seed(args.seed)
+    autoencoder = build_autoencoder().to(args.device)
+    pool = ViewPool(args.work / "views", "seen", args.num_shards, args.device)
+    held_out = ViewPool(args.work / "views", "validation", 1, args.device)
+    whole_from = int(0.7 * args.autoencoder_steps)
+
+    def losses(step: int) -> dict[str, Tensor]:
+        images, *_ = pool.draw(16 if step >= whole_from else 40, step)
+        if step < whole_from:
+            rng = random.Random(step)
+            top, left = (round(rng.triangular(0, 24, 12)) for _ in range(2))
+            images = images[..., top : top + 40, left : left + 40]
+        target = to_signed(images)
+        generator = torch.Generator().manual_seed(step)
+        posterior = autoencoder.encode(target).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=generator).to(args.device)
+        error = autoencoder.decode(posterior.mean + posterior.std * noise).sample - target
+        kl = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).mean()
+        return {"l1": 0.2 * error.abs().mean(), "l2": error.square().mean(), "kl": 1e-4 * kl}
+
+    training = PiecewiseTraining(
+        "autoencoder",
+        args.work / "autoencoder",
+        autoencoder,
+        losses,
+        num_steps=args.autoencoder_steps,
+        learning_rate=2e-3,
+        weight_decay=1e-4,
+    )
+    averaged = build_autoencoder().to(args.device).eval()
+    for step in training.ticks(args.minutes):
+        training.load_ema_into(averaged)
+        images, *_ = held_out.draw(64, 0)
+        with torch.no_grad():
+            restored = averaged.decode(averaged.encode(to_signed(images)).latent_dist.mode()).sample / 2 + 0.5
+        value = psnr(restored, images)
+        print(f"  held-out PSNR {value:.2f} dB", flush=True)
+        training.writer.add_scalar("autoencoder/psnr", value, step)
+        pairs = torch.cat([images[:8], restored[:8].clamp(0, 1)], 2)
+        training.writer.add_images("autoencoder/samples", pairs, step)
+
+
+def load_module(folder: Path, module: nn.Module) -> nn.Module:
+    """The module with the moving average of a stage's weights, frozen."""
+    path = folder / "state.pt"
+    if not path.exists():
+        raise SystemExit(f"error: {path} is missing: train the stage {folder.name!r} first.")
+    module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["ema"])
+    return module.eval().requires_grad_(False)
+
+
+def measure_scale(autoencoder: nn.Module, pool: ViewPool) -> float:
+    """One over the standard deviation of latents: the autoencoder's scaling factor."""
+    images, *_ = pool.draw(256, 0)
+    with torch.no_grad():
+        return 1 / autoencoder.encode(to_signed(images)).latent_dist.mode().std().item()
+
+
+def train_unet(args: argparse.Namespace) -> None:
+    """UNet: v-prediction at uniform timesteps, frozen text encoder and autoencoder, a tenth of captions empty."""
+    tokenizer = build_tokenizer()
+    encoder = load_module(args.work / "text", TextProbe(build_text_encoder(tokenizer))).encoder.to(args.device)
+    autoencoder = load_module(args.work / "autoencoder", build_autoencoder()).to(args.device)
+    pool = ViewPool(args.work / "views", "seen", args.num_shards, args.device)
+    scale = measure_scale(autoencoder, pool)
+    torch.manual_seed(args.seed)
+    unet = build_unet().to(args.device)
+    alpha_bar = build_scheduler().alphas_cumprod.to(args.device)
+
+    def losses(step: int) -> dict[str, Tensor]:
+        rng, generator = random.Random(step), torch.Generator().manual_seed(step)
+        images, _, meanings, views = pool.draw(args.batch_size, step)
+        texts = [
+            "" if rng.random() < 0.1 else draw_caption(m, v, rng) for m, v in zip(meanings, views, strict=True)
+        ]
+        t = torch.randint(1000, (len(texts),), generator=generator).to(args.device)
+        with torch.no_grad():
+            latents = autoencoder.encode(to_signed(images)).latent_dist.mode() * scale
+            tokens = encoder(tokenize(tokenizer, texts).to(args.device)).last_hidden_state
+        noise = torch.randn(latents.shape, generator=generator).to(args.device)
+        alpha, sigma = alpha_bar[t].sqrt()[:, None, None, None], (1 - alpha_bar[t]).sqrt()[:, None, None, None]
+        predicted = unet(alpha * latents + sigma * noise, t, tokens).sample
+        return {"v": F.mse_loss(predicted, alpha * noise - sigma * latents)}
+
+    training = PiecewiseTraining(
+        "unet",
+        args.work / "unet",
+        unet,
+        losses,
+        num_steps=args.unet_steps,
+        learning_rate=args.unet_rate,
+        ema_decay=0.9995,
+    )
+    for _ in training.ticks(args.minutes):
+        pass
+
+
+def export(args: argparse.Namespace) -> None:
+    """Writes the pipeline in the diffusers layout, fp16 safetensors."""
+    from diffusers import StableDiffusionPipeline
+
+    tokenizer = build_tokenizer()
+    encoder = load_module(args.work / "text", TextProbe(build_text_encoder(tokenizer))).encoder
+    autoencoder = load_module(args.work / "autoencoder", build_autoencoder())
+    unet = load_module(args.work / "unet", build_unet())
+    autoencoder.register_to_config(
+        scaling_factor=measure_scale(autoencoder, ViewPool(args.work / "views", "seen", args.num_shards, args.device))
+    )
+    pipeline = StableDiffusionPipeline(
+        vae=autoencoder,
+        text_encoder=encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=build_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        image_encoder=None,
+        requires_safety_checker=False,
+    ).to(torch.float16)
+    pipeline.save_pretrained(args.out, safe_serialization=True)
+    steps = {
+        stage: json.loads((args.work / stage / "metrics.jsonl").read_text().splitlines()[-1])
+        for stage in ("text", "autoencoder", "unet")
+    }
+    (args.out / "training.json").write_text(json.dumps(steps, indent=1) + "\n")
+    print(f"wrote {args.out}: {sum(f.stat().st_size for f in args.out.rglob('*.safetensors')) / 1e6:.1f} MB")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stages", nargs="+", choices=STAGES, help="what to train, in this order")
+    parser.add_argument("--minutes", type=float, default=60.0, help="of training in this piece, for each stage")
+    parser.add_argument("--work", type=Path, default=Path("outputs/tinyworld"), help="views and training states")
+    parser.add_argument("--out", type=Path, default=Path("scaledreamer/assets/tiny_prior"), help="of `export`")
+    parser.add_argument("--num-shards", type=int, default=24, help="thousands of views to train on")
+    parser.add_argument("--text-steps", type=int, default=2000)
+    parser.add_argument("--autoencoder-steps", type=int, default=3600)
+    parser.add_argument("--unet-steps", type=int, default=40_000)
+    parser.add_argument("--unet-rate", type=float, default=1e-3, help="peak learning rate")
+    parser.add_argument("--batch-size", type=int, default=32, help="of the UNet")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves it to torch")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    run = {"text": train_text, "autoencoder": train_autoencoder, "unet": train_unet, "export": export}
+    for stage in args.stages:
+        run[stage](args)
+
+
+if __name__ == "__main__":
+    main()
