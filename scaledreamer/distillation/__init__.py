@@ -1,0 +1,31 @@
+"""Score distillation as pure functions of tensors: what a prior's predictions say about rendered images.
+
+`gradients` turns noise predictions into a gradient at the latents, `timesteps` draws the times at which the
+prior is asked, and `pixel_clip` regulates the gradient that arrives at the prior's input image.
+"""
+
+from scaledreamer.distillation.gradients import (
+    asd_gradient,
+    csd_gradient,
+    guided_noise,
+    perp_neg,
+    sds_gradient,
+    vsd_gradient,
+)
+from scaledreamer.distillation.pixel_clip import ClipStats, clip_gradient, clip_pixel_gradient
+from scaledreamer.distillation.timesteps import sample_timestep_shift, sample_timesteps, weight_of
+
+__all__ = [
+    "ClipStats",
+    "asd_gradient",
+    "clip_gradient",
+    "clip_pixel_gradient",
+    "csd_gradient",
+    "guided_noise",
+    "perp_neg",
+    "sample_timestep_shift",
+    "sample_timesteps",
+    "sds_gradient",
+    "vsd_gradient",
+    "weight_of",
+]
