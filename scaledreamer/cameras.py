@@ -1,9 +1,10 @@
 """Cameras on spheres around the origin, how to draw them, and their rays. Pure functions of tensors.
 
-World: z up, front +x, right-handed. Azimuth 0 is a camera on +x (it sees the front), and grows counter-clockwise seen
-from above: a camera at azimuth 90 degrees is on +y. Elevation 90 degrees looks straight down. Every camera looks at
-the origin. Camera axes are OpenGL's: x right, y up, looking along -z. Angles are radians, degrees only in arguments
-named `*_deg`. The field of view is vertical. Axes: `batch` prompts, `view` cameras of one prompt.
+World: z up, front +x, right-handed. Azimuth 0 is a camera on +x (it sees the front), and grows
+counter-clockwise seen from above: a camera at azimuth 90 degrees is on +y. Elevation 90 degrees looks
+straight down. Every camera looks at the origin. Camera axes are OpenGL's: x right, y up, looking along -z.
+Angles are radians, degrees only in arguments named `*_deg`. The field of view is vertical. Axes: `batch`
+prompts, `view` cameras of one prompt.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Cameras:
 
     @property
     def camera_to_world(self) -> Float[Tensor, "batch view 4 4"]:
-        """Rigid transforms whose columns are right, up, backward and position. Defined at the poles as well."""
+        """Rigid transforms whose columns are right, up, backward and position; defined at the poles too."""
         cos_e, sin_e = self.elevation.cos(), self.elevation.sin()
         cos_a, sin_a = self.azimuth.cos(), self.azimuth.sin()
         zero, one = torch.zeros_like(cos_e), torch.ones_like(cos_e)
@@ -60,7 +61,9 @@ class Cameras:
         Raises: ValueError if the image has no pixels.
         """
         if height < 1 or width < 1:
-            raise ValueError(f"An image of {height} x {width} pixels cannot be rendered: both must be at least 1.")
+            raise ValueError(
+                f"An image of {height} x {width} pixels cannot be rendered: both must be at least 1."
+            )
         transform = self.camera_to_world
         like = {"dtype": transform.dtype, "device": transform.device}
         half = (0.5 * self.fov).tan()[..., None, None]
@@ -88,9 +91,9 @@ def sample_cameras(
 ) -> Cameras:
     """Random cameras, a function of the given uniforms in [0, 1) alone.
 
-    The four uniforms choose elevation, azimuth, distance and field of view. The views of one prompt spread evenly:
-    view i is i/num_views of the azimuth range further than view 0 (whose uniform is the only one used for azimuth),
-    wrapping around, so each view alone is still uniform over the whole range.
+    The four uniforms choose elevation, azimuth, distance and field of view. The views of one prompt spread
+    evenly: view i is i/num_views of the azimuth range further than view 0 (whose uniform is the only one used
+    for azimuth), wrapping around, so each view alone is still uniform over the whole range.
 
     Raises: ValueError naming the range that is wrong.
     """
@@ -145,9 +148,11 @@ def orbit_cameras(
 
 
 def _check_range(name: str, limits: Range, low: float, high: float, is_open: bool = False) -> None:
-    """Raise ValueError unless low <= limits[0] <= limits[1] <= high (strictly inside where the range is open)."""
+    """Raise ValueError unless low <= limits[0] <= limits[1] <= high (inside, where the range is open)."""
     first, last = limits
     inside = low < first and last < high if is_open else low <= first and last <= high
     if not (first <= last and inside):
         kind = "between, and not equal to," if is_open else "from"
-        raise ValueError(f"{name} is {first} to {last}: give a lower and an upper limit {kind} {low} and {high}.")
+        raise ValueError(
+            f"{name} is {first} to {last}: give a lower and an upper limit {kind} {low} and {high}."
+        )

@@ -1,12 +1,14 @@
-"""What the parts of the package know of each other's 3D content: the Scene protocol. Imports nothing of the package.
+"""What the parts of the package know of each other's 3D content: the Scene protocol. Imports nothing of the
+package.
 
 World: z up, front +x, right-handed; scenes live in the cube [-1, 1]^3. Signed distances are positive outside.
-A scene is a batch of scenes, one per prompt: axis `batch` of every tensor is the prompt, axis `n` any set of points.
+A scene is a batch of scenes, one per prompt: axis `batch` of every tensor is the prompt, axis `n` any set of
+points.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -26,11 +28,12 @@ class TextCondition(NamedTuple):
     mask: Bool[Tensor, "batch token"]
 
 
+@runtime_checkable
 class Scene(Protocol):
     """A batch of scenes, as renderers, meshing and regularizers see them.
 
-    `points` may be expanded along `batch` (stride 0) where all prompts share them; a scene may use that to work once
-    for all prompts, and has to return the same values as for a copy.
+    `points` may be expanded along `batch` (stride 0) where all prompts share them; a scene may use that to
+    work once for all prompts, and has to return the same values as for a copy.
     """
 
     def sdf(self, points: Float[Tensor, "batch n 3"]) -> Float[Tensor, "batch n"]:

@@ -1,4 +1,4 @@
-"""Shapes and types of the whole package are checked at every call while testing; one thread, so that runs repeat."""
+"""While testing, shapes and types are checked at every call of the package; one thread: runs repeat."""
 
 from __future__ import annotations
 

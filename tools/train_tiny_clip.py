@@ -3,7 +3,8 @@
     python tools/train_tiny_clip.py train export --minutes 60
 
 Each image is contrasted with the other captions of its batch and with captions that differ from its own in one
-attribute, since those are what hard R@1 asks for. Linear heads that name the attributes help it to start; they are not
+attribute, since those are what hard R@1 asks for. The text tower is the prior's text stage, which knows no image, frozen
+but for its projection; the image tower is trained from nothing. Linear heads that name the attributes help it to start; they are not
 exported. Training stops after `--minutes`; the same command goes on until `--steps` are done.
 """
 
@@ -18,7 +19,7 @@ import torch
 from _pieces import PiecewiseTraining, ViewPool, draw_caption
 from torch import Tensor, nn
 from torch.nn import functional as F
-from train_tiny_prior import load_module, tokenize
+from train_tiny_prior import TextProbe, build_text_encoder, load_module
 
 from scaledreamer.prompts.views import VIEW_WORDS, with_view
 from scaledreamer.tinyworld import grammar
@@ -51,6 +52,19 @@ def build_clip(tokenizer) -> nn.Module:
     }
     vision = transformer | {"image_size": 64, "patch_size": 8, "num_hidden_layers": 4}
     return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=WIDTH))
+
+
+def take_text_tower(clip: nn.Module, work: Path, tokenizer) -> None:
+    """Puts the trained text encoder into a new CLIP, frozen."""
+    encoder = load_module(work / "text", TextProbe(build_text_encoder(tokenizer))).encoder
+    tower = clip.text_model
+    tower.load_state_dict({k.removeprefix("text_model."): v for k, v in encoder.state_dict().items()})
+    tower.requires_grad_(False)
+
+
+def tokenize(tokenizer, texts: list[str]) -> Tensor:
+    """Token ids padded to the longest text."""
+    return tokenizer(texts, padding=True, max_length=MAX_TOKENS, truncation=True, return_tensors="pt").input_ids
 
 
 class ClipWithHeads(nn.Module):
@@ -103,7 +117,9 @@ def train(args: argparse.Namespace) -> None:
     """Contrastive training with hard negatives."""
     tokenizer = build_tokenizer()
     torch.manual_seed(args.seed)
-    model = ClipWithHeads(build_clip(tokenizer)).to(args.device)
+    clip = build_clip(tokenizer)
+    take_text_tower(clip, args.work, tokenizer)
+    model = ClipWithHeads(clip).to(args.device)
     pool = ViewPool(args.work / "views", "seen", args.num_shards, args.device, first_shard=FIRST_SHARD)
 
     def losses(step: int) -> dict[str, Tensor]:
@@ -176,7 +192,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("outputs/tinyworld"), help="views and training state")
     parser.add_argument("--out", type=Path, default=Path("scaledreamer/assets/tiny_clip"), help="of `export`")
     parser.add_argument("--num-shards", type=int, default=10, help="thousands of views to train on")
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves it to torch")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

@@ -19,6 +19,7 @@ from _pieces import PiecewiseTraining, ViewPool, draw_caption
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from scaledreamer.prompts.conditioner import TextConditioner
 from scaledreamer.tinyworld import grammar
 from scaledreamer.tinyworld.text import ATTRIBUTE_VALUES, MAX_TOKENS, attribute_labels, build_tokenizer
 
@@ -262,7 +263,7 @@ def train_unet(args: argparse.Namespace) -> None:
         losses,
         num_steps=args.unet_steps,
         learning_rate=args.unet_rate,
-        ema_decay=0.9995,
+        ema_decay=0.999,
     )
     for _ in training.ticks(args.minutes):
         pass
@@ -291,6 +292,7 @@ def export(args: argparse.Namespace) -> None:
         requires_safety_checker=False,
     ).to(torch.float16)
     pipeline.save_pretrained(args.out, safe_serialization=True)
+    TextConditioner(encoder, tokenizer, grammar.vocabulary()).save_pretrained(args.out)
     steps = {
         stage: json.loads((args.work / stage / "metrics.jsonl").read_text().splitlines()[-1])
         for stage in ("text", "autoencoder", "unet")

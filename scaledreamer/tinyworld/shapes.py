@@ -2,11 +2,12 @@
 
 Every object is a union of one universal primitive, so that a whole batch of different objects is one tensor
 expression. In its own frame the primitive is a body of revolution around z (or of square cross-section): a frustum of
-half-height `half` whose radius runs from `bottom` to `top`, swept around a ring of radius `ring`, grown by `rounding`.
-Ball, ellipsoid, capsule, cylinder, cone, box, pyramid and torus are special cases.
+half-height `half` whose radius runs from `bottom` to `top`, swept around a ring of radius `ring`, grown by `rounding`;
+a square one may be longer by `long` along x or y. Ball, ellipsoid, capsule, cylinder, cone, box, pyramid and torus are special cases.
 
-Axes: z up, front +x, lengths in units of the scene cube [-1, 1]^3. Distances are lower bounds of the true distance
-(equal where nothing is scaled unevenly) with the exact zero set, which is what sphere tracing needs.
+Axes: z up, front +x, lengths in units of the scene cube [-1, 1]^3. The zero set is exact. Distances are exact outside
+of round primitives that are not scaled, lower bounds beside edges of square ones, and right to first order around
+unevenly scaled ones: good for sphere tracing, and for densities made of distances.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ class Primitive:
     rounding: float = 0.0
     ring: float = 0.0
     square: bool = False
+    long: tuple[float, float] = (0.0, 0.0)
     scale: Vec = (1.0, 1.0, 1.0)
     turn: Vec = (0.0, 0.0, 0.0)  # degrees about x, then y, then z
 
@@ -68,11 +70,9 @@ def ball(paint: str, at: Vec, radius: float | Vec, turn: Vec = (0, 0, 0)) -> Pri
 def box(paint: str, at: Vec, half: Vec, rounding: float = 0.02, turn: Vec = (0, 0, 0)) -> Primitive:
     """A box of the given half-lengths with slightly rounded edges."""
     x, y, z = half
-    wide = max(x, y)
-    core = wide - rounding
-    return Primitive(
-        paint, at, core, core, z - rounding, rounding, square=True, scale=(x / wide, y / wide, 1.0), turn=turn
-    )
+    narrow = min(x, y)
+    core, long = narrow - rounding, (x - narrow, y - narrow)
+    return Primitive(paint, at, core, core, z - rounding, rounding, square=True, long=long, turn=turn)
 
 
 def rod(paint: str, start: Vec, end: Vec, radius: float) -> Primitive:
@@ -415,7 +415,7 @@ def _support(what: str) -> list[Primitive]:
     if what == "box":
         return [box("support", (0, 0, GROUND - 0.19), (0.50, 0.50, 0.19))]
     return [
-        frustum("support", (0, 0, GROUND - 0.035), 0.66, 0.78, 0.035, 0.015),
+        frustum("support", (0, 0, GROUND - 0.035), 0.72, 0.72, 0.035, 0.015),
         torus("support", (0, 0, GROUND + 0.01), 0.74, 0.04),
     ]
 
@@ -442,7 +442,7 @@ MATERIALS = ("body", "part", "wear", "support", "second", *FIXED_PAINTS)
 """What a surface point is made of: a role whose colour the meaning gives ("second" is the pattern's), or a fixed paint."""
 
 _FAR = 10.0
-_PADDING = [0.0] * 14 + [1.0, 0.0, -_FAR, 0.0, 0.0, 1.0]
+_PADDING = [0.0] * 14 + [1.0, 0.0, -_FAR, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0]
 _ROWS: dict[Primitive, list[float]] = {}
 
 
@@ -456,13 +456,14 @@ def _rotation(turn: Vec) -> Tensor:
 
 
 def _row(p: Primitive) -> list[float]:
-    """The primitive as 20 numbers: world-to-local matrix (9), offset (3), then its eight scalars."""
+    """The primitive as 24 numbers: world-to-local matrix (9), offset (3), then its twelve scalars."""
     to_local = _rotation(p.turn).T / torch.tensor(p.scale, dtype=torch.float64)[:, None]
     offset = -to_local @ torch.tensor(p.at, dtype=torch.float64)
     slope = (p.top - p.bottom) / (2 * p.half) if p.half > 0 else 0.0
     cosine = 1 / math.sqrt(1 + slope * slope)
     middle = (p.bottom + p.top) / 2
-    scalars = [middle * cosine, slope * cosine, cosine, p.half, p.rounding, p.ring, float(p.square), min(p.scale)]
+    scalars = [middle * cosine, slope * cosine, cosine, p.half, p.rounding, p.ring, float(p.square), *p.long]
+    scalars += [1 / axis**2 for axis in p.scale]
     return [*to_local.flatten().tolist(), *offset.tolist(), *scalars]
 
 
@@ -516,7 +517,8 @@ class WorldScene:
         device: torch.device | str = "cpu",
         background_color: Float[Tensor, "*batch 3"] | Vec = (1.0, 1.0, 1.0),
     ) -> None:
-        unions = [primitives_of(meaning) for meaning in meanings]
+        unions = [sorted(primitives_of(meaning), key=lambda p: p.scale == (1, 1, 1)) for meaning in meanings]
+        self._num_scaled = max(sum(p.scale != (1, 1, 1) for p in union) for union in unions)
         most = max(len(union) for union in unions)
         rows, materials = [], []
         for union in unions:
@@ -541,19 +543,50 @@ class WorldScene:
         x, y, z = (
             torch.baddbmm(self._offset[..., axis : axis + 1], self._matrix[..., axis, :], flat) for axis in range(3)
         )
-        middle, slope, cosine, half, rounding, ring, is_square, shrink = self._scalars
+        middle, slope, cosine, half, rounding, ring, is_square, long_x, long_y, *_ = self._scalars
         round_radius = (x * x).addcmul_(y, y).sqrt_()
-        square_radius = torch.maximum(x.abs_(), y.abs_())
-        radius = round_radius.lerp_(square_radius, is_square).sub_(ring).abs_()
-        side = radius.mul_(cosine).sub_(middle).sub_(slope * z)
-        cap = z.abs_().sub_(half)
+        square_radius = torch.maximum(x.abs().sub_(long_x), y.abs().sub_(long_y)).clamp_(min=0.0)
+        radius = round_radius.lerp(square_radius, is_square).sub_(ring).abs_()
+        within = torch.minimum(torch.maximum(z, -half), half)
+        side = radius.mul_(cosine).sub_(middle).sub_(within.mul_(slope))
+        cap = z.abs().sub_(half)
         inside = torch.maximum(side, cap).clamp_(max=0.0)
-        side, cap = side.clamp_(min=0.0), cap.clamp_(min=0.0)
-        outside = side.mul_(side).addcmul_(cap, cap).sqrt_()
-        return outside.add_(inside).sub_(rounding).mul_(shrink)
+        side_out, cap_out = side.clamp(min=0.0), cap.clamp(min=0.0)
+        outside = (side_out * side_out).addcmul_(cap_out, cap_out).sqrt_()
+        distances = (outside + inside).sub_(rounding)
+        if self._num_scaled:
+            # Unevenly scaled primitives: to first order, a distance is the function's value by its slope.
+            few = (slice(None), slice(self._num_scaled))
+            parts = [v[few] for v in (x, y, z, round_radius, side, cap, side_out, cap_out, outside)]
+            distances[few] /= self._slope(*parts)
+        return distances
+
+    def _slope(
+        self,
+        x: Tensor,
+        y: Tensor,
+        z: Tensor,
+        round_radius: Tensor,
+        side: Tensor,
+        cap: Tensor,
+        side_out: Tensor,
+        cap_out: Tensor,
+        outside: Tensor,
+    ) -> Float[Tensor, "batch primitive n"]:
+        """Length of the gradient, in world units, of the scaled primitives' functions; at least 1, as scales are below."""
+        scalars = self._scalars[:, :, : self._num_scaled]
+        _, slope, cosine, _, _, _, is_square, _, _, stretch_x, stretch_y, stretch_z = scalars
+        is_corner, is_side = outside > 0, side > cap
+        of_side = torch.where(is_corner, side_out / outside, is_side.float())
+        of_cap = torch.where(is_corner, cap_out / outside, (~is_side).float())
+        along_radius, along_axis = of_side * cosine, of_cap * z.sign() - of_side * slope
+        x_share = (x / round_radius.clamp(min=1e-9)).square()
+        x_share = torch.where(is_square > 0, (x.abs() > y.abs()).float(), x_share)
+        of_radius = x_share * stretch_x + (1 - x_share) * stretch_y
+        return (along_radius.square() * of_radius + along_axis.square() * stretch_z).sqrt().clamp(min=1.0)
 
     def sdf(self, points: Float[Tensor, "batch n 3"]) -> Float[Tensor, "batch n"]:
-        """Lower bound of the signed distance with the exact zero set, positive outside."""
+        """Signed distance, see the module's head, positive outside."""
         return self._distances(points).amin(dim=1)
 
     def normal(self, points: Float[Tensor, "batch n 3"], eps: float = 2e-3) -> Float[Tensor, "batch n 3"]:

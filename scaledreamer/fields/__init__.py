@@ -1,0 +1,1 @@
+"""Functions of space: hash grids, signed distances. Knows nothing of prompts, scenes or rays."""

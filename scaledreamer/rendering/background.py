@@ -1,0 +1,39 @@
+"""Backgrounds to composite renderings over. Pure functions; randomness comes in as uniforms in [0, 1)."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def plain_background(
+    color: tuple[float, float, float], batch: int, view: int, device: torch.device | str = "cpu"
+) -> Float[Tensor, "batch view 3"]:
+    """The same colour behind every view.
+
+    Raises: ValueError if the colour is not rgb in [0, 1].
+    """
+    if not all(0 <= channel <= 1 for channel in color):
+        raise ValueError(f"background color is {color}: give red, green and blue in [0, 1].")
+    return torch.tensor(color, device=device).expand(batch, view, 3)
+
+
+def augmented_background(
+    background: Float[Tensor, "batch view 3 *hw"], uniforms: Float[Tensor, "batch view 4"], probability: float
+) -> Float[Tensor, "batch view 3 *hw"]:
+    """Replaces the background of a view, with this probability, by a random plain colour.
+
+    So that opacity cannot hide: what is not covered changes its colour from step to step (as in
+    ScaleDreamer).
+
+    Args:
+        uniforms: in [0, 1): whether to replace, then red, green and blue.
+
+    Raises: ValueError if the probability is not in [0, 1].
+    """
+    if not 0 <= probability <= 1:
+        raise ValueError(f"probability of a random background is {probability}: it must be from 0 to 1.")
+    shape = (*uniforms.shape[:2], -1, *[1] * (background.ndim - 3))
+    is_replaced = (uniforms[..., :1] < probability).view(shape)
+    return torch.where(is_replaced, uniforms[..., 1:].reshape(shape), background)

@@ -1,0 +1,82 @@
+"""Where along rays to look. Pure functions; randomness comes in as uniforms in [0, 1).
+
+Depths are distances along unit directions. `edge` is the boundaries of the intervals `bin` (one more than
+bins); all depths grow along the last axis. Interval weights need not sum to one.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+def cube_interval(
+    origins: Float[Tensor, "*ray 3"],
+    directions: Float[Tensor, "*ray 3"],
+    radius: float,
+    near: float,
+    far: float,
+) -> tuple[Float[Tensor, "*ray"], Float[Tensor, "*ray"], Bool[Tensor, "*ray"]]:
+    """Depths at which rays enter and leave the cube [-radius, radius]^3 within [near, far], and whether they
+    meet it.
+
+    Rays that miss get an empty interval, enter = leave.
+    """
+    # The reciprocal of a zero component would be infinite, and infinity times zero is not a number.
+    safe = torch.where(directions.abs() < 1e-9, torch.full_like(directions, 1e-9), directions)
+    first, second = (-radius - origins) / safe, (radius - origins) / safe
+    enter = torch.minimum(first, second).amax(-1).clamp(near, far)
+    leave = torch.maximum(first, second).amin(-1).clamp(near, far)
+    return enter, torch.maximum(enter, leave), leave > enter
+
+
+def stratified_depths(
+    near: Float[Tensor, "*ray"],
+    far: Float[Tensor, "*ray"],
+    num_samples: int,
+    uniforms: Float[Tensor, "*#ray #sample"] | None = None,
+) -> Float[Tensor, "*ray sample"]:
+    """One depth in each of `num_samples` equal intervals of [near, far]; interval centres without uniforms.
+
+    Uniforms of one sample per ray shift all samples of that ray alike.
+    """
+    steps = torch.arange(num_samples, dtype=near.dtype, device=near.device)
+    fraction = (steps + (0.5 if uniforms is None else uniforms)) / num_samples
+    return near[..., None] + (far - near)[..., None] * fraction
+
+
+def importance_depths(
+    edges: Float[Tensor, "*ray edge"],
+    weights: Float[Tensor, "*ray bin"],
+    uniforms: Float[Tensor, "*#ray sample"],
+) -> Float[Tensor, "*ray sample"]:
+    """Inverse of the cumulative distribution that is piecewise constant in density: weight per bin, even
+    inside it.
+
+    Uniforms in [0, 1] that grow along the last axis give depths that do; 0 and 1 give the first and the last
+    edge (bins without weight at the ends are skipped only for uniforms inside). All bins weigh alike where
+    none weighs.
+    """
+    total = weights.sum(-1, keepdim=True)
+    weights = torch.where(total > 0, weights, torch.ones_like(weights))
+    cumulative = weights.cumsum(-1)
+    cumulative = torch.nn.functional.pad(cumulative / cumulative[..., -1:], (1, 0))
+    uniforms = uniforms.expand(*edges.shape[:-1], -1).contiguous()
+    bins = (torch.searchsorted(cumulative, uniforms, right=True) - 1).clamp(0, weights.shape[-1] - 1)
+    low, high = cumulative.gather(-1, bins), cumulative.gather(-1, bins + 1)
+    fraction = ((uniforms - low) / (high - low).clamp_min(torch.finfo(low.dtype).tiny)).clamp(0, 1)
+    start, end = edges.gather(-1, bins), edges.gather(-1, bins + 1)
+    return start + (end - start) * fraction
+
+
+def compositing_weights(
+    density: Float[Tensor, "*ray sample"], lengths: Float[Tensor, "*ray sample"]
+) -> Float[Tensor, "*ray sample"]:
+    """Share of each interval in a ray's colour, `exp(-sum_{j<i} d_j l_j) (1 - exp(-d_i l_i))` (NeRF, Eq. 3).
+
+    Their sum is the opacity, `1 - exp(-sum_i d_i l_i)`.
+    """
+    optical = density * lengths
+    before = optical.cumsum(-1) - optical
+    return torch.exp(-before) * -torch.expm1(-optical)

@@ -1,0 +1,108 @@
+"""Fits a generator directly to ground-truth views of the tinyworld by image loss: the score no distillation exceeds.
+
+    python tools/fit_oracle.py --config configs/tiny.yaml --minutes 20 --out outputs/oracle [key.path=value ...]
+    python tools/evaluate.py --checkpoint outputs/oracle/generator --split unseen
+
+Architecture, conditioner and renderer are those of the configuration; only the teacher differs. If this cannot reach a
+bar, the architecture is at fault and not the distillation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from pathlib import Path
+
+import torch
+from _pieces import ViewPool, cosine_rate
+from torch import Tensor
+from torch.nn import functional as F
+
+from scaledreamer import build
+from scaledreamer.cameras import Cameras
+from scaledreamer.config_file import load_config
+from scaledreamer.pipeline import TextTo3D
+from scaledreamer.tinyworld import dataset, grammar
+from scaledreamer.training.optimizers import AveragedWeights
+
+
+def draw(pool: ViewPool, count: int, seed: int, size: int) -> tuple[list[str], Cameras, Tensor, Tensor]:
+    """Prompts, one camera each, ground-truth images (count, 3, size, size) and their plain backgrounds."""
+    rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
+    index = torch.randint(len(pool.views), (count,), generator=generator)
+    meanings = [dataset.recolor(pool.views.meanings[i], rng, pool.split) for i in index.tolist()]
+    backgrounds = dataset.draw_backgrounds(generator, count)
+    views = pool.views
+    images, _ = dataset.paint_views(views.surface[index], views.light[index], meanings, backgrounds, size)
+    cameras = Cameras(*(value[index] for value in vars(views.cameras).values()))
+    prompts = [grammar.caption(meaning, rng.randrange(1 << 20)) for meaning in meanings]
+    return prompts, cameras, images, backgrounds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default="configs/tiny.yaml")
+    parser.add_argument("--minutes", type=float, default=20.0)
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--lr", type=float, default=4e-3)
+    parser.add_argument("--batch-size", type=int, default=8, help="objects a step, one view each")
+    parser.add_argument("--work", type=Path, default=Path("outputs/tinyworld"), help="traced views")
+    parser.add_argument("--num-shards", type=int, default=13)
+    parser.add_argument("--out", type=Path, default=Path("outputs/oracle"))
+    parser.add_argument("overrides", nargs="*", help="key.path=value of the configuration")
+    args = parser.parse_args()
+
+    config = load_config(args.config, args.overrides)
+    torch.manual_seed(config.seed)
+    conditioner = build.build_conditioner(config.conditioner, "cpu")
+    settings = build.generator_settings(config.generator) | {"condition_dim": conditioner.condition_dim}
+    generator = build.make_generator(config.generator.name, settings)
+    renderer = build.make_renderer(build.renderer_settings(config.renderer))
+    size = config.renderer.image_size
+    pool = ViewPool(args.work / "views", "seen", args.num_shards, "cpu")
+    held_out = ViewPool(args.work / "views", "validation", 1, "cpu")
+    averaged = AveragedWeights(generator, 0.995)
+    optimizer = torch.optim.Adam(generator.parameters(), lr=args.lr, betas=(0.9, 0.99), eps=1e-15)
+    print(f"{sum(p.numel() for p in generator.parameters())} parameters", flush=True)
+
+    def render(module, prompts: list[str], cameras: Cameras, backgrounds: Tensor, jitter: Tensor | None) -> Tensor:
+        scene = module(conditioner(prompts))
+        return renderer(scene, cameras, size, size, jitter=jitter, background=backgrounds[:, None]).rgb[:, 0]
+
+    started, losses = time.time(), []
+    for step in range(args.steps):
+        if time.time() - started > 60 * args.minutes:
+            break
+        for group in optimizer.param_groups:
+            group["lr"] = args.lr * cosine_rate(step, args.steps)
+        prompts, cameras, images, backgrounds = draw(pool, args.batch_size, step, size)
+        jitter = torch.rand(args.batch_size, 1, size, size, generator=torch.Generator().manual_seed(step))
+        loss = F.mse_loss(render(generator, prompts, cameras, backgrounds, jitter), images)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        averaged.update(generator, step)
+        losses.append(loss.item())
+        if (step + 1) % 250 == 0 or step + 1 == args.steps:
+            prompts, cameras, images, backgrounds = draw(held_out, 64, 0, size)
+            with torch.no_grad():
+                restored = render(averaged.module, prompts, cameras, backgrounds, None)
+            psnr = (-10 * torch.log10(((restored - images) ** 2).flatten(1).mean(1))).mean().item()
+            mean = sum(losses[-250:]) / len(losses[-250:])
+            took = (time.time() - started) / 60
+            print(f"step {step + 1}  loss {mean:.5f}  held-out PSNR {psnr:.2f} dB  {took:.1f} min", flush=True)
+    pipe = TextTo3D(
+        conditioner,
+        averaged.module,
+        generator_name=config.generator.name,
+        cameras=config.cameras.model_dump(),
+        renderer=build.renderer_settings(config.renderer),
+        step=len(losses),
+    )
+    pipe.save_pretrained(args.out / "generator")
+    print(f"wrote {args.out / 'generator'}")
+
+
+if __name__ == "__main__":
+    main()
