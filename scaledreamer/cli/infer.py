@@ -1,0 +1,246 @@
+"""The program behind `infer.py`: an asset per prompt, as GLB, turntable video, sheet of views, JSON sidecar.
+
+Nothing here needs torch until the arguments have been found good. Exit status: 0 all assets made; 1 a
+generated field had no surface (the other prompts are still made); 2 bad input, nothing was written for it;
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import re
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from scaledreamer import __version__
+from scaledreamer.exported import find_generator, read_index
+from scaledreamer.meshing import (
+    MAX_FACES,
+    MAX_MAX_FACES,
+    MAX_RESOLUTION,
+    MAX_TEXTURE_SIZE,
+    MIN_MAX_FACES,
+    MIN_RESOLUTION,
+    MIN_TEXTURE_SIZE,
+    RESOLUTION,
+    TEXTURE_SIZE,
+)
+from scaledreamer.prompts.check import check_prompt
+
+if TYPE_CHECKING:
+    from scaledreamer.pipeline import TextTo3D
+
+FORMATS = ("glb", "mp4", "png", "gif")
+EXAMPLE = 'python infer.py --prompt "a red-eyed tree frog"'
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message} (--help lists all options)\n")
+
+
+def _whole_number(low: int, high: int) -> Any:
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = None
+        if value is None or not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"got {text!r}; accepted are whole numbers from {low} to {high}")
+        return value
+
+    return parse
+
+
+def _formats(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(name.strip().lower() for name in text.split(",") if name.strip()))
+    wrong = [name for name in names if name not in FORMATS]
+    if wrong or not names:
+        raise argparse.ArgumentTypeError(
+            f"got {text!r}; accepted is a comma-separated list of {', '.join(FORMATS)}"
+        )
+    return names
+
+
+def _device(text: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"got {text!r}; accepted are auto, cpu, cuda and cuda:<number>")
+    return text
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """All options of `infer.py`."""
+    parser = _Parser(
+        prog="infer.py",
+        description="Makes a textured 3D asset of a text prompt, in one forward pass of a trained generator.",
+        epilog=f"Example: {EXAMPLE}",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+
+    def add_number(flag: str, default: int, low: int, high: int, meaning: str) -> None:
+        parse = _whole_number(low, high)
+        add(flag, default=default, type=parse, metavar="N", help=f"{meaning}, {low} to {high} (%(default)s)")
+
+    add("--prompt", action="append", required=True, metavar="TEXT", help="what to make; may be repeated")
+    add("--output", default="outputs/infer", type=Path, metavar="DIR", help="where to write (%(default)s)")
+    add("--checkpoint", type=Path, metavar="DIR", help="run or exported generator (the shipped one)")
+    add_number("--seed", 0, 0, 2**31 - 1, "of generators that take noise")
+    formats = f"some of {', '.join(FORMATS)} (glb,mp4,png)"
+    add("--formats", default=FORMATS[:3], type=_formats, metavar="LIST", help=formats)
+    add_number("--resolution", RESOLUTION, MIN_RESOLUTION, MAX_RESOLUTION, "cells a side of marching cubes")
+    add_number("--texture-size", TEXTURE_SIZE, MIN_TEXTURE_SIZE, MAX_TEXTURE_SIZE, "texels a side")
+    add_number("--max-faces", MAX_FACES, MIN_MAX_FACES, MAX_MAX_FACES, "triangles of the simplified mesh")
+    devices = "auto, cpu, cuda or cuda:<number>"
+    add("--device", default="auto", type=_device, metavar="NAME", help=f"{devices} (%(default)s)")
+    add("--version", action="version", version=f"scaledreamer {__version__}")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the program; returns its exit status."""
+    arguments = make_parser().parse_args(argv)
+    try:
+        for prompt in arguments.prompt:
+            check_prompt(prompt)
+        read_index(find_generator(arguments.checkpoint))
+        _check_output(arguments.output)
+        return _run(arguments)
+    except (ValueError, OSError) as error:
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    start = time.perf_counter()
+    # Threads that wait for work must not spin: beside another busy program that took 154 s instead of 12 s.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    import transformers
+
+    from scaledreamer.meshing.isosurface import EmptySurfaceError
+    from scaledreamer.pipeline import TextTo3D
+
+    transformers.utils.logging.set_verbosity_error()  # its remark on long prompts becomes a note of ours
+    transformers.utils.logging.disable_progress_bar()
+
+    pipe = TextTo3D.from_pretrained(arguments.checkpoint, device=arguments.device)
+    for prompt in arguments.prompt:
+        pipe.check(prompt)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    print(
+        f"generator: {_describe(pipe, arguments.checkpoint)}; loaded in {time.perf_counter() - start:.1f} s"
+    )
+    status = 0
+    for prompt in dict.fromkeys(arguments.prompt):
+        try:
+            _make(pipe, prompt, arguments)
+        except EmptySurfaceError as error:
+            print(f"error: prompt {_short(prompt)}: {error}; nothing was written for it", file=sys.stderr)
+            status = 1
+    return status
+
+
+def _make(pipe: TextTo3D, prompt: str, arguments: argparse.Namespace) -> None:
+    """All files of one prompt; the sidecar comes last, so where it is, everything is."""
+    import numpy
+    import torch
+
+    from scaledreamer.meshing.export import file_stem, save_json
+
+    print(f"prompt: {_short(prompt)}")
+    seconds: dict[str, float] = {}
+    start = clock = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the asset's notes, printed here
+        asset = pipe(prompt, seed=arguments.seed)
+    for note in asset.notes:
+        print(f"  note: {note}")
+    seconds["forward"] = time.perf_counter() - clock
+    stem = file_stem(prompt, arguments.seed, pipe.checkpoint_hash)
+    settings = {name: getattr(arguments, name) for name in ("resolution", "texture_size", "max_faces")}
+    clock = time.perf_counter()
+    mesh = asset.textured_mesh(
+        **settings
+    )  # first, so that an empty surface is known before anything is written
+    seconds["mesh"] = time.perf_counter() - clock
+    files = {}
+    for name in arguments.formats:
+        clock = time.perf_counter()
+        path = arguments.output / f"{stem}.{name}"
+        if name == "glb":
+            asset.export(path, **settings)
+        else:
+            asset.export(path)
+        files[name] = path.name
+        seconds[name] = time.perf_counter() - clock
+        print(f"  {path}  ({seconds[name]:.1f} s)")
+    seconds["total"] = time.perf_counter() - start
+    report = {
+        "prompt": prompt,
+        "seed": arguments.seed,
+        "notes": asset.notes,
+        "checkpoint": {
+            "folder": str(pipe.folder),
+            "sha256": pipe.checkpoint_hash,
+            "generator": pipe.generator_name,
+            "step": pipe.step,
+        },
+        "versions": {
+            "scaledreamer": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": numpy.__version__,
+        },
+        "settings": settings | {"device": str(pipe.device)},
+        "mesh": {
+            "vertices": len(mesh.atlas.vertices),
+            "faces": len(mesh.atlas.faces),
+            "watertight": mesh.watertight,
+        },
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        "files": files,
+    }
+    path = arguments.output / f"{stem}.json"
+    save_json(path, report)
+    forward_and_mesh = seconds["forward"] + seconds["mesh"]
+    print(f"  {path}  forward pass and mesh {forward_and_mesh:.1f} s, all {seconds['total']:.1f} s")
+
+
+def _describe(pipe: TextTo3D, checkpoint: Path | None) -> str:
+    which = "the shipped one" if checkpoint is None else str(pipe.folder)
+    step = "" if pipe.step is None else f", step {pipe.step}"
+    return (
+        f"{which} ({pipe.generator_name}{step}, sha256 {(pipe.checkpoint_hash or '')[:12]}) on {pipe.device}"
+    )
+
+
+def _check_output(folder: Path) -> None:
+    """Raises ValueError unless the folder exists or can be made, and can be written to."""
+    existing = folder.absolute()
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        raise ValueError(f"--output {folder}: {existing} is not a folder; give another --output")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ValueError(f"--output {folder}: no permission to write in {existing}; give another --output")
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}; is the place writable, and is there space left on it?"
+    return " ".join(str(error).split())
+
+
+def _short(prompt: str, length: int = 80) -> str:
+    text = " ".join(prompt.split())
+    return repr(text if len(text) <= length else text[: length - 3] + "...")

@@ -1,0 +1,97 @@
+"""The program behind `train.py`: trains a generator, or goes on with a run that was interrupted.
+
+Nothing here needs torch until the configuration has been found good. Exit status: 0 finished, or stopped and
+saved; 2 bad input, or a run that cannot go on; 130 interrupted for a second time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from scaledreamer import __version__
+from scaledreamer.config import Config
+from scaledreamer.config_file import load_config
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message} (--help lists all options)\n")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """All options of `train.py`."""
+    parser = _Parser(
+        prog="train.py",
+        description="Trains a text-to-3D generator. The same command again goes on with an interrupted run.",
+        epilog="Example: deepspeed train.py --config configs/tiny.yaml training.max_steps=500",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--config", required=True, metavar="FILE", help="YAML file with what differs from the defaults")
+    add("settings", nargs="*", metavar="key.path=value", help="settings that go before the file's")
+    add(
+        "--dry-run",
+        action="store_true",
+        help="print the configuration, parameters and the first batch, then stop",
+    )
+    add("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)  # from launchers
+    add("--version", action="version", version=f"scaledreamer {__version__}")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the program; returns its exit status."""
+    arguments = make_parser().parse_intermixed_args(argv)
+    try:
+        config = load_config(arguments.config, arguments.settings)
+    except ValueError as error:
+        return _fail(error)
+    os.environ.setdefault("LOCAL_RANK", str(arguments.local_rank))
+    if config.training.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    try:
+        return _train(config, is_dry_run=arguments.dry_run)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _train(config: Config, *, is_dry_run: bool) -> int:
+    from transformers.utils import logging as transformers_logging
+
+    from scaledreamer.training.loop import RunError, describe, prepare
+
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    try:
+        run = prepare(config, is_dry_run=is_dry_run)
+    except (ValueError, OSError) as error:
+        return _fail(error)
+    if is_dry_run:
+        if run.process.is_main:
+            print(describe(run))
+    else:
+        try:
+            run.train()
+        except (RunError, OSError) as error:
+            return _fail(error)
+    return 0
+
+
+def _fail(error: Exception) -> int:
+    """One line for the user; with several processes, only from the first, since they fail alike."""
+    message = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        message = f"{where}{error.strerror}; is the place writable, and is there space left on it?"
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(f"error: {message}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

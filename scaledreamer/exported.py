@@ -1,0 +1,102 @@
+"""The folder of an exported generator (DESIGN, section 6): where it is, and what its `model_index.json` says.
+
+Needs no torch, so that command lines can refuse a wrong folder at once. Layout:
+    model_index.json      class, format version, generator's name and settings, cameras, renderer, step
+    generator/model.safetensors
+    text_encoder/  tokenizer/
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+CLASS_NAME = "TextTo3D"
+FORMAT_VERSION = 1
+INDEX = "model_index.json"
+WEIGHTS = Path("generator") / "model.safetensors"
+SHIPPED = Path(__file__).parent / "assets" / "tiny_generator"
+
+
+def find_generator(folder: Path | str | None) -> Path:
+    """The exported generator in a run's folder (its best where kept apart), in an export, or shipped (None).
+
+    Raises: ValueError that says what the folder is instead.
+    """
+    if folder is None:
+        if not (SHIPPED / INDEX).is_file():
+            raise ValueError(
+                f"the shipped generator is missing from this installation ({SHIPPED}); reinstall the "
+                "package, or give the folder of a run or of an exported generator (--checkpoint)"
+            )
+        return SHIPPED
+    folder = Path(folder).expanduser()
+    if not folder.exists():
+        raise ValueError(
+            f"checkpoint {folder}: there is no such folder; give a run's folder or an exported generator"
+        )
+    if not folder.is_dir():
+        raise ValueError(
+            f"checkpoint {folder}: is a file; give the folder of a run or of an exported generator"
+        )
+    for place in (folder / "generator" / "best", folder / "best", folder, folder / "generator"):
+        if (place / INDEX).is_file():
+            return place
+    if (folder / "config.yaml").is_file() or (folder / "checkpoints").is_dir():
+        raise ValueError(
+            f"checkpoint {folder}: a run that has not exported a generator yet; train it further"
+        )
+    raise ValueError(
+        f"checkpoint {folder}: no {INDEX} in it; give a run's folder (outputs/<run>) or an exported generator"
+    )
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """The validated contents of `model_index.json`.
+
+    Raises: ValueError if it is damaged, of another program, or of a newer version of this one.
+    """
+    path = folder / INDEX
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"checkpoint {folder}: {INDEX} cannot be read ({error}); export the generator again"
+        ) from None
+    if not isinstance(index, dict) or index.get("_class_name") != CLASS_NAME:
+        found = index.get("_class_name", "something unnamed") if isinstance(index, dict) else "something else"
+        raise ValueError(
+            f"checkpoint {folder}: holds {found}, not a generator of this package ({CLASS_NAME})"
+        )
+    version = index.get("format_version")
+    if version != FORMAT_VERSION:
+        writer = index.get("_scaledreamer_version", "of an unknown version")
+        raise ValueError(
+            f"checkpoint {folder}: format_version is {version!r}; accepted is {FORMAT_VERSION}. It was "
+            f"exported by scaledreamer {writer}: use that version"
+        )
+    generator = index.get("generator")
+    if not isinstance(generator, dict) or not isinstance(generator.get("name"), str):
+        generator = {}
+    if not isinstance(generator.get("settings"), dict):
+        raise ValueError(
+            f"checkpoint {folder}: {INDEX} lacks the generator's name and settings; export it again"
+        )
+    for section in ("cameras", "renderer"):
+        if not isinstance(index.setdefault(section, {}), dict):
+            raise ValueError(
+                f"checkpoint {folder}: {section} in {INDEX} is not a section; export the generator again"
+            )
+    if not (folder / WEIGHTS).is_file():
+        raise ValueError(
+            f"checkpoint {folder}: {WEIGHTS} is missing; copy the whole folder or export it again"
+        )
+    return index
+
+
+def weights_hash(folder: Path) -> str:
+    """SHA-256 of the generator's weights, in hexadecimal."""
+    with (folder / WEIGHTS).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

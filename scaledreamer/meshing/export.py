@@ -1,0 +1,174 @@
+"""Files: GLB of a textured mesh, MP4 of frames, PNG sheet of views, and names for them.
+
+Every file is written under a temporary name beside its place and then renamed, so an interrupted or failed
+run leaves no half of a file. glTF is y up, front +z; the world is z up, front +x: (x, y, z) becomes (y, z,
+x).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import imageio_ffmpeg
+import numpy as np
+import trimesh
+import trimesh.exchange.gltf
+from jaxtyping import Float, UInt8
+from PIL import Image
+from trimesh.visual import TextureVisuals
+from trimesh.visual.material import PBRMaterial
+
+from scaledreamer import __version__
+from scaledreamer.meshing.texture import TexturedMesh
+
+MAX_SLUG_LENGTH = 60
+
+
+def file_stem(prompt: str, *identity: object) -> str:
+    """A file name without suffix: readable, at most 73 ASCII characters, safe on every system.
+
+    The twelve hexadecimal digits stand for the exact prompt and whatever else identifies the asset (seed,
+    checkpoint), so different assets get different names and the same asset the same one.
+    """
+    digest = hashlib.sha256(repr((prompt, *identity)).encode()).hexdigest()[:12]
+    slug = re.sub(r"[^a-z0-9]+", "-", prompt.lower())[:MAX_SLUG_LENGTH].strip("-")
+    return f"{slug or 'prompt'}-{digest}"
+
+
+def to_gltf_axes(vectors: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
+    """World (z up, front +x) to glTF (y up, front +z); a rotation."""
+    return vectors[:, [1, 2, 0]]
+
+
+def to_trimesh(mesh: TexturedMesh, *, gltf_axes: bool = False) -> trimesh.Trimesh:
+    """As `trimesh.Trimesh` with UV, normals and a matt PBR material; in world axes unless `gltf_axes`."""
+    turn = to_gltf_axes if gltf_axes else np.asarray
+    material = PBRMaterial(
+        name="baked",
+        baseColorTexture=Image.fromarray(mesh.texture),
+        baseColorFactor=[255, 255, 255, 255],
+        metallicFactor=0.0,
+        roughnessFactor=1.0,
+    )
+    return trimesh.Trimesh(
+        vertices=turn(mesh.atlas.vertices),
+        faces=mesh.atlas.faces,
+        vertex_normals=turn(mesh.atlas.normals),
+        visual=TextureVisuals(uv=mesh.atlas.uv, material=material),
+        process=False,
+    )
+
+
+def save_glb(path: Path | str, mesh: TexturedMesh, extras: dict[str, Any] | None = None) -> None:
+    """Binary glTF 2.0, y up, front +z; `extras` (JSON values) go into the file's `asset.extras`."""
+
+    def describe(tree: dict[str, Any]) -> None:
+        tree["asset"]["generator"] = f"scaledreamer {__version__}"
+        if extras:
+            tree["asset"]["extras"] = extras
+
+    scene = trimesh.Scene(to_trimesh(mesh, gltf_axes=True))
+    data = trimesh.exchange.gltf.export_glb(scene, include_normals=True, tree_postprocessor=describe)
+    save_bytes(path, bytes(data))
+
+
+def save_png(path: Path | str, image: UInt8[np.ndarray, "h w 3"]) -> None:
+    """One RGB image."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG")
+    save_bytes(path, buffer.getvalue())
+
+
+def save_gif(path: Path | str, frames: UInt8[np.ndarray, "frame h w 3"], fps: int) -> None:
+    """Endless animation with one palette of 256 colours."""
+    palette = Image.fromarray(np.concatenate(list(frames[:: max(1, len(frames) // 6)]))).quantize(256)
+    images = [Image.fromarray(frame).quantize(palette=palette) for frame in frames]
+    buffer = io.BytesIO()
+    duration = round(1000 / fps)
+    images[0].save(buffer, format="GIF", save_all=True, append_images=images[1:], loop=0, duration=duration)
+    save_bytes(path, buffer.getvalue())
+
+
+def save_mp4(path: Path | str, frames: UInt8[np.ndarray, "frame h w 3"], fps: int) -> None:
+    """H.264 video that browsers play; height and width must be even.
+
+    Raises: ValueError where no ffmpeg can be found or it fails.
+    """
+    height, width = frames.shape[1:3]
+    assert height % 2 == 0 and width % 2 == 0, (height, width)
+    with temporary_beside(path) as temporary:
+        try:
+            writer = imageio_ffmpeg.write_frames(
+                str(temporary),
+                (width, height),
+                fps=fps,
+                codec="libx264",
+                quality=7,
+                macro_block_size=2,
+                output_params=["-preset", "veryfast", "-movflags", "+faststart"],
+            )
+            writer.send(None)
+            for frame in frames:
+                writer.send(np.ascontiguousarray(frame))
+            writer.close()
+        except (RuntimeError, OSError) as error:
+            reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+            raise ValueError(
+                f"could not write the video {path}: {reason[0]} (ffmpeg comes with imageio-ffmpeg, or set "
+                "IMAGEIO_FFMPEG_EXE; --formats glb,png needs none)"
+            ) from error
+        if not temporary.stat().st_size:
+            raise ValueError(
+                f"could not write the video {path}: ffmpeg wrote nothing; --formats glb,png needs none"
+            )
+
+
+def contact_sheet(
+    images: UInt8[np.ndarray, "n h w 3"], columns: int = 4
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Images side by side in rows of `columns`; missing ones are white."""
+    missing = -len(images) % min(columns, len(images))
+    images = np.concatenate([images, np.full((missing, *images.shape[1:]), 255, np.uint8)])
+    rows = images.reshape(-1, min(columns, len(images)), *images.shape[1:])
+    return np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
+
+
+def save_json(path: Path | str, value: dict[str, Any]) -> None:
+    """Indented JSON, readable in any language."""
+    save_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def save_bytes(path: Path | str, data: bytes) -> None:
+    """Writes a file whole or not at all."""
+    with temporary_beside(path) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextlib.contextmanager
+def temporary_beside(path: Path | str) -> Iterator[Path]:
+    """A path with the same suffix in the same folder, renamed to `path` at the end, removed on failure."""
+    path = Path(path)
+    handle, name = tempfile.mkstemp(prefix=".writing-", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current

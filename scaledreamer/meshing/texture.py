@@ -1,0 +1,188 @@
+"""Texture of a mesh: a UV atlas, and the scene's colour at the surface point of every texel.
+
+UV: u to the right, v up, both in [0, 1] (trimesh's and OBJ's habit; the GLB writer flips v). Images are (row,
+column, rgb), row 0 at the top, so texel (row, column) of a size-n texture is centred at u = (column + .5) /
+n, v = 1 - (row + .5) / n. World axes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import xatlas
+from jaxtyping import Bool, Float, Int, UInt8
+from scipy.ndimage import distance_transform_edt
+
+from scaledreamer.meshing import MAX_TEXTURE_SIZE, MIN_TEXTURE_SIZE, TEXTURE_SIZE
+from scaledreamer.meshing.isosurface import Mesh
+from scaledreamer.scene import Scene
+
+
+@dataclass(frozen=True)
+class Atlas:
+    """A mesh cut open along the seams of its UV islands: vertices on a seam occur once per island."""
+
+    vertices: Float[np.ndarray, "vertex 3"]
+    normals: Float[np.ndarray, "vertex 3"]
+    uv: Float[np.ndarray, "vertex 2"]
+    faces: Int[np.ndarray, "face 3"]
+
+
+@dataclass(frozen=True)
+class TexturedMesh:
+    """A mesh with its colours. `watertight` speaks of the mesh before it was cut open for its atlas."""
+
+    atlas: Atlas
+    texture: UInt8[np.ndarray, "h w 3"]
+    watertight: bool
+
+
+def texture_mesh(
+    scene: Scene,
+    mesh: Mesh,
+    *,
+    texture_size: int = TEXTURE_SIZE,
+    inverse_deviation: float | None = None,
+    device: torch.device | str = "cpu",
+) -> TexturedMesh:
+    """Unwraps `mesh` and bakes the colours of `scene`; arguments as in `bake_texture`."""
+    atlas = unwrap(mesh, texture_size)
+    offsets = (0.0,) if inverse_deviation is None else visible_depths(inverse_deviation)
+    return TexturedMesh(
+        atlas, bake_texture(scene, atlas, texture_size, offsets, device), mesh.is_watertight()
+    )
+
+
+def unwrap(mesh: Mesh, texture_size: int, padding: int = 2) -> Atlas:
+    """UV islands by xatlas, `padding` texels apart."""
+    generator = xatlas.Atlas()
+    generator.add_mesh(mesh.vertices, mesh.faces.astype(np.uint32))
+    packing = xatlas.PackOptions()
+    packing.resolution = texture_size
+    packing.padding = padding
+    generator.generate(pack_options=packing)
+    original, faces, uv = generator.get_mesh(0)
+    uv = np.stack([uv[:, 0], 1 - uv[:, 1]], axis=-1).astype(np.float32)
+    normals = mesh.vertex_normals()[original].astype(np.float32)
+    return Atlas(mesh.vertices[original], normals, uv, faces.astype(np.int32))
+
+
+@torch.no_grad()
+def bake_texture(
+    scene: Scene,
+    atlas: Atlas,
+    texture_size: int,
+    offsets: tuple[float, ...] = (0.0,),
+    device: torch.device | str = "cpu",
+    chunk_size: int = 1 << 16,
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Image with the scene's rgb at each texel's point of the surface, averaged over `offsets` along the
+    normal.
+
+    Texels between the islands take the colour of the nearest island's edge, so neither bilinear filtering nor
+    mipmaps bring in foreign colours at the seams.
+
+    Args:
+        offsets: distances from the surface, positive outside; see `visible_depths`.
+        chunk_size: points a call of `scene.query`.
+    Raises: ValueError if `texture_size` is out of range.
+    """
+    if not MIN_TEXTURE_SIZE <= texture_size <= MAX_TEXTURE_SIZE:
+        raise ValueError(
+            f"texture_size is {texture_size}; accepted are {MIN_TEXTURE_SIZE} to {MAX_TEXTURE_SIZE} texels"
+        )
+    face, weights, covered = rasterize_atlas(atlas, texture_size)
+    corners = atlas.faces[face]
+    points = torch.from_numpy(np.einsum("tc,tci->ti", weights, atlas.vertices[corners])).to(device)
+    normals = torch.from_numpy(np.einsum("tc,tci->ti", weights, atlas.normals[corners])).to(device)
+    normals = torch.nn.functional.normalize(normals, dim=-1)
+    rgb = []
+    for point, normal in zip(points.split(chunk_size), normals.split(chunk_size), strict=True):
+        samples = [scene.query((point + offset * normal)[None])[1][0, :, :3].float() for offset in offsets]
+        rgb.append(torch.stack(samples).mean(0).clamp(0, 1))
+    texture = np.zeros((texture_size, texture_size, 3), np.uint8)
+    texture[covered] = (torch.cat(rgb) * 255).round().byte().cpu().numpy()
+    nearest = distance_transform_edt(~covered, return_distances=False, return_indices=True)
+    assert isinstance(nearest, np.ndarray)
+    return texture[nearest[0], nearest[1]]
+
+
+def visible_depths(inverse_deviation: float, num: int = 3) -> tuple[float, ...]:
+    """Distances from a flat surface, equally likely, at which a ray that meets it head-on ends.
+
+    With VolSDF's density (arXiv 2106.12052, Eq. 2-3; alpha = 1 / beta = inverse_deviation) a surface is a
+    soft layer. In units of beta, at depth u below it (negative outside), a ray has gone through the optical
+    depth exp(u) / 2 for u < 0 and 1/2 + u - (1 - exp(-u)) / 2 for u > 0, and ends there with probability 1 -
+    exp(-that). Returns the quantiles (i + 1/2) / num of where it ends, positive outside: what the renderer
+    averages over.
+    """
+    depths = []
+    for index in range(num):
+        optical_depth = -math.log1p(-(index + 0.5) / num)
+        if optical_depth < 0.5:
+            depth = math.log(2 * optical_depth)
+        else:
+            low, high = 0.0, 2 * optical_depth
+            for _ in range(50):
+                depth = (low + high) / 2
+                reached = 0.5 + depth - 0.5 * (1 - math.exp(-depth))
+                low, high = (depth, high) if reached < optical_depth else (low, depth)
+            depth = (low + high) / 2
+        depths.append(-depth / inverse_deviation)
+    return tuple(depths)
+
+
+def rasterize_atlas(
+    atlas: Atlas, size: int
+) -> tuple[Int[np.ndarray, " texel"], Float[np.ndarray, "texel 3"], Bool[np.ndarray, "h w"]]:
+    """For every texel whose centre is in a face, or within a texel of one: the face, and where in it.
+
+    Returns: face, barycentric weights (clamped into the face) of the covered texels in row-major order; which
+    texels are covered.
+    """
+    corners = (
+        atlas.uv[atlas.faces].astype(np.float64) * size - 0.5
+    )  # face corner xy, texel centres at integers
+    corners[..., 1] = size - 1 - corners[..., 1]
+    # Signed distance to each edge's line, positive inside, is affine: normal . (position - lowest) + level.
+    lowest = np.clip(np.floor(corners.min(axis=1)), 0, size - 1)
+    highest = np.clip(np.ceil(corners.max(axis=1)), 0, size - 1)
+    along = np.roll(corners, -2, axis=1) - np.roll(corners, -1, axis=1)  # the edge opposite of each corner
+    length = np.maximum(np.linalg.norm(along, axis=-1), 1e-9)
+    normal = np.stack([-along[..., 1], along[..., 0]], axis=-1) / length[..., None]
+    mirrored = along[:, 1, 0] * along[:, 2, 1] < along[:, 1, 1] * along[:, 2, 0]
+    normal[mirrored] *= -1
+    level = np.einsum("fci,fci->fc", normal, lowest[:, None] - np.roll(corners, -1, axis=1))
+    height = np.maximum(np.einsum("fci,fci->fc", normal, corners - np.roll(corners, -1, axis=1)), 1e-9)
+    slope_x, slope_y, level = (
+        values.astype(np.float32) for values in (normal[..., 0], normal[..., 1], level)
+    )
+
+    width, rows = (highest - lowest + 1).astype(np.int64).T
+    count = width * rows
+    face = np.repeat(np.arange(len(corners)), count)
+    rank = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+    y, x = np.divmod(rank, width[face])
+    worst = np.full(len(face), np.inf, np.float32)
+    for edge in range(3):
+        distance = slope_x[face, edge] * x + slope_y[face, edge] * y + level[face, edge]
+        worst = np.minimum(worst, distance.astype(np.float32))
+        near = worst > -1
+        face, x, y, worst = face[near], x[near], y[near], worst[near]
+
+    order = np.argsort(
+        worst, kind="stable"
+    )  # where faces compete, the one that the texel is deepest in is written last
+    first_column, first_row = lowest.astype(np.int64).T
+    texel = (first_row[face] + y) * size + first_column[face] + x
+    winner = np.full(size * size, -1, np.int64)
+    winner[texel[order]] = order
+    covered = winner >= 0
+    winner = winner[covered]
+    face, x, y = face[winner], x[winner, None], y[winner, None]
+    weights = np.clip((slope_x[face] * x + slope_y[face] * y + level[face]) / height[face], 0, None)
+    weights /= np.maximum(weights.sum(axis=-1, keepdims=True), 1e-9)
+    return face, weights.astype(np.float32), covered.reshape(size, size)

@@ -1,0 +1,299 @@
+"""What downstream code imports: a trained generator with its text encoder, and the assets it makes.
+
+    pipe = TextTo3D.from_pretrained("outputs/tiny")  # a run, an exported generator, or nothing: the shipped
+    asset = pipe("a red-eyed tree frog", seed=0)
+    asset.export("frog.glb")
+
+No prior is loaded. World axes (z up, front +x) everywhere but in exported GLB files.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from scaledreamer import __version__
+from scaledreamer.asset import Asset
+from scaledreamer.build import make_generator
+from scaledreamer.exported import (
+    CLASS_NAME,
+    FORMAT_VERSION,
+    INDEX,
+    WEIGHTS,
+    find_generator,
+    read_index,
+    weights_hash,
+)
+from scaledreamer.prompts.check import check_prompt
+from scaledreamer.prompts.conditioner import TextConditioner
+
+FUNCTION_WORDS = frozenset(
+    [
+        "a",
+        "an",
+        "and",
+        "at",
+        "by",
+        "for",
+        "from",
+        "in",
+        "is",
+        "it",
+        "its",
+        "of",
+        "on",
+        "or",
+        "that",
+        "the",
+        "to",
+        "with",
+    ]
+)
+
+
+class TextTo3D:
+    """A generator with its text encoder: prompts in, assets out.
+
+    Args:
+        conditioner: text encoder that the generator was trained with.
+        generator: maps a `TextCondition` to a `Scene`; its `config` holds its constructor's settings.
+        generator_name: as in the configuration.
+        cameras, renderer: the configuration's sections; of ranges the middle is taken for turntables.
+        step: training step of the weights, for the record.
+    """
+
+    def __init__(
+        self,
+        conditioner: TextConditioner,
+        generator: nn.Module,
+        *,
+        generator_name: str = "hyper_ingp",
+        cameras: Mapping[str, Any] | None = None,
+        renderer: Mapping[str, Any] | None = None,
+        step: int | None = None,
+    ) -> None:
+        self.conditioner, self.generator, self.generator_name = conditioner, generator, generator_name
+        self.cameras, self.renderer, self.step = dict(cameras or {}), dict(renderer or {}), step
+        self.device = torch.device("cpu")
+        self.folder: Path | None = None
+        self.checkpoint_hash: str | None = None
+
+    @classmethod
+    def from_pretrained(cls, folder_or_id: str | Path | None = None, *, device: str = "auto") -> TextTo3D:
+        """Loads a run's folder, an exported generator, one on the Hugging Face hub, or (None) the shipped
+        one.
+
+        Args:
+            device: auto (CUDA where there is one), cpu, cuda or cuda:<number>.
+        Raises: ValueError that says what is wrong with the folder or the device.
+        """
+        target = _check_device(device)
+        folder = find_generator(_download(folder_or_id))
+        index = read_index(folder)
+        generator = make_generator(index["generator"]["name"], index["generator"]["settings"])
+        _load_weights(generator, folder)
+        pipe = cls(
+            TextConditioner.from_pretrained(folder),
+            generator.eval().requires_grad_(False),
+            generator_name=index["generator"]["name"],
+            cameras=index["cameras"],
+            renderer=index["renderer"],
+            step=index.get("step"),
+        )
+        pipe.folder, pipe.checkpoint_hash = folder, weights_hash(folder)
+        return pipe.to(target)
+
+    def to(self, device: torch.device | str) -> TextTo3D:
+        """Moves generator and text encoder; returns itself."""
+        self.device = torch.device(device)
+        self.generator.to(self.device)
+        self.conditioner.to(self.device)
+        return self
+
+    def check(self, prompt: str) -> list[str]:
+        """What will be ignored of a prompt, one line each: words that are unknown, and what lies beyond the
+        limit.
+
+        Raises: ValueError if the prompt is empty, too long to be one, or has no known word at all.
+        """
+        check_prompt(prompt)
+        notes = []
+        unknown = self.conditioner.unknown_words(prompt)
+        listed = ", ".join(repr(word) for word in unknown[:8]) + (", ..." if len(unknown) > 8 else "")
+        if self.conditioner.words is not None and not _content_words(prompt) - set(unknown):
+            raise ValueError(
+                f"this generator knows no word of the prompt {_short(prompt)}; describe the object in the "
+                'words of its training, for example "a red-eyed tree frog"'
+            )
+        if unknown:
+            notes.append(f"words that this generator does not know and may misread: {listed}")
+        cut = self._cut_off(prompt)
+        if cut:
+            limit = self.conditioner.max_tokens
+            notes.append(f"the text encoder reads {limit} tokens; ignored from here on: {_short(cut)}")
+        return notes
+
+    @torch.no_grad()
+    def __call__(self, prompt: str, *, seed: int = 0) -> Asset:
+        """One forward pass. `seed` matters to generators that take noise; warns of what `check` finds.
+
+        Raises: ValueError as `check`.
+        """
+        notes = self.check(prompt)
+        for note in notes:
+            warnings.warn(note, UserWarning, stacklevel=2)
+        condition = self.conditioner([prompt])
+        return Asset(
+            prompt,
+            seed,
+            self.generator(condition),
+            notes=notes,
+            inverse_deviation=float(self.renderer.get("inverse_deviation", 30.0)),
+            distance=_middle(self.cameras.get("distance", 2.6)),
+            fov_deg=_middle(self.cameras.get("fov_deg", 41.0)),
+            device=self.device,
+        )
+
+    def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype = torch.float16) -> None:
+        """Writes an exported generator (DESIGN, section 6): JSON and safetensors, never a pickle.
+
+        The folder changes from the old export to the new one at once; a README.md that is there stays.
+
+        Raises: ValueError if the folder holds something other than an export.
+        """
+        folder = Path(folder)
+        is_export = (folder / INDEX).is_file()
+        if folder.exists() and not is_export and (not folder.is_dir() or any(folder.iterdir())):
+            raise ValueError(f"{folder} is not empty and not an exported generator; give another folder")
+        index = {
+            "_class_name": CLASS_NAME,
+            "_scaledreamer_version": __version__,
+            "format_version": FORMAT_VERSION,
+            "generator": {"name": self.generator_name, "settings": self.generator.config},
+            "cameras": self.cameras,
+            "renderer": self.renderer,
+            "step": self.step,
+        }
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".writing-{folder.name}-", dir=folder.parent))
+        try:
+            new = temporary / "new"
+            (new / WEIGHTS).parent.mkdir(parents=True)
+            state = self.generator.state_dict()
+            tensors = {
+                name: (value.to(dtype) if value.is_floating_point() else value).cpu().contiguous()
+                for name, value in state.items()
+            }
+            save_file(tensors, new / WEIGHTS, metadata={"format": "pt"})
+            self.conditioner.save_pretrained(new)
+            (new / "README.md").write_text(_README.format(version=__version__), encoding="utf-8")
+            if (folder / "README.md").is_file():
+                shutil.copy2(folder / "README.md", new / "README.md")
+            (new / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+            if folder.exists():
+                folder.rename(temporary / "old")
+            new.rename(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def _cut_off(self, prompt: str) -> str:
+        """The end of the prompt that the text encoder does not read, in whole words."""
+        limit = self.conditioner.max_tokens
+        if self.conditioner.num_tokens(prompt) <= limit:
+            return ""
+        words = prompt.split()
+        fits, too_many = 0, len(words)
+        while too_many - fits > 1:
+            middle = (fits + too_many) // 2
+            if self.conditioner.num_tokens(" ".join(words[:middle])) <= limit:
+                fits = middle
+            else:
+                too_many = middle
+        return " ".join(words[fits:])
+
+
+_README = """# A text-to-3D generator
+
+Exported by scaledreamer {version}. `model_index.json` holds its settings, `generator/` its weights,
+`text_encoder/` and `tokenizer/` what turns prompts into its input.
+
+    python infer.py --checkpoint FOLDER --prompt "a red-eyed tree frog"
+
+    from scaledreamer import TextTo3D
+    TextTo3D.from_pretrained("FOLDER")("a red-eyed tree frog").export("frog.glb")
+"""
+
+
+def _load_weights(generator: nn.Module, folder: Path) -> None:
+    try:
+        weights = load_file(folder / WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"checkpoint {folder}: {WEIGHTS} is damaged or truncated ({error}); copy it or export it again"
+        ) from None
+    wanted = {name: tuple(value.shape) for name, value in generator.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in weights.items()}
+    wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+    if wrong:
+        name = wrong[0]
+        raise ValueError(
+            f"checkpoint {folder}: {WEIGHTS} does not belong to its {INDEX}: {len(wrong)} tensors differ, "
+            f"first {name} (expected {wanted.get(name)}, found {found.get(name)}); export it again"
+        )
+    generator.load_state_dict(weights)
+
+
+def _check_device(device: str) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        target = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device {device!r}: accepted are auto, cpu, cuda and cuda:<number>") from None
+    if target.type == "cuda" and (target.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise ValueError(f"device {device}: torch finds {count or 'no'} CUDA device(s) here; use cpu or auto")
+    return target
+
+
+def _download(folder_or_id: str | Path | None) -> str | Path | None:
+    """A local folder as it is; owner/name, if it is no local folder, is fetched from the hub."""
+    is_id = isinstance(folder_or_id, str) and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", folder_or_id)
+    if not is_id or Path(str(folder_or_id)).exists():
+        return folder_or_id
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return snapshot_download(str(folder_or_id), allow_patterns=["*.json", "*.safetensors", "*.txt"])
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ValueError(
+            f"checkpoint {folder_or_id}: there is no such folder, and the Hugging Face hub does not give it "
+            f"({type(error).__name__}); give a run's folder, an exported generator or a hub id"
+        ) from None
+
+
+def _content_words(prompt: str) -> set[str]:
+    return set(re.findall(r"[^\W_]+(?:'[^\W_]+)?", prompt.lower())) - FUNCTION_WORDS
+
+
+def _middle(value: Any) -> float:
+    """Of a range its middle."""
+    return float(np.mean(value))
+
+
+def _short(text: str, length: int = 60) -> str:
+    text = " ".join(text.split())
+    return repr(text if len(text) <= length else text[: length - 3] + "...")

@@ -1,0 +1,19 @@
+"""What a prompt must be before any model sees it. Needs no torch."""
+
+from __future__ import annotations
+
+MAX_CHARACTERS = 10_000
+
+
+def check_prompt(prompt: str) -> None:
+    """Raises ValueError if a prompt is empty, not text, or longer than MAX_CHARACTERS."""
+    if not prompt.strip():
+        raise ValueError('the prompt is empty; say what to make, for example "a red-eyed tree frog"')
+    if len(prompt) > MAX_CHARACTERS:
+        raise ValueError(f"the prompt has {len(prompt)} characters; accepted are at most {MAX_CHARACTERS}")
+    try:
+        prompt.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"the prompt {prompt!r} is not valid text (UTF-8); check the terminal's encoding"
+        ) from None

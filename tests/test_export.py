@@ -1,0 +1,233 @@
+"""Files, read back by readers that share no code with the writers: glTF by its specification, video."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+import trimesh
+from analytic_scenes import AnalyticScene, ball, box, position_color, union
+from PIL import Image
+from trimesh.visual import TextureVisuals
+
+from scaledreamer.meshing.export import (
+    contact_sheet,
+    file_stem,
+    save_bytes,
+    save_gif,
+    save_glb,
+    save_mp4,
+    save_png,
+    to_gltf_axes,
+)
+from scaledreamer.meshing.isosurface import extract_surface
+from scaledreamer.meshing.texture import TexturedMesh, texture_mesh
+
+# Taller than wide, a nose towards +x, a mark on the left (+y): front, up and handedness all show.
+FIGURE = union(
+    box((0, 0, 0), (0.2, 0.25, 0.5)), ball((0.45, 0.0, 0.3), 0.15), box((0.0, 0.35, -0.3), (0.1, 0.2, 0.1))
+)
+
+
+@pytest.fixture(scope="module")
+def textured() -> TexturedMesh:
+    scene = AnalyticScene(FIGURE, position_color)
+    return texture_mesh(scene, extract_surface(scene, resolution=64, max_faces=2000), texture_size=256)
+
+
+@pytest.fixture(scope="module")
+def glb(textured: TexturedMesh, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("glb") / "figure.glb"
+    save_glb(path, textured, {"prompt": "a figure"})
+    return path
+
+
+class PlainGltf:
+    """GLB by the letter of the glTF 2.0 specification: header, JSON chunk, binary chunk, accessors."""
+
+    def __init__(self, path: Path) -> None:
+        data = path.read_bytes()
+        magic, version, length = struct.unpack_from("<4sII", data)
+        assert (magic, version, length) == (b"glTF", 2, len(data))
+        json_length, kind = struct.unpack_from("<I4s", data, 12)
+        assert kind == b"JSON"
+        self.tree: dict[str, Any] = json.loads(data[20 : 20 + json_length])
+        binary_length, kind = struct.unpack_from("<I4s", data, 20 + json_length)
+        assert kind == b"BIN\0"
+        self.binary = data[28 + json_length :][:binary_length]
+
+    def view(self, index: int) -> bytes:
+        view = self.tree["bufferViews"][index]
+        start = view.get("byteOffset", 0)
+        return self.binary[start : start + view["byteLength"]]
+
+    def array(self, index: int) -> np.ndarray:
+        accessor = self.tree["accessors"][index]
+        dtype = {5121: "u1", 5123: "<u2", 5125: "<u4", 5126: "<f4"}[accessor["componentType"]]
+        width = {"SCALAR": 1, "VEC2": 2, "VEC3": 3}[accessor["type"]]
+        data = self.view(accessor["bufferView"])[accessor.get("byteOffset", 0) :]
+        return np.frombuffer(data, dtype, accessor["count"] * width).reshape(-1, width)
+
+    def primitive(self) -> dict[str, Any]:
+        (mesh,) = self.tree["meshes"]
+        (primitive,) = mesh["primitives"]
+        return primitive
+
+    def base_color(self) -> np.ndarray:
+        material = self.tree["materials"][self.primitive()["material"]]["pbrMetallicRoughness"]
+        texture = self.tree["textures"][material["baseColorTexture"]["index"]]
+        image = self.tree["images"][texture["source"]]
+        assert image["mimeType"] == "image/png"
+        return np.asarray(Image.open(io.BytesIO(self.view(image["bufferView"]))).convert("RGB"))
+
+
+def test_glb_read_by_the_specification_stands_upright_and_faces_plus_z(glb):
+    gltf = PlainGltf(glb)
+    for node in gltf.tree["nodes"]:  # positions are used as they are stored
+        assert not {"rotation", "scale", "translation"} & node.keys()
+        np.testing.assert_array_equal(node.get("matrix", np.eye(4).ravel()), np.eye(4).ravel())
+    x, y, z = gltf.array(gltf.primitive()["attributes"]["POSITION"]).T
+    assert (y.min(), y.max()) == pytest.approx((-0.5, 0.5), abs=0.02)  # world z is up
+    assert (z.min(), z.max()) == pytest.approx((-0.2, 0.6), abs=0.02)  # the nose, world +x
+    assert (x.min(), x.max()) == pytest.approx((-0.25, 0.55), abs=0.02)  # world +y, the figure's left
+    normals = gltf.array(gltf.primitive()["attributes"]["NORMAL"])
+    np.testing.assert_allclose(np.linalg.norm(normals, axis=1), 1, atol=1e-4)
+
+
+def test_glb_read_by_the_specification_shows_each_point_in_its_color(glb):
+    gltf = PlainGltf(glb)
+    attributes = gltf.primitive()["attributes"]
+    positions, uv = gltf.array(attributes["POSITION"]), gltf.array(attributes["TEXCOORD_0"])
+    faces = gltf.array(gltf.primitive()["indices"]).reshape(-1, 3)
+    image = gltf.base_color()
+    centers, center_uv = positions[faces].mean(axis=1), uv[faces].mean(axis=1)
+    size = len(image)  # glTF: v = 0 is the top of the image
+    column, row = (center_uv * size).astype(int).clip(0, size - 1).T
+    world = centers[:, [2, 0, 1]]
+    error = np.abs(image[row, column] / 255 - (world + 1) / 2).max(axis=1)
+    assert np.quantile(error, 0.98) < 0.02
+
+
+def test_glb_is_matt_and_says_where_it_comes_from(glb):
+    gltf = PlainGltf(glb)
+    material = gltf.tree["materials"][0]["pbrMetallicRoughness"]
+    assert material["metallicFactor"] == 0 and material["roughnessFactor"] == 1
+    assert np.allclose(material.get("baseColorFactor", [1, 1, 1, 1]), 1)
+    assert gltf.tree["asset"]["generator"].startswith("scaledreamer")
+    assert gltf.tree["asset"]["extras"] == {"prompt": "a figure"}
+
+
+def test_glb_read_by_trimesh_has_its_volume_and_faces_outward(glb, textured):
+    loaded = trimesh.load(glb, force="mesh", process=False)
+    assert isinstance(loaded, trimesh.Trimesh)
+    assert isinstance(loaded.visual, TextureVisuals) and loaded.visual.uv is not None
+    assert textured.watertight
+    expected = 0.4 * 0.5 * 1.0 + 4 / 3 * np.pi * 0.15**3 + 0.2 * 0.3 * 0.2
+    assert loaded.volume == pytest.approx(expected, rel=0.03)
+    loaded.merge_vertices(merge_tex=True, merge_norm=True)
+    assert loaded.is_watertight
+    assert (loaded.face_normals * loaded.vertex_normals[loaded.faces].mean(axis=1)).sum(axis=1).min() > -0.1
+
+
+def test_gltf_axes_are_a_rotation():
+    turned = to_gltf_axes(np.eye(3)).T  # columns: where the world's axes go
+    assert np.linalg.det(turned) == pytest.approx(1)
+    np.testing.assert_array_equal(turned @ [1, 0, 0], [0, 0, 1])
+    np.testing.assert_array_equal(turned @ [0, 0, 1], [0, 1, 0])
+
+
+def test_video_has_its_frames_size_and_colors(tmp_path):
+    frames = np.zeros((6, 48, 64, 3), np.uint8)
+    frames[:, :, :32, 0] = 255
+    frames[3:, :, 32:, 2] = 255
+    save_mp4(tmp_path / "clip.mp4", frames, fps=12)
+    reader = imageio_ffmpeg.read_frames(str(tmp_path / "clip.mp4"))
+    meta = next(reader)
+    read = np.stack([np.frombuffer(frame, np.uint8).reshape(48, 64, 3) for frame in reader])
+    assert meta["size"] == (64, 48) and meta["fps"] == 12 and meta["codec"] == "h264"
+    assert read.shape == frames.shape
+    assert np.abs(read.astype(int) - frames)[:, 4:-4, 4:28].mean() < 8
+    assert np.abs(read.astype(int) - frames)[:, 4:-4, 36:60].mean() < 8
+
+
+def test_a_failing_ffmpeg_is_one_clear_message_and_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/bin/false")
+    with pytest.raises(ValueError, match=r"could not write the video .*clip\.mp4.*--formats glb,png"):
+        save_mp4(tmp_path / "clip.mp4", np.zeros((2, 32, 32, 3), np.uint8), fps=12)
+    assert not list(tmp_path.iterdir())
+
+
+def test_gif_and_png_are_read_back(tmp_path):
+    frames = np.zeros((4, 16, 16, 3), np.uint8)
+    frames[2:, ..., 1] = 200
+    save_gif(tmp_path / "a.gif", frames, fps=10)
+    with Image.open(tmp_path / "a.gif") as image:
+        assert getattr(image, "n_frames", 1) in (2, 4) and image.size == (16, 16)  # pillow joins equal frames
+    save_png(tmp_path / "a.png", frames[3])
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "a.png")), frames[3])
+
+
+def test_contact_sheet_fills_rows_from_the_left():
+    images = np.stack([np.full((2, 3, 3), value, np.uint8) for value in (10, 20, 30)])
+    sheet = contact_sheet(images, columns=2)
+    assert sheet.shape == (4, 6, 3)
+    assert (sheet[:2, :3] == 10).all() and (sheet[:2, 3:] == 20).all()
+    assert (sheet[2:, :3] == 30).all() and (sheet[2:, 3:] == 255).all()
+    assert contact_sheet(images[:1]).shape == (2, 3, 3)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "a red-eyed tree frog",
+        "../../etc/passwd",
+        "a" * 5000,
+        "青い蛙",
+        "CON",
+        'a/b\\c:d*e?"f<g>|h\0i\nj',
+        ".",
+        " ",
+    ],
+)
+def test_file_names_are_safe_and_short(prompt):
+    stem = file_stem(prompt)
+    assert len(stem) <= 73 and not set(stem) - set("abcdefghijklmnopqrstuvwxyz0123456789-")
+    assert stem[0] != "-"
+
+
+def test_file_names_never_collide_and_repeat_for_the_same_asset():
+    prompts = ["a cat", "A cat", "a  cat", "a cat!", "a-cat", "蛙", "猫", "x" * 100 + "1", "x" * 100 + "2"]
+    stems = [
+        file_stem(prompt, seed, checkpoint) for prompt in prompts for seed in (0, 1) for checkpoint in "ab"
+    ]
+    assert len({stem.lower() for stem in stems}) == len(stems)
+    assert file_stem("a cat", 0, "a") == file_stem("a cat", 0, "a")
+    assert file_stem("a red-eyed tree frog").startswith("a-red-eyed-tree-frog-")
+
+
+def test_writing_replaces_whole_files_or_leaves_them_alone(tmp_path, monkeypatch):
+    path = tmp_path / "a.bin"
+    save_bytes(path, b"old")
+    save_bytes(path, b"new")
+    assert path.read_bytes() == b"new" and path.stat().st_mode & 0o777 == 0o666 & ~_umask()
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_bytes(path, b"newer")
+    assert path.read_bytes() == b"new" and [p.name for p in tmp_path.iterdir()] == ["a.bin"]
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current

@@ -1,0 +1,261 @@
+"""`infer.py`: every file it promises, and one clear line for every bad input, with nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import trimesh
+from tiny_export import tiny_pipeline
+
+from scaledreamer.cli.infer import main, make_parser
+
+ROOT = Path(__file__).parent.parent
+PROMPT = "a red-eyed tree frog"
+SMALL = ["--resolution", "32", "--texture-size", "64", "--max-faces", "500", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "generator"
+    tiny_pipeline().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def empty_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A generator whose every scene is far outside everywhere."""
+    folder = tmp_path_factory.mktemp("empty") / "generator"
+    pipe = tiny_pipeline()
+    with torch.no_grad():
+        pipe.generator.get_submodule("heads.sdf").get_parameter("bias")[-1] = 5.0
+    pipe.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def few_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of the right kind are enough here."""
+    from scaledreamer.pipeline import Asset
+
+    full = Asset.turntable
+    monkeypatch.setattr(
+        Asset, "turntable", lambda self, num_frames=4, size=32, **rest: full(self, 4, 32, **rest)
+    )
+
+
+def test_one_prompt_gives_glb_video_views_and_sidecar(checkpoint, tmp_path, capsys):
+    (tmp_path / "other.txt").write_text("stays")
+    status = main(
+        [
+            "--prompt",
+            PROMPT,
+            "--checkpoint",
+            str(checkpoint),
+            "--output",
+            str(tmp_path),
+            "--seed",
+            "3",
+            *SMALL,
+        ]
+    )
+    captured = capsys.readouterr()
+    assert status == 0 and captured.err == ""
+    sidecar = next(tmp_path.glob("*.json"))
+    assert re.fullmatch(r"a-red-eyed-tree-frog-[0-9a-f]{12}", sidecar.stem)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        ["other.txt", *(f"{sidecar.stem}.{kind}" for kind in ("glb", "json", "mp4", "png"))]
+    )
+    report = json.loads(sidecar.read_text())
+    assert report["prompt"] == PROMPT and report["seed"] == 3
+    assert report["checkpoint"]["step"] == 7 and len(report["checkpoint"]["sha256"]) == 64
+    assert {"scaledreamer", "torch", "python"} <= report["versions"].keys()
+    assert report["files"] == {kind: f"{sidecar.stem}.{kind}" for kind in ("glb", "mp4", "png")}
+    assert {"forward", "mesh", "total"} <= report["seconds"].keys()
+    assert report["settings"]["resolution"] == 32 and report["mesh"]["watertight"]
+    assert isinstance(trimesh.load(tmp_path / report["files"]["glb"], force="mesh"), trimesh.Trimesh)
+    assert str(checkpoint) in captured.out and "sha256" in captured.out
+
+
+def test_several_prompts_unknown_words_and_chosen_formats(checkpoint, tmp_path, capsys):
+    prompts = [
+        "--prompt",
+        "a green frog",
+        "--prompt",
+        "A green frog",
+        "--prompt",
+        "a steampunk frog",
+        "--prompt",
+        "a green frog",
+    ]
+    assert (
+        main(
+            [
+                *prompts,
+                "--checkpoint",
+                str(checkpoint.parent),
+                "--output",
+                str(tmp_path),
+                "--formats",
+                "GLB",
+                *SMALL,
+            ]
+        )
+        == 0
+    )
+    assert len(list(tmp_path.glob("*.glb"))) == len(list(tmp_path.glob("*.json"))) == 3
+    assert not list(tmp_path.glob("*.mp4"))
+    assert (
+        "note: words that this generator does not know and may misread: 'steampunk'"
+        in capsys.readouterr().out
+    )
+
+
+def test_running_again_gives_the_same_names(checkpoint, tmp_path):
+    for _ in range(2):
+        main(
+            [
+                "--prompt",
+                PROMPT,
+                "--checkpoint",
+                str(checkpoint),
+                "--output",
+                str(tmp_path),
+                "--formats",
+                "glb",
+                *SMALL,
+            ]
+        )
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_an_empty_surface_names_the_prompt_and_exits_with_1(empty_checkpoint, tmp_path, capsys):
+    status = main(
+        ["--prompt", PROMPT, "--checkpoint", str(empty_checkpoint), "--output", str(tmp_path), *SMALL]
+    )
+    assert status == 1 and not list(tmp_path.iterdir())
+    assert f"error: prompt '{PROMPT}': the signed distance is outside" in capsys.readouterr().err
+
+
+def run_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line on stderr of a run that has to exit with 2."""
+    try:
+        status = main(arguments)
+    except SystemExit as stop:  # argparse
+        status = stop.code
+    captured = capsys.readouterr()
+    assert status == 2 and captured.err.startswith("error: ") and captured.err.count("\n") == 1
+    return captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--prompt"),
+        (["--prompt", ""], "prompt is empty"),
+        (["--prompt", "  "], "prompt is empty"),
+        (["--prompt", "frog " * 2001], "10005 characters; accepted are at most 10000"),
+        (["--prompt", "青い蛙"], "knows no word of the prompt '青い蛙'"),
+        (["--prompt", "лягушка"], "knows no word"),
+        (["--prompt", PROMPT, "--prompt", "qwertz"], "knows no word of the prompt 'qwertz'"),
+        (
+            ["--prompt", PROMPT, "--resolution", "15"],
+            "--resolution: got '15'; accepted are whole numbers from 16 to 512",
+        ),
+        (["--prompt", PROMPT, "--resolution", "lots"], "got 'lots'"),
+        (["--prompt", PROMPT, "--texture-size", "9999"], "--texture-size: got '9999'"),
+        (["--prompt", PROMPT, "--max-faces", "0"], "--max-faces: got '0'"),
+        (["--prompt", PROMPT, "--seed", "-1"], "--seed: got '-1'"),
+        (
+            ["--prompt", PROMPT, "--formats", "glb,fbx"],
+            "--formats: got 'glb,fbx'; accepted is a comma-separated list",
+        ),
+        (["--prompt", PROMPT, "--formats", ""], "--formats"),
+        (["--prompt", PROMPT, "--device", "warp"], "--device: got 'warp'; accepted are auto, cpu, cuda"),
+        (["--prompt", PROMPT, "--device", "cuda:99"], "device cuda:99: torch finds"),
+        (["--prompt", PROMPT, "--promt", "x"], "unrecognized arguments: --promt"),
+    ],
+)
+def test_bad_arguments_are_one_error_line_and_leave_nothing(checkpoint, tmp_path, capsys, arguments, message):
+    output = tmp_path / "new"
+    extra = ["--checkpoint", str(checkpoint), "--output", str(output), "--formats", "glb"]
+    assert message in run_refused([*extra, *arguments], capsys)
+    assert not output.exists()
+
+
+def test_bad_checkpoints_are_one_error_line_and_leave_nothing(checkpoint, tmp_path, capsys):
+    output = tmp_path / "new"
+    for folder, message in (
+        (tmp_path / "none", "no such folder"),
+        (tmp_path, "no model_index.json in it"),
+        (Path(__file__), "is a file"),
+    ):
+        assert message in run_refused(
+            ["--prompt", PROMPT, "--checkpoint", str(folder), "--output", str(output)], capsys
+        )
+    broken = tmp_path / "broken"
+    subprocess.run(["cp", "-r", str(checkpoint), str(broken)], check=True)
+    weights = broken / "generator" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[: len(weights.read_bytes()) // 2])
+    line = run_refused(["--prompt", PROMPT, "--checkpoint", str(broken), "--output", str(output)], capsys)
+    assert "damaged or truncated" in line and not output.exists()
+
+
+def test_an_output_that_cannot_be_written_is_one_error_line(checkpoint, tmp_path, capsys, monkeypatch):
+    (tmp_path / "file").write_text("")
+    start = ["--prompt", PROMPT, "--checkpoint", str(checkpoint), *SMALL]
+    assert "file is not a folder" in run_refused([*start, "--output", str(tmp_path / "file")], capsys)
+    assert "file is not a folder" in run_refused(
+        [*start, "--output", str(tmp_path / "file" / "below")], capsys
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda *_: False)
+        assert "no permission to write" in run_refused([*start, "--output", str(tmp_path / "locked")], capsys)
+
+
+def test_a_full_disk_is_one_error_line_and_leaves_no_half_file(checkpoint, tmp_path, capsys, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", "x.glb")
+
+    monkeypatch.setattr(os, "replace", full)
+    start = ["--prompt", PROMPT, "--checkpoint", str(checkpoint), "--output", str(tmp_path), *SMALL]
+    assert "No space left on device" in run_refused(start, capsys)
+    assert not list(tmp_path.iterdir())
+
+
+def test_defaults_are_those_of_the_documentation():
+    arguments = make_parser().parse_args(["--prompt", PROMPT])
+    assert arguments.prompt == [PROMPT] and arguments.checkpoint is None and arguments.seed == 0
+    assert arguments.output == Path("outputs/infer") and arguments.formats == ("glb", "mp4", "png")
+
+
+def test_help_is_quick_and_needs_no_torch():
+    code = (
+        "import sys; sys.argv = ['infer.py', '--help']\n"
+        "try:\n    import runpy; runpy.run_path('infer.py', run_name='__main__')\n"
+        "except SystemExit as stop: assert not stop.code, stop.code\n"
+        "heavy = {'torch', 'numpy', 'trimesh', 'transformers'} & set(sys.modules); assert not heavy, heavy"
+    )
+    before = os.times()
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    seconds = (
+        os.times().children_user + os.times().children_system - before[2] - before[3]
+    )  # busy machines too
+    assert result.returncode == 0, result.stderr
+    assert all(
+        flag in result.stdout for flag in ("--prompt", "--output", "--checkpoint", "--formats", "--max-faces")
+    )
+    assert seconds < 0.5
+
+
+def test_from_the_shell_an_error_is_one_line_without_traceback(tmp_path):
+    command = [sys.executable, "infer.py", "--prompt", PROMPT, "--checkpoint", str(tmp_path / "none")]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 2 and result.stdout == ""
+    assert result.stderr.startswith("error: checkpoint ") and result.stderr.count("\n") == 1

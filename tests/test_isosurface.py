@@ -1,0 +1,151 @@
+"""Isosurfaces: volumes against closed forms, coarse-to-fine against dense evaluation, laws of cleaning."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from analytic_scenes import AnalyticScene, ball, box, union
+
+from scaledreamer.meshing.isosurface import (
+    EmptySurfaceError,
+    Lattice,
+    Mesh,
+    drop_small_components,
+    extract_surface,
+    march,
+    sample_near_surface,
+    simplify,
+)
+
+
+def as_trimesh(mesh: Mesh) -> trimesh.Trimesh:
+    return trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
+
+
+def dense_values(scene: AnalyticScene, resolution: int) -> torch.Tensor:
+    axis = torch.linspace(-1, 1, resolution + 1)
+    grid = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1)
+    return scene.distance(grid)
+
+
+def test_ball_has_its_volume_area_and_place():
+    mesh = extract_surface(AnalyticScene(ball((0.2, -0.1, 0.3), 0.5)), resolution=64)
+    reference = as_trimesh(mesh)
+    assert reference.is_watertight and mesh.is_watertight()
+    assert reference.volume == pytest.approx(
+        4 / 3 * math.pi * 0.5**3, rel=0.01
+    )  # positive: faces wind outward
+    assert reference.area == pytest.approx(4 * math.pi * 0.5**2, rel=0.01)
+    np.testing.assert_allclose(reference.center_mass, [0.2, -0.1, 0.3], atol=2e-3)
+    np.testing.assert_allclose(np.linalg.norm(mesh.vertices - [0.2, -0.1, 0.3], axis=1), 0.5, atol=1e-3)
+
+
+def test_vertex_normals_point_outward_and_have_length_one():
+    mesh = extract_surface(AnalyticScene(ball()), resolution=32)
+    directions = mesh.vertices / np.linalg.norm(mesh.vertices, axis=1, keepdims=True)
+    assert ((mesh.vertex_normals() * directions).sum(axis=1) > 0.97).all()
+    np.testing.assert_allclose(np.linalg.norm(mesh.vertex_normals(), axis=1), 1, atol=1e-5)
+
+
+def wavy(points: torch.Tensor) -> torch.Tensor:
+    """Not a distance: slopes from 0.3 to 6, as an untrained or regularised network has them."""
+    waves = (9 * points + torch.tensor([0.3, 1.1, 2.0])).sin().prod(dim=-1)
+    return (1.5 + points[..., 0]) * (points.norm(dim=-1) - 0.55) + 0.25 * waves
+
+
+@pytest.mark.parametrize(
+    "distance",
+    [
+        ball(),
+        box((0.1, 0.0, 0.0), (0.7, 0.02, 0.3)),
+        wavy,
+        union(ball((0.5, 0.5, 0.5), 0.03), ball(radius=0.4)),
+    ],
+    ids=["ball", "thin plate", "wavy", "small and large"],
+)
+def test_coarse_to_fine_gives_the_same_mesh_as_evaluating_everything(distance):
+    scene = AnalyticScene(distance)
+    lattice = sample_near_surface(scene, 64)
+    dense = dense_values(scene, 64)
+    mesh = march(lattice)
+    reference = march(Lattice(dense, torch.ones(64, 64, 64, dtype=torch.bool)))
+    assert len(mesh.faces) == len(reference.faces)
+    np.testing.assert_allclose(as_trimesh(mesh).volume, as_trimesh(reference).volume, rtol=1e-4)
+    assert torch.equal(lattice.values.sign(), dense.sign())
+
+
+def test_coarse_to_fine_saves_most_evaluations():
+    scene = AnalyticScene(ball())
+    extract_surface(scene, resolution=128)
+    assert scene.num_sdf_points < 0.2 * 129**3
+
+
+def test_chunks_do_not_change_the_mesh():
+    one, many = (
+        extract_surface(AnalyticScene(ball()), resolution=32, chunk_size=size) for size in (1 << 20, 777)
+    )
+    assert np.array_equal(one.vertices, many.vertices) and np.array_equal(one.faces, many.faces)
+
+
+def test_a_surface_leaving_the_cube_is_closed_on_its_sides():
+    mesh = extract_surface(AnalyticScene(box((0, 0, -1.0), (0.5, 0.5, 0.6))), resolution=64)
+    reference = as_trimesh(mesh)
+    assert reference.is_watertight
+    assert reference.volume == pytest.approx(1.0 * 1.0 * 0.6, rel=0.03)
+    assert np.abs(mesh.vertices).max() <= 1 + 1e-6
+
+
+def test_simplified_mesh_stays_closed_and_keeps_its_volume():
+    distance = union(ball((0.3, 0.3, 0.3), 0.2), ball(radius=0.4), box((0, 0, -0.6), (0.5, 0.5, 0.2)))
+    full = extract_surface(AnalyticScene(distance), resolution=96)
+    for max_faces in (1000, 3000):
+        mesh = simplify(full, max_faces)
+        assert len(mesh.faces) <= max_faces
+        assert as_trimesh(mesh).is_watertight
+        assert as_trimesh(mesh).volume == pytest.approx(as_trimesh(full).volume, rel=0.02)
+    assert simplify(full, 10**6) is full
+
+
+def test_floaters_and_inner_cavities_are_dropped_and_real_parts_stay():
+    floater, eye = ball((0.8, 0.8, 0.8), 0.025), ball((0.0, 0.7, 0.0), 0.08)
+
+    def hollow(points: torch.Tensor) -> torch.Tensor:
+        return torch.maximum(ball(radius=0.5)(points), -ball(radius=0.2)(points))
+
+    mesh = extract_surface(AnalyticScene(union(floater, hollow, eye)), resolution=96)
+    parts = sorted(part.volume for part in as_trimesh(mesh).split(only_watertight=False))
+    assert parts == pytest.approx([4 / 3 * math.pi * r**3 for r in (0.08, 0.5)], rel=0.05)
+
+
+def test_dropping_components_of_one_piece_changes_nothing():
+    mesh = extract_surface(AnalyticScene(ball()), resolution=32, min_component=0.0)
+    assert drop_small_components(mesh, 0.5) is mesh
+
+
+@pytest.mark.parametrize(("constant", "where"), [(0.4, "outside"), (-0.4, "inside")])
+def test_a_field_of_one_sign_is_an_empty_surface(constant, where):
+    scene = AnalyticScene(lambda points: torch.full_like(points[..., 0], constant))
+    with pytest.raises(EmptySurfaceError, match=f"{where}.*no surface"):
+        extract_surface(scene, resolution=32)
+
+
+def test_a_field_that_is_not_finite_is_refused():
+    scene = AnalyticScene(lambda points: points[..., 0] * float("nan"))
+    with pytest.raises(ValueError, match="not finite.*checkpoint"):
+        extract_surface(scene, resolution=32)
+
+
+@pytest.mark.parametrize("resolution", [0, 15, 513])
+def test_resolution_out_of_range_names_the_range(resolution):
+    with pytest.raises(ValueError, match=f"resolution is {resolution}; accepted are 16 to 512"):
+        extract_surface(AnalyticScene(ball()), resolution=resolution)
+
+
+def test_too_few_faces_to_make_anything_are_refused():
+    mesh = extract_surface(AnalyticScene(ball()), resolution=32)
+    with pytest.raises(ValueError, match="max_faces is 3; accepted are at least 50"):
+        simplify(mesh, 3)

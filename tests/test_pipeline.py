@@ -1,0 +1,278 @@
+"""The pipeline from prompt to files, its exports, and what it says to foreign or damaged checkpoints."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from analytic_scenes import AnalyticScene, ball, box, position_color, union
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from tiny_export import tiny_pipeline
+from trimesh.visual import TextureVisuals
+
+from scaledreamer.exported import SHIPPED, find_generator, read_index
+from scaledreamer.meshing.isosurface import EmptySurfaceError
+from scaledreamer.pipeline import Asset, TextTo3D
+
+PROMPT = "a red-eyed tree frog"
+
+
+@pytest.fixture(scope="module")
+def pipe() -> TextTo3D:
+    return tiny_pipeline()
+
+
+@pytest.fixture
+def exported(pipe: TextTo3D, tmp_path: Path) -> Path:
+    pipe.save_pretrained(tmp_path / "generator", dtype=torch.float32)
+    return tmp_path / "generator"
+
+
+def nose_asset() -> Asset:
+    """A ball with a nose towards +x, coloured by position."""
+    return Asset(
+        "a nose", 0, AnalyticScene(union(ball(radius=0.4), box((0.5, 0, 0), (0.2, 0.1, 0.1))), position_color)
+    )
+
+
+def test_asset_exports_glb_upright_and_colored(tmp_path):
+    path = nose_asset().export(tmp_path / "new" / "nose.glb", resolution=64, texture_size=128, max_faces=1500)
+    mesh = trimesh.load(path, force="mesh")
+    assert isinstance(mesh, trimesh.Trimesh) and len(mesh.faces) <= 1500
+    assert mesh.bounds[1][2] == pytest.approx(0.7, abs=0.03)  # +z of glTF is the front
+    assert mesh.bounds[:, 1] == pytest.approx([-0.4, 0.4], abs=0.03)
+    assert isinstance(mesh.visual, TextureVisuals)
+    colors = mesh.visual.to_color().vertex_colors[:, :3] / 255
+    world = mesh.vertices[:, [2, 0, 1]]
+    assert np.quantile(np.abs(colors - (world + 1) / 2).max(axis=1), 0.9) < 0.1
+
+
+def test_asset_mesh_is_in_world_axes_and_made_once():
+    asset = nose_asset()
+    assert asset.mesh.bounds[1][0] == pytest.approx(0.7, abs=0.03)
+    assert asset.textured_mesh() is asset.textured_mesh()
+
+
+def test_turntable_begins_at_the_front_and_turns_counter_clockwise():
+    frames = nose_asset().turntable(4, 48, elevation_deg=0)
+    assert frames.shape == (4, 48, 48, 3) and frames.dtype == np.uint8
+    covered = frames.min(axis=-1) < 200
+    center = [np.nonzero(mask)[1].mean() for mask in covered]
+    assert center[0] == pytest.approx(23.5, abs=0.6)  # the nose points at the camera
+    assert (
+        center[1] < 22.5 and center[3] > 24.5
+    )  # seen from +y, its left side, the nose points to the image's left
+
+
+def test_asset_exports_pictures_and_refuses_other_suffixes(tmp_path):
+    asset = nose_asset()
+    asset.export(tmp_path / "views.png")
+    assert Image.open(tmp_path / "views.png").size == (4 * 256, 256)
+    with pytest.raises(ValueError, match=r"cannot export nose\.fbx: accepted are .*\.glb"):
+        asset.export(tmp_path / "nose.fbx")
+    with pytest.raises(ValueError, match="resolution.*belong to .glb"):
+        asset.export(tmp_path / "views.png", resolution=64)
+
+
+def test_an_asset_without_surface_says_so_and_writes_nothing(tmp_path):
+    asset = Asset("nothing", 0, AnalyticScene(lambda points: torch.ones_like(points[..., 0])))
+    with pytest.raises(EmptySurfaceError, match="no surface"):
+        asset.export(tmp_path / "nothing.glb")
+    assert not list(tmp_path.iterdir())
+
+
+def test_saved_and_loaded_pipeline_gives_the_same_scene(pipe, exported):
+    loaded = TextTo3D.from_pretrained(exported, device="cpu")
+    points = torch.rand(1, 50, 3) * 2 - 1
+    for ours, theirs in zip(
+        pipe(PROMPT).scene.query(points), loaded(PROMPT).scene.query(points), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
+    assert (loaded.step, loaded.generator_name) == (7, "hyper_ingp")
+    assert loaded.cameras == pipe.cameras and loaded.renderer == pipe.renderer
+    assert loaded.checkpoint_hash is not None and len(loaded.checkpoint_hash) == 64
+
+
+def test_export_holds_no_pickle_and_half_precision_by_default(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "export")
+    names = {path.suffix for path in (tmp_path / "export").rglob("*") if path.is_file()}
+    assert names <= {".json", ".safetensors", ".md", ".txt"}
+    weights = load_file(tmp_path / "export" / "generator" / "model.safetensors")
+    assert {value.dtype for value in weights.values()} == {torch.float16}
+    assert TextTo3D.from_pretrained(tmp_path / "export")(PROMPT).textured_mesh(resolution=32).watertight
+
+
+def test_exporting_again_replaces_all_but_the_readme_and_foreign_folders_are_refused(pipe, exported):
+    (exported / "README.md").write_text("model card")
+    (exported / "generator" / "old.bin").write_text("old")
+    pipe.save_pretrained(exported)
+    assert (exported / "README.md").read_text() == "model card"
+    assert not (exported / "generator" / "old.bin").exists()
+    assert [path.name for path in exported.parent.iterdir()] == ["generator"]
+    (exported.parent / "mine").mkdir()
+    (exported.parent / "mine" / "thesis.tex").write_text("...")
+    with pytest.raises(ValueError, match="mine is not empty and not an exported generator"):
+        pipe.save_pretrained(exported.parent / "mine")
+
+
+def test_seed_changes_nothing_for_a_generator_without_noise(pipe):
+    points = torch.rand(1, 20, 3)
+    assert torch.equal(pipe(PROMPT, seed=1).scene.sdf(points), pipe(PROMPT, seed=2).scene.sdf(points))
+
+
+def test_a_run_folder_leads_to_its_generator(exported):
+    assert find_generator(exported.parent) == exported
+    assert find_generator(exported) == exported
+    assert find_generator(str(exported.parent)) == exported
+
+
+def test_without_a_folder_the_shipped_generator_is_meant():
+    if SHIPPED.is_dir():
+        assert find_generator(None) == SHIPPED
+    else:
+        with pytest.raises(ValueError, match="shipped generator is missing"):
+            find_generator(None)
+
+
+def damage_missing(folder: Path) -> None:
+    (folder / "model_index.json").unlink()
+
+
+def damage_other_class(folder: Path) -> None:
+    (folder / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+
+
+def damage_not_json(folder: Path) -> None:
+    (folder / "model_index.json").write_text("{")
+
+
+def damage_newer(folder: Path) -> None:
+    edit_index(folder, format_version=99)
+
+
+def damage_settings(folder: Path) -> None:
+    edit_index(folder, generator={"name": "hyper_ingp", "settings": {"condition_dim": 16, "wings": 2}})
+
+
+def damage_name(folder: Path) -> None:
+    edit_index(folder, generator={"name": "dreamer", "settings": {}})
+
+
+def damage_no_weights(folder: Path) -> None:
+    (folder / "generator" / "model.safetensors").unlink()
+
+
+def damage_truncated(folder: Path) -> None:
+    path = folder / "generator" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def damage_other_weights(folder: Path) -> None:
+    save_file({"x": torch.zeros(3)}, folder / "generator" / "model.safetensors")
+
+
+def damage_no_text_encoder(folder: Path) -> None:
+    (folder / "text_encoder" / "model.safetensors").unlink()
+
+
+def edit_index(folder: Path, **changes: object) -> None:
+    path = folder / "model_index.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (damage_missing, "no model_index.json"),
+        (damage_other_class, "holds StableDiffusionPipeline, not a generator of this package"),
+        (damage_not_json, "model_index.json cannot be read"),
+        (damage_newer, "format_version is 99; accepted is 1"),
+        (damage_settings, "settings of another version.*wings"),
+        (damage_name, "generator.name: got 'dreamer'"),
+        (damage_no_weights, "model.safetensors is missing"),
+        (damage_truncated, "model.safetensors is damaged or truncated"),
+        (damage_other_weights, "does not belong to its model_index.json"),
+        (damage_no_text_encoder, "text_encoder"),
+    ],
+)
+def test_a_damaged_or_foreign_checkpoint_is_named_with_its_fault(exported, damage, message):
+    damage(exported)
+    with pytest.raises(ValueError, match=message):
+        TextTo3D.from_pretrained(exported, device="cpu")
+
+
+def test_a_missing_folder_a_file_and_an_unfinished_run_are_told_apart(tmp_path):
+    with pytest.raises(ValueError, match="no such folder"):
+        find_generator(tmp_path / "none")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="is a file"):
+        find_generator(tmp_path / "file")
+    (tmp_path / "config.yaml").write_text("")
+    with pytest.raises(ValueError, match="a run that has not exported a generator yet"):
+        find_generator(tmp_path)
+
+
+def test_a_hub_name_that_cannot_be_had_is_a_clear_error(monkeypatch):
+    import huggingface_hub
+
+    def refuse(*_: object, **__: object) -> str:
+        raise huggingface_hub.errors.LocalEntryNotFoundError("offline")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    with pytest.raises(ValueError, match="someone/frogs: there is no such folder, and the Hugging Face hub"):
+        TextTo3D.from_pretrained("someone/frogs", device="cpu")
+
+
+def test_a_hub_name_is_downloaded(monkeypatch, exported):
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(exported))
+    assert TextTo3D.from_pretrained("someone/frogs", device="cpu").folder == exported
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "warp"])
+def test_a_device_that_is_not_there_is_named(exported, device):
+    with pytest.raises(ValueError, match=f"device '?{device}"):
+        TextTo3D.from_pretrained(exported, device=device)
+
+
+def test_unknown_words_and_cut_ends_are_noted(pipe):
+    with pytest.warns(UserWarning, match="does not know.*'steampunk', 'zeppelin'"):
+        asset = pipe("a steampunk frog on a zeppelin")
+    assert len(asset.notes) == 1
+    prompt = "a frog " + "wearing a red hat " * 20 + "on a blue box"
+    (note,) = pipe.check(prompt)
+    assert "reads 32 tokens; ignored from here on: 'wearing a red hat wearing" in note
+    assert (
+        prompt.split()[30] == "wearing" and pipe.conditioner.num_tokens(" ".join(prompt.split()[:30])) == 32
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert pipe(PROMPT).notes == []
+
+
+@pytest.mark.parametrize("prompt", ["青い蛙", "zzz qqq", "the", "🐸", "зелёная лягушка"])
+def test_a_prompt_without_any_known_word_is_refused(pipe, prompt):
+    with pytest.raises(ValueError, match="knows no word of the prompt"):
+        pipe(prompt)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [("", "empty"), (" \n\t", "empty"), ("a" * 10_001, "10001 characters"), ("\udcff", "UTF-8")],
+)
+def test_an_impossible_prompt_is_refused_before_anything_runs(pipe, prompt, message):
+    with pytest.raises(ValueError, match=message):
+        pipe(prompt)
+
+
+def test_index_of_an_export_is_complete(exported):
+    index = read_index(exported)
+    assert (
+        index["generator"]["name"] == "hyper_ingp" and index["generator"]["settings"]["condition_dim"] == 16
+    )
+    assert index["step"] == 7 and index["cameras"]["fov_deg"] == [38.0, 44.0]
