@@ -1,0 +1,243 @@
+"""The only place where a name becomes an object: plain match, each import only where its name is chosen.
+
+Functions with a `config` section read `scaledreamer.config`; the two without also serve exported generators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scaledreamer import config as cfg
+from scaledreamer.schedules import parse_schedule
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from scaledreamer.evaluation.validation import ValidationScore
+    from scaledreamer.priors.base import DiffusionPrior
+    from scaledreamer.prompts.conditioner import TextConditioner
+    from scaledreamer.rendering.volume import VolumeRenderer
+    from scaledreamer.training.engine import Process
+    from scaledreamer.training.regularizers import Regularizers
+    from scaledreamer.training.step import Distillation, PriorTerm, Trainer, Views
+
+ASSETS = Path(__file__).parent / "assets"
+TINY_PRIOR = ASSETS / "tiny_prior"
+
+
+def make_generator(name: str, settings: Mapping[str, Any]) -> nn.Module:
+    """A generator from its name and constructor settings, as `model_index.json` holds them.
+
+    Raises: ValueError for an unknown name, or settings that the generator does not take.
+    """
+    match name:
+        case "hyper_ingp":
+            from scaledreamer.generators.hyper_ingp import HyperINGP as Generator
+        case _:
+            raise ValueError(f"generator.name: got {name!r}; accepted is 'hyper_ingp'.")
+    try:
+        return Generator(**settings)
+    except TypeError as error:
+        raise ValueError(f"generator {name}: settings of another version ({error}).") from None
+
+
+def make_renderer(settings: Mapping[str, Any]) -> VolumeRenderer:
+    """The volume renderer from its settings, as `model_index.json` holds them."""
+    from scaledreamer.rendering.volume import VolumeRenderer
+
+    return VolumeRenderer(**settings)
+
+
+def generator_settings(config: cfg.Generator) -> dict[str, Any]:
+    """Constructor settings of the chosen architecture, without what the conditioner decides."""
+    match config.name:
+        case "hyper_ingp":
+            return config.hyper_ingp.model_dump()
+
+
+def renderer_settings(config: cfg.Renderer) -> dict[str, Any]:
+    """Constructor settings of the renderer."""
+    return config.model_dump(exclude={"image_size", "random_background"})
+
+
+def build_prompts(config: cfg.Prompts) -> list[str]:
+    """Training prompts."""
+    from scaledreamer.prompts.corpus import read_prompts, split_prompts, tinyworld_prompts
+
+    if config.file is not None:
+        prompts, _ = split_prompts(read_prompts(config.file), config.holdout)
+        return prompts[: config.limit]
+    return tinyworld_prompts(kinds=config.kinds, max_extras=config.max_extras, limit=config.limit)
+
+
+def build_conditioner(config: cfg.Conditioner, device: torch.device | str) -> TextConditioner:
+    """The generator's text encoder, frozen, on a device."""
+    from scaledreamer.prompts.conditioner import TextConditioner
+
+    match config.name:
+        case "tinyworld":
+            folder = config.model or str(TINY_PRIOR)
+        case "clip":
+            if config.model is None:
+                raise ValueError("conditioner.model: missing; clip needs a folder or a hub id.")
+            folder = config.model
+    return TextConditioner.from_pretrained(folder).to(device)
+
+
+def build_prior(config: cfg.Prior, device: torch.device | str) -> DiffusionPrior:
+    """A frozen prior on a device."""
+    import torch
+
+    from scaledreamer.priors.stable_diffusion import StableDiffusionPrior
+
+    match config.name:
+        case "tinyworld":
+            folder, dtype = config.model or str(TINY_PRIOR), config.tinyworld.dtype
+        case "stable_diffusion":
+            assert config.model is not None
+            folder, dtype = config.model, config.stable_diffusion.dtype
+    return StableDiffusionPrior.from_pretrained(folder, device=device, dtype=getattr(torch, dtype))
+
+
+def build_prior_terms(configs: list[cfg.Prior], device: torch.device, text_cache: int) -> list[PriorTerm]:
+    """All priors of a run with their guidance, eta and weight; `text_cache` as in `EncodingCache`."""
+    from scaledreamer.priors.base import TextEmbedding
+    from scaledreamer.prompts.encodings import EncodingCache
+    from scaledreamer.training.step import PriorTerm
+
+    terms = []
+    for config in configs:
+        prior = build_prior(config, device)
+        texts = EncodingCache(prior.encode_text, TextEmbedding.cat, capacity=text_cache)
+        terms.append(PriorTerm(prior, texts, config.guidance_scale, config.eta, config.weight))
+    return terms
+
+
+def build_regularizers(config: cfg.Regularizers, max_steps: int) -> Regularizers:
+    """All regularizers with their schedules."""
+    from scaledreamer.training.regularizers import NAMES, Regularizers
+
+    weights = {
+        name: parse_schedule(
+            getattr(config, name).weight, key=f"regularizers.{name}.weight", max_steps=max_steps
+        )
+        for name in NAMES
+    }
+    return Regularizers(**weights, num_points=config.eikonal.num_points, epsilon=config.eikonal.epsilon)
+
+
+def build_views(cameras: cfg.Cameras, renderer: cfg.Renderer) -> Views:
+    """Which cameras look at a scene, and how many pixels they see."""
+    from scaledreamer.training.step import Views
+
+    pairs = cameras.model_dump(exclude={"num_views"})
+    return Views(
+        **{name: (low, high) for name, (low, high) in pairs.items()},
+        num_views=cameras.num_views,
+        image_size=renderer.image_size,
+        random_background=renderer.random_background,
+    )
+
+
+def build_distillation(config: cfg.Distillation, max_steps: int) -> Distillation:
+    """Method, timesteps and pixel clipping."""
+    from scaledreamer.training.step import Distillation
+
+    return Distillation(
+        method=config.method,
+        t_min=parse_schedule(config.t_min, key="distillation.t_min", max_steps=max_steps),
+        t_max=parse_schedule(config.t_max, key="distillation.t_max", max_steps=max_steps),
+        shift_steps=config.shift_steps,
+        sample_latents=config.sample_latents,
+        clip_mode=config.pixel_clip.mode,
+        clip_threshold=config.pixel_clip.threshold,
+        clip_norm=config.pixel_clip.norm,
+    )
+
+
+def build_validation(config: cfg.Config, device: torch.device) -> ValidationScore:
+    """The scores by which a run chooses its best generator, on the part of the tinyworld that is trained.
+
+    Raises: ValueError for prompts of a file, whose meaning nobody knows, or if the evaluator is missing.
+    """
+    if config.prompts.file is not None:
+        raise ValueError(
+            "evaluation.every: prompts of a file have no ground truth to validate by; leave it out."
+        )
+    from scaledreamer.evaluation.validation import ValidationScore
+
+    return ValidationScore(
+        num_prompts=config.evaluation.num_prompts,
+        kinds=config.prompts.kinds,
+        max_extras=config.prompts.max_extras,
+        renderer=make_renderer(renderer_settings(config.renderer)),
+        device=device,
+    )
+
+
+def build_trainer(config: cfg.Config, process: Process) -> Trainer:
+    """Everything that training steps need, with freshly initialized weights.
+
+    Raises: ValueError for settings that do not go together, or models that cannot be loaded.
+    """
+    import torch
+
+    from scaledreamer.prompts.encodings import EncodingCache, join_conditions
+    from scaledreamer.prompts.stream import PromptStream, rank_indices
+    from scaledreamer.prompts.views import VIEW_WORDS
+    from scaledreamer.training.engine import Engine
+    from scaledreamer.training.optimizers import AveragedWeights, LearningRates, make_optimizer
+    from scaledreamer.training.step import RenderedGenerator, Trainer
+
+    training, optimizer, device = config.training, config.optimizer, process.device
+    parts = {"world_size": process.world_size, "accumulation_steps": training.accumulation_steps}
+    indices = rank_indices(training.batch_size, rank=process.rank, micro_step=0, **parts)
+    stream = PromptStream(build_prompts(config.prompts), seed=config.seed, batch_size=training.batch_size)
+    conditioner = build_conditioner(config.conditioner, device)
+    # A prior's texts are the prompts with each view word, and the empty one.
+    num_texts = len(set(stream.prompts)) * len(VIEW_WORDS) + 1
+    text_cache = training.text_cache if num_texts <= training.text_cache else 0
+    regularizers = build_regularizers(config.regularizers, training.max_steps)
+    views = build_views(config.cameras, config.renderer)
+    torch.manual_seed(config.seed)  # of the initial weights; training never draws from the global generator
+    settings = generator_settings(config.generator) | {"condition_dim": conditioner.condition_dim}
+    generator = make_generator(config.generator.name, settings).to(device)
+    averaged = AveragedWeights(generator, training.ema_decay)
+    engine = Engine(
+        RenderedGenerator(generator, make_renderer(renderer_settings(config.renderer)), regularizers, views),
+        generator,
+        make_optimizer(
+            generator,
+            name=optimizer.name,
+            betas=optimizer.betas,
+            eps=optimizer.eps,
+            weight_decay=optimizer.weight_decay,
+            momentum=optimizer.momentum,
+        ),
+        process,
+        micro_batch_size=len(indices),
+        accumulation_steps=training.accumulation_steps,
+        zero_stage=training.zero_stage,
+        max_norm=optimizer.max_gradient_norm,
+    )
+    rates = {
+        "generator": parse_schedule(optimizer.lr, key="optimizer.lr", max_steps=training.max_steps),
+        "background": parse_schedule(
+            optimizer.background_lr, key="optimizer.background_lr", max_steps=training.max_steps
+        ),
+    }
+    return Trainer(
+        engine=engine,
+        averaged=averaged,
+        stream=stream,
+        conditioner=EncodingCache(conditioner, join_conditions, capacity=text_cache),
+        priors=build_prior_terms(config.priors, device, text_cache),
+        views=views,
+        distillation=build_distillation(config.distillation, training.max_steps),
+        regularizers=regularizers,
+        learning_rates=LearningRates(**rates, warmup_steps=optimizer.warmup_steps),
+        accumulation_steps=training.accumulation_steps,
+    )

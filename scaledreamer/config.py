@@ -1,0 +1,410 @@
+"""Every setting, typed, with its default and one line of meaning. Needs no torch.
+
+An experiment is a short YAML file with what differs from the defaults, plus `key.path=value` on the command
+line. Angles are degrees here (`*_deg`) and radians everywhere else. A `Schedule` is a number, or a line over
+fractions of the training, see `scaledreamer.schedules`. Settings of one architecture or prior stand in a
+subsection of its name, so that `generator.name=...` alone switches.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from scaledreamer.schedules import parse_schedule
+
+KEY = "<key>"  # stands for the setting's own path in the messages of validators
+LATER_METHODS = ("vsd",)
+
+
+def _schedule(value: Any) -> Any:
+    parse_schedule(value, key=KEY, max_steps=1)
+    return value
+
+
+def _schedule_from(low: float, high: float) -> AfterValidator:
+    def check(value: Any) -> Any:
+        line = parse_schedule(value, key=KEY, max_steps=1)
+        ends = (line.value_at(0), line.value_at(1))
+        if not all(low <= end <= high for end in ends):
+            accepted = f"at least {low:g}" if high == float("inf") else f"from {low:g} to {high:g}"
+            raise ValueError(f"{KEY}: got {value!r}; accepted are values {accepted}.")
+        return value
+
+    return AfterValidator(check)
+
+
+def _range_from(low: float, high: float) -> AfterValidator:
+    def check(value: list[float]) -> list[float]:
+        if not low <= value[0] <= value[1] <= high:
+            raise ValueError(
+                f"{KEY}: got {value!r}; accepted is [lowest, highest] "
+                f"with {low:g} <= lowest <= highest <= {high:g}."
+            )
+        return value
+
+    return AfterValidator(check)
+
+
+def _check_betas(value: list[float]) -> list[float]:
+    if not all(0 <= beta < 1 for beta in value):
+        raise ValueError(f"{KEY}: got {value!r}; accepted are two numbers from 0 to below 1.")
+    return value
+
+
+def _refuse_later_methods(value: Any) -> Any:
+    if value in LATER_METHODS:
+        raise ValueError(f"{KEY}: {value!r} is not in this version; accepted are 'asd', 'sds' and 'csd'.")
+    return value
+
+
+def _refuse_stage_3(value: Any) -> Any:
+    if value == 3:
+        raise ValueError(
+            f"{KEY}: got 3; accepted are 0, 1 and 2. Stage 3 splits the parameters themselves, which "
+            "generators of some 0.1 B parameters do not need; stage 2 already splits gradients and optimizer."
+        )
+    return value
+
+
+Schedule = Annotated[Any, BeforeValidator(_schedule)]
+Positive = Annotated[Any, BeforeValidator(_schedule), _schedule_from(0.0, float("inf"))]
+Fraction = Annotated[Any, BeforeValidator(_schedule), _schedule_from(0.0, 1.0)]
+Pair = Annotated[list[float], Field(min_length=2, max_length=2)]
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are errors, and types are not converted behind the user's back."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class Prompts(Section):
+    """What to train on: a part of the tinyworld, or a file."""
+
+    name: Literal["tinyworld"] = "tinyworld"
+    """Built-in corpus: the seen split of the tinyworld."""
+    file: str | None = None
+    """A .txt or .json file of prompts, instead of the built-in corpus."""
+    holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Fraction of a file's prompts kept out, by stable hash."""
+    kinds: Annotated[list[str] | None, Field(min_length=1)] = None
+    """Only these kinds of the tinyworld."""
+    max_extras: Annotated[int, Field(ge=0, le=2)] = 2
+    """Things said beyond kind and colour, in the tinyworld."""
+    limit: Annotated[int | None, Field(ge=1)] = None
+    """Train on this many prompts (tinyworld: meanings) only."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Prompts:
+        if self.file is not None and (self.kinds is not None or self.max_extras != 2):
+            raise ValueError(
+                "prompts: kinds and max_extras choose from the tinyworld; leave them out or leave out file."
+            )
+        return self
+
+
+class Conditioner(Section):
+    """The text encoder whose output the generator is given; it becomes part of the exported generator."""
+
+    name: Literal["tinyworld", "clip"] = "tinyworld"
+    """The shipped one, or any CLIP text encoder."""
+    model: str | None = None
+    """Folder or hub id for clip; None is the shipped one."""
+
+
+class Cameras(Section):
+    """From where training looks at a scene; cameras look at the origin."""
+
+    num_views: Annotated[int, Field(ge=1)] = 1
+    """Views of one prompt in a step, spread around it."""
+    elevation_deg: Annotated[Pair, _range_from(-90, 90)] = [-10.0, 45.0]
+    """Above the ground plane."""
+    azimuth_deg: Annotated[Pair, _range_from(-360, 360)] = [-180.0, 180.0]
+    """0 is the front."""
+    distance: Annotated[Pair, _range_from(0.1, 100)] = [2.5, 2.7]
+    """From the origin."""
+    fov_deg: Annotated[Pair, _range_from(1, 170)] = [38.0, 44.0]
+    """Vertical field of view."""
+
+
+class HyperINGP(Section):
+    """A hash grid shared by all prompts, and a hyper-network for each prompt's MLPs (after ATT3D)."""
+
+    num_levels: Annotated[int, Field(ge=1, le=32)] = 8
+    """Levels of the hash grid."""
+    features_per_level: Annotated[int, Field(ge=1, le=16)] = 4
+    """Features of one level."""
+    log2_table_size: Annotated[int, Field(ge=4, le=24)] = 14
+    """Logarithm of the entries of one level."""
+    base_resolution: Annotated[int, Field(ge=2)] = 8
+    """Cells a side of the coarsest level."""
+    growth: Annotated[float, Field(gt=1, le=4)] = 1.5
+    """Resolution of a level relative to the one before."""
+    hyper_width: Annotated[int, Field(ge=1)] = 128
+    """Width of the hyper-network."""
+    hyper_depth: Annotated[int, Field(ge=1, le=8)] = 1
+    """Hidden layers of the hyper-network."""
+    mlp_width: Annotated[int, Field(ge=1)] = 32
+    """Width of each prompt's MLPs."""
+    mlp_depth: Annotated[int, Field(ge=1, le=8)] = 1
+    """Hidden layers of each prompt's MLPs."""
+    sphere_radius: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Radius of the sphere that every scene starts as."""
+    background: Literal["learned", "none"] = "learned"
+    """What rays see behind the scene."""
+
+
+class Generator(Section):
+    """The network that is trained."""
+
+    name: Literal["hyper_ingp"] = "hyper_ingp"
+    """Architecture."""
+    hyper_ingp: HyperINGP = HyperINGP()
+    """Settings of hyper_ingp."""
+
+
+class Renderer(Section):
+    """Volume rendering while training."""
+
+    image_size: Annotated[int, Field(ge=4, le=1024)] = 32
+    """Pixels a side; priors see it scaled up to their size."""
+    num_samples: Annotated[int, Field(ge=2)] = 32
+    """Intervals of a ray in the coarse pass, without gradients."""
+    num_importance_samples: Annotated[int, Field(ge=1)] = 16
+    """Samples of a ray that the scene is asked for."""
+    lattice_resolution: Annotated[int, Field(ge=4, le=256)] = 20
+    """Points a side of the coarse pass' lattice."""
+    min_opacity: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    """Coarse opacity below which a ray is taken for empty."""
+    inverse_deviation: Annotated[float, Field(gt=0)] = 30.0
+    """Sharpness of VolSDF's density at the surface."""
+    random_background: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Probability of a random colour as background."""
+
+
+class TinyworldPrior(Section):
+    """Settings of the shipped prior."""
+
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Precision of its networks."""
+
+
+class StableDiffusionPrior(Section):
+    """Settings of Stable Diffusion 1.x and 2.x."""
+
+    dtype: Literal["float32", "float16", "bfloat16"] = "float16"
+    """Precision of its networks."""
+
+
+class Prior(Section):
+    """One of the frozen diffusion priors that judge the rendered images."""
+
+    name: Literal["tinyworld", "stable_diffusion"] = "tinyworld"
+    """Kind of prior."""
+    model: str | None = None
+    """Hub id or folder; None is the shipped one (tinyworld)."""
+    guidance_scale: Annotated[float, Field(ge=0)] = 7.5
+    """Classifier-free guidance, 1 is none."""
+    eta: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Growth of ASD's timestep shift with t - t_min."""
+    weight: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of its gradient, after pixel clipping."""
+    tinyworld: TinyworldPrior = TinyworldPrior()
+    """Settings of tinyworld."""
+    stable_diffusion: StableDiffusionPrior = StableDiffusionPrior()
+    """Settings of stable_diffusion."""
+
+    @model_validator(mode="after")
+    def _has_model(self) -> Prior:
+        if self.name != "tinyworld" and self.model is None:
+            raise ValueError(
+                f"{KEY}.model: missing; {self.name} needs a hub id or a folder with the weights."
+            )
+        return self
+
+
+class PixelClip(Section):
+    """Pixel-wise gradient clipping (PGC) at the prior's input image."""
+
+    mode: Literal["pgc_n", "pgc_v", "pngd", "none"] = "pgc_n"
+    """Rule of clipping; none switches off."""
+    threshold: Annotated[float, Field(gt=0)] = 0.1
+    """c, of one image's gradient; 0.1 belongs to 512 pixels."""
+    norm: Literal["l2", "linf"] = "l2"
+    """Norm of a pixel over its channels."""
+
+
+class Distillation(Section):
+    """How the prior's predictions become a gradient."""
+
+    method: Annotated[Literal["asd", "sds", "csd"], BeforeValidator(_refuse_later_methods)] = "asd"
+    """Rule of score distillation."""
+    t_min: Fraction = [0.5, 0.02]
+    """Lowest timestep, a fraction of the prior's schedule."""
+    t_max: Fraction = [0.98, 0.5]
+    """Highest timestep."""
+    shift_steps: Annotated[int | None, Field(ge=1)] = None
+    """Floor ASD's shift to 1/shift_steps; None is continuous."""
+    sample_latents: bool = False
+    """Sample the autoencoder's posterior instead of taking its mean."""
+    pixel_clip: PixelClip = PixelClip()
+    """Pixel-wise gradient clipping."""
+
+
+class Eikonal(Section):
+    """Pulls the SDF's gradient to length 1, at points in space and near the surface."""
+
+    weight: Positive = [6.0, 1.0]
+    """Weight over the training."""
+    num_points: Annotated[int, Field(ge=2)] = 512
+    """Points of each prompt in a step."""
+    epsilon: Annotated[float, Field(gt=0, le=0.5)] = 0.01
+    """Step of the finite differences."""
+
+
+class Sparsity(Section):
+    """Pulls opacity to zero: without it, volumes tend to fill the view."""
+
+    weight: Positive = 6.0
+    """Weight over the training; 0 leaves it out."""
+
+
+class Opaque(Section):
+    """Pulls opacity to 0 or 1."""
+
+    weight: Positive = 0.0
+    """Weight over the training; 0 leaves it out."""
+
+
+class Orientation(Section):
+    """Penalizes visible surface that faces away from the camera; needs rendered normals, which cost time."""
+
+    weight: Positive = 0.0
+    """Weight over the training; 0 leaves it out."""
+
+
+class Regularizers(Section):
+    """What scenes should be like whatever the prompt says."""
+
+    eikonal: Eikonal = Eikonal()
+    """Gradient of the SDF of length 1."""
+    sparsity: Sparsity = Sparsity()
+    """Little of the image covered."""
+    opaque: Opaque = Opaque()
+    """Opacity near 0 or 1."""
+    orientation: Orientation = Orientation()
+    """Visible surface faces the camera."""
+
+
+class Optimizer(Section):
+    """The optimizer of the generator, a torch optimizer."""
+
+    name: Literal["adam", "adamw", "sgd"] = "adam"
+    """Rule."""
+    lr: Positive = 1e-3
+    """Learning rate of the generator."""
+    background_lr: Positive = 1e-3
+    """Learning rate of the background."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps over which both learning rates rise from 0."""
+    betas: Annotated[Pair, AfterValidator(_check_betas)] = [0.5, 0.99]
+    """Decay of adam's and adamw's two averages."""
+    eps: Annotated[float, Field(gt=0)] = 1e-15
+    """Of adam and adamw: added to the denominator."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Decay of weights (adam: as a gradient, adamw: decoupled)."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Of sgd."""
+    max_gradient_norm: Annotated[float | None, Field(gt=0)] = None
+    """Longest gradient of all parameters; None is any."""
+
+
+class Training(Section):
+    """The run."""
+
+    output: Annotated[str, Field(min_length=1)] = "outputs/run"
+    """Folder of the run; running again resumes it."""
+    max_steps: Annotated[int, Field(ge=1)] = 2000
+    """Optimizer steps; schedules stretch with it."""
+    minutes: Annotated[float | None, Field(gt=0)] = None
+    """Stop cleanly after this long, schedules as they are."""
+    batch_size: Annotated[int, Field(ge=1)] = 4
+    """Prompts of a step over all ranks and accumulation steps."""
+    accumulation_steps: Annotated[int, Field(ge=1)] = 1
+    """Parts in which each rank computes a step."""
+    zero_stage: Annotated[Literal[0, 1, 2], BeforeValidator(_refuse_stage_3)] = 0
+    """DeepSpeed's ZeRO stage: 1 splits the optimizer among ranks, 2 gradients as well."""
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.995
+    """Of the averaged weights, which are exported."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train."""
+    deterministic: bool = False
+    """Only repeatable operations, slower; the CPU always repeats."""
+    text_cache: Annotated[int, Field(ge=0)] = 2048
+    """Text encodings kept for each encoder, where those of all prompts with all view words are no more."""
+    log_every: Annotated[int, Field(ge=1)] = 10
+    """Steps between lines of metrics."""
+    sample_every: Annotated[int, Field(ge=1)] = 200
+    """Steps between image grids."""
+    sample_prompts: list[str] | None = None
+    """Prompts of the image grids; None is eight of the corpus."""
+    tensorboard: bool = True
+    """Write TensorBoard files too."""
+    checkpoint_every: Annotated[int, Field(ge=1)] = 500
+    """Steps between checkpoints."""
+    keep_checkpoints: Annotated[int, Field(ge=1)] = 2
+    """Newest checkpoints kept."""
+    max_skipped_steps: Annotated[int, Field(ge=1)] = 10
+    """Non-finite steps in a row that end the run."""
+
+
+class Evaluation(Section):
+    """Validation while training; the best generator by it is exported."""
+
+    every: Annotated[int | None, Field(ge=1)] = None
+    """Steps between validations; None validates never."""
+    metric: str = "score"
+    """Which of the validation's scores is the higher the better."""
+    num_prompts: Annotated[int, Field(ge=1)] = 64
+    """Validation prompts."""
+
+
+class Config(Section):
+    """Everything that a run is made of."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of everything random."""
+    prompts: Prompts = Prompts()
+    """What to train on."""
+    conditioner: Conditioner = Conditioner()
+    """Text encoder of the generator."""
+    cameras: Cameras = Cameras()
+    """Cameras of the training."""
+    generator: Generator = Generator()
+    """The network that is trained."""
+    renderer: Renderer = Renderer()
+    """Volume rendering."""
+    priors: Annotated[list[Prior], Field(min_length=1)] = [Prior()]
+    """Frozen priors."""
+    distillation: Distillation = Distillation()
+    """Score distillation."""
+    regularizers: Regularizers = Regularizers()
+    """Regularizers."""
+    optimizer: Optimizer = Optimizer()
+    """Optimizer."""
+    training: Training = Training()
+    """The run."""
+    evaluation: Evaluation = Evaluation()
+    """Validation while training."""
+
+    @model_validator(mode="after")
+    def _timesteps_in_order(self) -> Config:
+        low = parse_schedule(self.distillation.t_min, key="distillation.t_min", max_steps=1000)
+        high = parse_schedule(self.distillation.t_max, key="distillation.t_max", max_steps=1000)
+        if any(low.value_at(step) > high.value_at(step) for step in range(1001)):
+            raise ValueError("distillation.t_min: above distillation.t_max during a part of the training.")
+        return self

@@ -1,0 +1,138 @@
+"""Prompt corpora: read and validate files, split them by stable hash, and take prompts from the tinyworld.
+
+Needs no torch. A corpus is a list of prompts without repetitions, in the order of its file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from scaledreamer.prompts.check import check_prompt
+
+
+def read_prompts(path: str | Path, section: str = "train") -> list[str]:
+    """Reads a corpus: a text file with one prompt a line, or JSON with a list or `{"train": [...], ...}`.
+
+    Blank lines and lines starting with # are no prompts; runs of white space become one blank; repetitions
+    are dropped.
+
+    Args:
+        path: the file, UTF-8.
+        section: which list of a JSON mapping.
+    Raises: ValueError naming the file, what is wrong with it and where.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8.") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{path}: cannot be read ({_reason(error)}); give a .txt or .json file of prompts."
+        ) from None
+    if path.suffix.lower() == ".json":
+        places = [(f"entry {i}", prompt) for i, prompt in enumerate(_json_list(path, text, section))]
+    else:
+        lines = ((f"line {i}", line) for i, line in enumerate(text.splitlines(), start=1))
+        places = [
+            (place, line) for place, line in lines if line.strip() and not line.lstrip().startswith("#")
+        ]
+    prompts = _validated(path, places)
+    if not prompts:
+        raise ValueError(f"{path}: no prompts in it; give one prompt a line.")
+    return prompts
+
+
+def _json_list(path: Path, text: str, section: str) -> list[Any]:
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not valid JSON ({_reason(error)}).") from None
+    if isinstance(data, dict):
+        if section not in data:
+            raise ValueError(
+                f"{path}: no list {section!r} in it; it has {', '.join(map(repr, data)) or 'nothing'}."
+            )
+        data = data[section]
+    if not isinstance(data, list):
+        raise ValueError(f'{path}: expected a list of prompts, or a mapping {{"{section}": [...]}}.')
+    return data
+
+
+def _validated(path: Path, places: Iterable[tuple[str, Any]]) -> list[str]:
+    """Prompts with single blanks, each once, in order."""
+    prompts: dict[str, None] = {}
+    for place, prompt in places:
+        if not isinstance(prompt, str):
+            raise ValueError(f"{path}: {place} is {prompt!r}, not a text.")
+        prompt = " ".join(prompt.split())
+        try:
+            check_prompt(prompt)
+        except ValueError as error:
+            raise ValueError(f"{path}: {place}: {error}.") from None
+        prompts.setdefault(prompt)
+    return list(prompts)
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or str(error).split("\n")[0] or type(error).__name__)
+
+
+def split_prompts(prompts: Sequence[str], holdout: float) -> tuple[list[str], list[str]]:
+    """Splits a corpus into training and held-out prompts by a stable hash of each prompt.
+
+    Args:
+        holdout: fraction in [0, 1) to hold out.
+    Returns: (train, held out); a prompt's side depends on the prompt alone, so it holds for corpora that
+        grow.
+    """
+    train: list[str] = []
+    held_out: list[str] = []
+    for prompt in prompts:
+        digest = hashlib.blake2b(prompt.lower().encode("utf-8", "replace"), digest_size=8).digest()
+        is_held_out = int.from_bytes(digest, "big") / 2**64 < holdout
+        (held_out if is_held_out else train).append(prompt)
+    return train, held_out
+
+
+def tinyworld_prompts(
+    *, kinds: Sequence[str] | None = None, max_extras: int = 2, limit: int | None = None, size: int = 20_000
+) -> list[str]:
+    """Training prompts of the tinyworld: captions of meanings of its `seen` split.
+
+    Meanings are drawn evenly over kinds and over the number of extras (part colour, pattern, wearing,
+    support), since a plain list of them is mostly creatures with two extras; each is said in a random way.
+    The draw is the same in every run.
+
+    Args:
+        kinds: only these kinds; None is all.
+        max_extras: things said beyond kind and colour.
+        limit: train on this many distinct meanings, each said in eight random ways; None is all that are
+            drawn.
+        size: number of draws, repetitions included.
+    Raises: ValueError for an unknown kind.
+    """
+    from scaledreamer.tinyworld import grammar
+
+    unknown = [kind for kind in kinds or () if kind not in grammar.KINDS]
+    if unknown:
+        raise ValueError(f"prompts.kinds: got {unknown[0]!r}; accepted are {', '.join(grammar.KINDS)}.")
+    rng = random.Random("tinyworld prompts")
+    chosen = tuple(kinds or grammar.KINDS)
+    drawn: list[grammar.Meaning] = []
+    distinct: dict[grammar.Meaning, None] = {}
+    for _ in range(10 * size):
+        if len(drawn) == size or len(distinct) == limit:
+            break
+        meaning = grammar.sample_meaning(rng, "seen", chosen)
+        if grammar.num_extras(meaning) <= max_extras:
+            drawn.append(meaning)
+            distinct.setdefault(meaning)
+    if limit is not None:
+        drawn = list(distinct) * 8
+    return [rng.choice(grammar.captions(meaning)) for meaning in drawn]

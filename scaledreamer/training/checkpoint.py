@@ -1,0 +1,214 @@
+"""Checkpoints in a format of our own: whole tensors by name, whatever the ranks and the ZeRO stage were.
+
+    checkpoints/
+      latest                       name of the newest whole checkpoint
+      step-00000500/
+        parameters.safetensors     float32, by name
+        averaged.safetensors       their moving averages
+        optimizer.safetensors      "<parameter>/<state>", e.g. "grid.table/exp_avg"
+        checkpoint.json            format_version, step, configuration, best score, hashes of the files above
+
+A checkpoint is written under a temporary name, synced, and renamed: under its own name it is whole. No
+pickle.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from scaledreamer.training.engine import State
+
+FORMAT_VERSION = 1
+INDEX = "checkpoint.json"
+TEMPORARY = ".writing-"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Every stateful object of a run after `step` steps.
+
+    Attributes:
+        step: finished steps, which is the number of the next one.
+        config: the run's whole configuration.
+        best: score and step of the best validation so far, or empty.
+    """
+
+    step: int
+    parameters: Mapping[str, Tensor]
+    averaged: Mapping[str, Tensor]
+    optimizer: State
+    config: Mapping[str, Any]
+    best: Mapping[str, float] = field(default_factory=dict)
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
+    """Writes `folder/step-<n>`, there whole or not at all, and removes all but the `keep` newest.
+
+    Raises: ValueError if it cannot be written; what was there before is untouched.
+    """
+    name = f"step-{checkpoint.step:08d}"
+    temporary = folder / f"{TEMPORARY}{name}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        tensors = {
+            "parameters": checkpoint.parameters,
+            "averaged": checkpoint.averaged,
+            "optimizer": {
+                f"{p}/{key}": value
+                for p, state in checkpoint.optimizer.items()
+                for key, value in state.items()
+            },
+        }
+        hashes = {}
+        for stem, values in tensors.items():
+            path = temporary / f"{stem}.safetensors"
+            save_file({key: value.detach().cpu().contiguous() for key, value in values.items()}, path)
+            _sync(path)
+            hashes[path.name] = _hash(path)
+        index = {
+            "format_version": FORMAT_VERSION,
+            "step": checkpoint.step,
+            "best": dict(checkpoint.best),
+            "sha256": hashes,
+            "config": checkpoint.config,
+        }
+        _write_text(temporary / INDEX, json.dumps(index, indent=1))
+        _sync(temporary)
+        final = folder / name
+        if final.exists():  # of the same step, from before a resumption: the new one takes its place
+            shutil.rmtree(final)
+        os.rename(temporary, final)
+        replace_text(folder / "latest", name + "\n")
+        _sync(folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ValueError(
+            f"{folder / name}: cannot be written ({reason}); earlier checkpoints are untouched. Make room or "
+            "choose another training.output, and run the same command again."
+        ) from None
+    for old in _steps(folder)[keep:]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def load_newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint that is whole, and a message for each damaged one that was passed over.
+
+    Raises: ValueError if there are checkpoints but none is whole.
+    """
+    problems = []
+    for path in _steps(folder):
+        try:
+            return load_checkpoint(path), problems
+        except ValueError as error:
+            problems.append(str(error))
+    if problems:
+        raise ValueError(
+            f"{problems[0]} No other checkpoint in {folder} can be used; choose another training.output."
+        )
+    return None, []
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Reads one checkpoint and checks that it is what was written.
+
+    Raises: ValueError if it is incomplete, damaged, or of another format.
+    """
+    try:
+        index = json.loads((path / INDEX).read_text(encoding="utf-8"))
+        version = index["format_version"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ValueError(
+            f"{path}: not a checkpoint of this package, or a damaged one ({INDEX} cannot be read)."
+        ) from None
+    if version != FORMAT_VERSION:
+        raise ValueError(
+            f"{path}: has format_version {version!r}; this version of the package reads {FORMAT_VERSION}."
+        )
+    try:
+        tensors = {}
+        for name, expected in index["sha256"].items():
+            if _hash(path / name) != expected:
+                raise ValueError("does not have the contents that were written")
+            tensors[Path(name).stem] = load_file(path / name)
+        optimizer: State = {name: {} for name in tensors["parameters"]}
+        for key, value in tensors["optimizer"].items():
+            parameter, _, state = key.rpartition("/")
+            optimizer.setdefault(parameter, {})[state] = value
+        return Checkpoint(
+            step=index["step"],
+            parameters=tensors["parameters"],
+            averaged=tensors["averaged"],
+            optimizer=optimizer,
+            config=index["config"],
+            best=index["best"],
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ValueError(f"{path}: damaged ({reason}).") from None
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Replaces a file by another in one step, on the disk as well."""
+    temporary = path.with_name(f"{TEMPORARY}{path.name}")
+    _write_text(temporary, text)
+    os.replace(temporary, path)
+
+
+def replace_folder(temporary: Path, final: Path) -> None:
+    """Puts a finished folder in the place of another one."""
+    old = final.with_name(f"{TEMPORARY}old-{final.name}")
+    shutil.rmtree(old, ignore_errors=True)
+    if final.exists():
+        os.rename(final, old)
+    os.rename(temporary, final)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what a killed run left half-written."""
+    for path in folder.glob(f"{TEMPORARY}*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _steps(folder: Path) -> list[Path]:
+    """Checkpoints, newest first."""
+    return sorted((path for path in folder.glob("step-*") if path.is_dir()), reverse=True)
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file, or the list of files of a folder, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

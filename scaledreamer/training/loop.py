@@ -1,0 +1,372 @@
+"""A run around the step: starting, resuming, ticks, images, validation, checkpoints, stopping, exporting.
+
+Folder of a run: `config.yaml`, `metrics.jsonl`, `tensorboard/`, `samples/`, `checkpoints/`, `generator/` (the
+averaged weights of the last step) and, where there is a validation, `best/` (those with the best score).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from scaledreamer.build import build_trainer, build_validation, make_renderer, renderer_settings
+from scaledreamer.cameras import orbit_cameras
+from scaledreamer.config import Config
+from scaledreamer.config_file import dump_config, flatten
+from scaledreamer.pipeline import TextTo3D
+from scaledreamer.scene import Scene
+from scaledreamer.training.checkpoint import (
+    Checkpoint,
+    load_newest,
+    remove_unfinished,
+    replace_text,
+    save_checkpoint,
+)
+from scaledreamer.training.engine import Process, Update, start_process
+from scaledreamer.training.metrics import Report
+from scaledreamer.training.step import Trainer
+
+SceneOf = Callable[[Sequence[str]], Scene]
+Evaluate = Callable[[SceneOf, int], Mapping[str, float]]
+"""Validation: given the averaged generator (prompts to a scene, without gradients) and the number of finished
+steps, returns scores by name. Called on the main process only."""
+
+# What may differ between a checkpoint and the run that goes on from it.
+MAY_CHANGE = (
+    "evaluation.",
+    *(
+        f"training.{name}"
+        for name in [
+            "output",
+            "max_steps",
+            "minutes",
+            "accumulation_steps",
+            "zero_stage",
+            "device",
+            "deterministic",
+            "text_cache",
+            "log_every",
+            "sample_every",
+            "sample_prompts",
+            "tensorboard",
+            "checkpoint_every",
+            "keep_checkpoints",
+            "max_skipped_steps",
+        ]
+    ),
+)
+SHOWN = ("gradient/norm", "prior0/clipped_fraction", "prior0/timestep", "render/opacity", "loss/eikonal")
+
+
+class RunError(Exception):
+    """The run cannot go on; the message is for the user."""
+
+
+class StopSignals:
+    """Remembers the first SIGINT or SIGTERM instead of dying of it; a second Ctrl-C, later, interrupts."""
+
+    def __init__(self) -> None:
+        self.name: str | None = None
+        self._time = 0.0
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        if self.name is None:
+            self.name, self._time = signal.Signals(number).name, time.monotonic()
+        elif number == signal.SIGINT and time.monotonic() - self._time > 1:
+            raise KeyboardInterrupt
+
+
+@dataclass
+class Run:
+    """A run that is ready to train. Make it with `prepare`."""
+
+    config: Config
+    process: Process
+    trainer: Trainer
+    evaluate: Evaluate | None = None
+    first_step: int = 0
+    best: dict[str, float] = field(default_factory=dict)
+    num_skipped: int = 0
+    num_skipped_in_row: int = 0
+
+    def __post_init__(self) -> None:
+        self.folder = Path(self.config.training.output)
+        # The corpus as it is, so that a run does not go on with other prompts unnoticed.
+        digest = hashlib.sha256("\n".join(self.trainer.stream.prompts).encode()).hexdigest()
+        self.record: dict[str, Any] = self.config.model_dump()
+        self.record["prompts"]["sha256"] = digest
+
+    def resume(self) -> list[str]:
+        """Goes on from the newest whole checkpoint, if there is one; returns what the user should know.
+
+        Raises: ValueError if the configuration differs from the checkpoint's, or no checkpoint can be read.
+        """
+        checkpoint, problems = load_newest(self.folder / "checkpoints")
+        notes = [f"passed over: {problem}" for problem in problems]
+        if checkpoint is None:
+            return notes
+        differing = differing_keys(checkpoint.config, self.record)
+        if differing:
+            raise ValueError(
+                f"{self.folder} was trained with other settings: {'; '.join(differing)}. Set them back to go "
+                "on, or choose another training.output."
+            )
+        self.trainer.engine.load_parameters(checkpoint.parameters)
+        self.trainer.engine.load_optimizer_state(checkpoint.optimizer)
+        self.trainer.averaged.module.load_state_dict(checkpoint.averaged)
+        self.first_step, self.best = checkpoint.step, dict(checkpoint.best)
+        return [*notes, f"going on from step {checkpoint.step}"]
+
+    def train(self) -> None:
+        """Trains to the last step, or until a signal or the time limit, and exports.
+
+        Raises: RunError if it cannot go on.
+        """
+        settings, is_main = self.config.training, self.process.is_main
+        step, start = self.first_step, time.monotonic()
+        if is_main:
+            replace_text(self.folder / "config.yaml", dump_config(self.config))
+        report = Report(
+            self.folder,
+            is_silent=not is_main,
+            first_step=step,
+            max_steps=settings.max_steps,
+            use_tensorboard=settings.tensorboard,
+        )
+        with report, StopSignals() as signals:
+            report.texts({"config": f"```\n{dump_config(self.config)}\n```", "prompts": self._prompt_list()})
+            last_tick = (time.monotonic(), step)
+            while step < settings.max_steps:
+                is_late = settings.minutes is not None and time.monotonic() - start > 60 * settings.minutes
+                update = self.trainer.step(step, wants_stop=is_late or signals.name is not None)
+                step += 1
+                self._count_skipped(step, update, report)
+
+                is_end = step == settings.max_steps or update.wants_stop
+                is_checkpoint = is_end or (step % settings.checkpoint_every == 0 and update.is_applied)
+                every = self.config.evaluation.every
+                if is_checkpoint or step % settings.log_every == 0:
+                    self._tick(step, update, last_tick, report)
+                    last_tick = (time.monotonic(), step)
+                if is_main and (is_end or step % settings.sample_every == 0):
+                    report.grid(step, self._samples())
+                if every is not None and (step % every == 0 or step == settings.max_steps):
+                    self._validate(step, report)
+                if is_checkpoint:
+                    self._save(step)
+                if update.wants_stop:
+                    break
+        if is_main:
+            self._export(self.folder / "generator", step)
+            self._say_end(step, signals.name)
+        self.process.barrier()
+
+    def _count_skipped(self, step: int, update: Update, report: Report) -> None:
+        """Reports a skipped step on all ranks together; ends the run after too many in a row."""
+        if update.is_applied:
+            self.num_skipped_in_row = 0
+            return
+        self.num_skipped += 1
+        self.num_skipped_in_row += 1
+        problems = list(dict.fromkeys(self.trainer.problems))
+        if self.process.world_size > 1:
+            gathered: list[Any] = [None] * self.process.world_size
+            dist.all_gather_object(gathered, problems)
+            problems = list(dict.fromkeys(problem for part in gathered for problem in part))
+        listed = "; ".join(problems[:4]) + ("; ..." if len(problems) > 4 else "")
+        report.say(f"step {step - 1} skipped, not finite: {listed}")
+        if self.num_skipped_in_row == self.config.training.max_skipped_steps:
+            first = step - self.num_skipped_in_row
+            if first > self.first_step and first % self.config.training.checkpoint_every:
+                self._save(first)  # no parameter has changed since
+            raise RunError(
+                f"{self.num_skipped_in_row} steps in a row were not finite, since step {first}; stopped. The "
+                f"state before them is in {self.folder / 'checkpoints'}. Lower optimizer.lr, set "
+                "optimizer.max_gradient_norm, or look at what was not finite above."
+            )
+
+    # --- ticks ----------------------------------------------------------------------------------------------
+
+    def _tick(self, step: int, update: Update, last_tick: tuple[float, int], report: Report) -> None:
+        """Reads and writes the numbers since the last tick; all ranks together."""
+        trainer, index = self.trainer, step - 1
+        averages = trainer.averages.collect(self.process)
+        last_time, last_step = last_tick
+        num_steps = step - last_step
+        values = averages | {
+            "gradient/norm": update.gradient_norm,
+            "gradient/norm_clipped": update.clipped_norm,
+            "gradient/skipped_steps": self.num_skipped,
+            **{f"lr/{name}": rate for name, rate in trainer.learning_rates.at(index).items()},
+            **{f"weight/{name}": weight for name, weight in trainer.regularizers.weights_at(index).items()},
+            "schedule/t_min": trainer.distillation.t_min.value_at(index),
+            "schedule/t_max": trainer.distillation.t_max.value_at(index),
+            "seconds/step": (time.monotonic() - last_time) / num_steps,
+            **{f"seconds/{part}": seconds / num_steps for part, seconds in trainer.timer.collect().items()},
+        }
+        report.write(step, values)
+        report.progress(step, values, SHOWN)
+
+    def scene_of(self, prompts: Sequence[str]) -> Scene:
+        """Scenes of prompts by the averaged generator, without gradients."""
+        with torch.no_grad():
+            return self.trainer.averaged.module(self.trainer.conditioner(prompts))
+
+    @torch.no_grad()
+    def _samples(self) -> torch.Tensor:
+        """Turntables of a few prompts, "row view 3 h w"."""
+        corpus = self.trainer.stream.prompts
+        prompts = self.config.training.sample_prompts or list(corpus[:: max(len(corpus) // 8, 1)][:8])
+        views, size = self.trainer.views, self.trainer.priors[0].prior.image_size
+        distance, fov_deg = sum(views.distance) / 2, sum(views.fov_deg) / 2
+        cameras = orbit_cameras(4, elevation_deg=15.0, distance=distance, fov_deg=fov_deg).to(
+            self.process.device
+        )
+        renderer = make_renderer(renderer_settings(self.config.renderer))
+        return torch.cat([renderer(self.scene_of([prompt]), cameras, size, size).rgb for prompt in prompts])
+
+    def _validate(self, step: int, report: Report) -> None:
+        """Scores the averaged generator and exports it where it is the best so far."""
+        if self.evaluate is not None and self.process.is_main:
+            scores = self.evaluate(self.scene_of, step)
+            report.write(step, {f"validation/{name}": value for name, value in scores.items()})
+            metric = self.config.evaluation.metric
+            if metric not in scores:
+                accepted = ", ".join(map(repr, scores))
+                raise RunError(f"evaluation.metric: got {metric!r}; accepted are {accepted}.")
+            is_best = scores[metric] > self.best.get("score", float("-inf"))
+            if is_best:
+                self.best = {"score": float(scores[metric]), "step": step}
+                self._export(self.folder / "best", step)
+            report.say(f"validation at step {step}: {metric} {scores[metric]:.4f}{' (best)' * is_best}")
+        self.process.barrier()
+
+    # --- files ----------------------------------------------------------------------------------------------
+
+    def _save(self, step: int) -> Path:
+        """Writes a checkpoint; all ranks together."""
+        engine = self.trainer.engine
+        optimizer = engine.optimizer_state()
+        folder = self.folder / "checkpoints"
+        path = folder
+        if self.process.is_main:
+            checkpoint = Checkpoint(
+                step=step,
+                parameters=engine.trained.state_dict(),
+                averaged=self.trainer.averaged.module.state_dict(),
+                optimizer=optimizer,
+                config=self.record,
+                best=self.best,
+            )
+            try:
+                path = save_checkpoint(folder, checkpoint, keep=self.config.training.keep_checkpoints)
+            except ValueError as error:
+                raise RunError(str(error)) from None
+        self.process.barrier()
+        return path
+
+    def _export(self, folder: Path, step: int) -> None:
+        conditioner: Any = self.trainer.conditioner
+        pipe = TextTo3D(
+            conditioner.encode,
+            self.trainer.averaged.module,
+            generator_name=self.config.generator.name,
+            cameras=self.config.cameras.model_dump(),
+            renderer=renderer_settings(self.config.renderer),
+            step=step,
+        )
+        pipe.save_pretrained(folder)
+
+    def _prompt_list(self) -> str:
+        prompts = self.trainer.stream.prompts
+        return f"{len(prompts)} prompts, among them:\n\n" + "\n".join(f"- {p}" for p in prompts[:100])
+
+    def _say_end(self, step: int, signal_name: str | None) -> None:
+        last = self.config.training.max_steps
+        generator = f"generator: {self.folder / ('best' if self.best else 'generator')}"
+        if step >= last:
+            print(f"finished {last} steps; {generator}", flush=True)
+        else:
+            why = f"on {signal_name}" if signal_name else "at the time limit"
+            print(
+                f"stopped {why} after step {step} of {last}, saved; the same command goes on. {generator}",
+                flush=True,
+            )
+
+
+def prepare(config: Config, evaluate: Evaluate | None = None, *, is_dry_run: bool = False) -> Run:
+    """Builds a run and resumes what its folder holds.
+
+    Args:
+        evaluate: the validation; None is that of the tinyworld, where `evaluation.every` is set.
+        is_dry_run: change nothing on the disk.
+    Raises: ValueError for anything that the user can put right.
+    """
+    if config.training.deterministic:
+        torch.use_deterministic_algorithms(True)
+    process = start_process(config.training.device)
+    trainer = build_trainer(config, process)
+    if config.evaluation.every is not None and evaluate is None:
+        evaluate = build_validation(config, process.device)
+    run = Run(config, process, trainer, evaluate)
+    if process.is_main and not is_dry_run:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(run.folder)
+        remove_unfinished(run.folder / "checkpoints")
+    process.barrier()
+    for note in run.resume():
+        if process.is_main:
+            print(note, flush=True)
+    return run
+
+
+def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Settings of two configurations that differ and must not, as "key is new, was old"."""
+    before, after = flatten(old), flatten(new)
+    return [
+        f"{key} is {after[key]!r}, was {before[key]!r}"
+        for key in after
+        if key in before and before[key] != after[key] and not key.startswith(MAY_CHANGE)
+    ]
+
+
+def describe(run: Run) -> str:
+    """What a dry run prints: configuration, parameters, and the first batch."""
+    trainer = run.trainer
+    batch = trainer.draw(run.first_step)
+    cameras = batch.cameras
+    lines = [dump_config(run.config), "parameters:"]
+    for name, module in trainer.engine.trained.named_children():
+        lines.append(f"  {name}: {sum(p.numel() for p in module.parameters()):,}")
+    lines.append(f"  total: {sum(p.numel() for p in trainer.engine.trained.parameters()):,}")
+    lines += [f"prompts: {len(trainer.stream.prompts):,}", f"first batch (step {run.first_step}):"]
+    times = [trainer.timesteps(run.first_step, batch, number) for number in range(len(trainer.priors))]
+    views = trainer.views.num_views
+    for image, prompt in enumerate(batch.view_prompts):
+        i, v = divmod(image, views)
+        angles = ", ".join(
+            f"{name} {torch.rad2deg(getattr(cameras, name)[i, v]):.1f}"
+            for name in ("elevation", "azimuth", "fov")
+        )
+        at = "; ".join(f"t {t[image]:.3f} + {shift[image]:.3f}" for t, shift in times)
+        lines.append(f"  {prompt!r}: {angles}, distance {cameras.distance[i, v]:.2f}; {at}")
+    return "\n".join(lines)

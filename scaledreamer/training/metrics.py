@@ -1,0 +1,203 @@
+"""Numbers of a run: summed on the device, read at ticks, written as JSON lines, to TensorBoard, and as text.
+
+Nothing here waits for the device between ticks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float
+from torch import Tensor
+
+from scaledreamer.training.engine import Process
+
+
+class Averages:
+    """Means since the last tick, over steps, samples and ranks; every rank adds the same names."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, name: str, value: Float[Tensor, "..."]) -> None:
+        """Adds the mean of a tensor's entries."""
+        value = value.detach().float().mean()
+        self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._counts[name] = self._counts.get(name, 0) + 1
+
+    def collect(self, process: Process) -> dict[str, float]:
+        """The means, the same on all ranks; starts anew."""
+        if not self._sums:
+            return {}
+        means = torch.stack([total / self._counts[name] for name, total in self._sums.items()])
+        if process.world_size > 1:
+            dist.all_reduce(means)
+        values = dict(zip(self._sums, (means / process.world_size).tolist(), strict=True))
+        self._sums, self._counts = {}, {}
+        return values
+
+
+class PartTimer:
+    """Seconds that the parts of a step take: by the clock, or by events of a device that runs on its own."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_device = device.type == "cuda"
+        self._seconds: dict[str, float] = {}
+        self._events: list[tuple[str, Any, Any]] = []
+
+    @contextlib.contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        if self._on_device:
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            begin.record()
+            yield
+            end.record()
+            self._events.append((name, begin, end))
+            return
+        start = time.perf_counter()
+        yield
+        self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def collect(self) -> dict[str, float]:
+        """Seconds by part since the last call."""
+        if self._events:
+            torch.cuda.synchronize()
+        for name, begin, end in self._events:
+            self._seconds[name] = self._seconds.get(name, 0.0) + begin.elapsed_time(end) / 1000
+        seconds, self._seconds, self._events = self._seconds, {}, []
+        return seconds
+
+
+class Report:
+    """What a run tells, on its main process: `metrics.jsonl`, TensorBoard, `samples/`, a line of progress.
+
+    The line says where the run is and when it ends; it is kept up to date on a terminal and printed at ticks
+    elsewhere. Starting at step s drops lines of `metrics.jsonl` for later steps, which will come again.
+
+    Args:
+        folder: of the run.
+        is_silent: for all processes but the main one.
+        first_step, max_steps: where training starts or goes on, and its end.
+        use_tensorboard: write TensorBoard files too.
+    """
+
+    def __init__(
+        self, folder: Path, *, is_silent: bool, first_step: int, max_steps: int, use_tensorboard: bool
+    ) -> None:
+        self._first, self._max = first_step, max_steps
+        self._start = time.monotonic()
+        self._samples = folder / "samples"
+        self.is_silent = is_silent
+        self._file: Any = None
+        self._board: Any = None
+        self._bar: Any = None
+        if is_silent:
+            return
+        _drop_lines_after(folder / "metrics.jsonl", first_step)
+        self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+        if use_tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step or None)
+        if sys.stdout.isatty():
+            from rich.progress import BarColumn, Progress, TextColumn
+
+            self._bar = Progress(
+                BarColumn(bar_width=24), TextColumn("{task.description}"), refresh_per_second=4
+            )
+            self._bar.add_task("starting", total=max_steps, completed=first_step)
+            self._bar.start()
+
+    def __enter__(self) -> Report:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for closable in (self._file, self._board):
+            if closable is not None:
+                closable.close()
+        if self._bar is not None:
+            self._bar.stop()
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Numbers of a tick after `step` steps, without those that are not finite; names are group/name."""
+        if self.is_silent:
+            return
+        values = {name: value for name, value in values.items() if math.isfinite(value)}
+        rounded = {name: float(f"{value:.6g}") for name, value in values.items()}
+        self._file.write(json.dumps({"step": step, **rounded}) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+
+    def progress(self, step: int, values: Mapping[str, float], shown: Sequence[str]) -> None:
+        """The line of progress, with some of a tick's numbers."""
+        if self.is_silent:
+            return
+        seconds = (time.monotonic() - self._start) / max(step - self._first, 1)
+        numbers = "  ".join(f"{name.split('/')[-1]} {values[name]:.3g}" for name in shown if name in values)
+        left = _duration(seconds * (self._max - step))
+        line = f"step {step}/{self._max}  {seconds:.2f} s/step  {left} left  {numbers}"
+        if self._bar is None:
+            print(line, flush=True)
+        else:
+            self._bar.update(self._bar.task_ids[0], completed=step, description=line)
+
+    def say(self, text: str) -> None:
+        """A line of its own."""
+        if self.is_silent:
+            return
+        if self._bar is None:
+            print(text, flush=True)
+        else:
+            self._bar.console.print(text, markup=False, highlight=False)
+
+    def texts(self, texts: Mapping[str, str]) -> None:
+        """Texts for TensorBoard, such as the configuration."""
+        if self._board is not None:
+            for name, text in texts.items():
+                self._board.add_text(name, text)
+
+    def grid(self, step: int, rows: Float[Tensor, "row view 3 h w"]) -> None:
+        """An image grid as samples/step-<n>.png and for TensorBoard."""
+        from PIL import Image
+
+        rows = rows.detach().float().cpu().clamp(0, 1)
+        grid = torch.cat([torch.cat(list(row), dim=-1) for row in rows], dim=-2)
+        self._samples.mkdir(exist_ok=True)
+        pixels = (grid.movedim(0, -1) * 255).round().byte().numpy()
+        Image.fromarray(pixels).save(self._samples / f"step-{step:08d}.png")
+        if self._board is not None:
+            self._board.add_image("samples", grid, step)
+            self._board.flush()
+
+
+def _drop_lines_after(path: Path, step: int) -> None:
+    """Keeps the whole lines of steps up to `step`."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text("".join(kept), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"

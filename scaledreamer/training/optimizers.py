@@ -1,0 +1,107 @@
+"""Torch optimizers with a parameter group for the generator and one for its background; averaged weights.
+
+DeepSpeed is handed these objects and never a name: its own "Adam" would silently be AdamW.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from scaledreamer.schedules import Schedule
+
+GROUPS = ("generator", "background")
+
+
+def parameter_groups(module: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """Trained parameters by group: those of submodules or tensors named `background*`, and all others.
+
+    Groups without parameters are left out.
+    """
+    groups: dict[str, list[nn.Parameter]] = {name: [] for name in GROUPS}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            is_background = any(part.startswith("background") for part in name.split("."))
+            groups["background" if is_background else "generator"].append(parameter)
+    return {name: parameters for name, parameters in groups.items() if parameters}
+
+
+def make_optimizer(
+    module: nn.Module,
+    *,
+    name: str = "adam",
+    betas: Sequence[float] = (0.5, 0.99),
+    eps: float = 1e-15,
+    weight_decay: float = 0.0,
+    momentum: float = 0.0,
+) -> torch.optim.Optimizer:
+    """An optimizer of the parameters in the groups of `parameter_groups`; the step sets learning rates.
+
+    Args:
+        name: "adam" (weight decay is added to the gradient), "adamw" (decoupled weight decay) or "sgd".
+        betas, eps: of adam and adamw.
+        momentum: of sgd.
+    """
+    groups = [{"params": list(ps), "group_name": key} for key, ps in parameter_groups(module).items()]
+    beta_pair = (betas[0], betas[1])
+    match name:
+        case "adam":
+            return torch.optim.Adam(
+                groups, lr=0.0, betas=beta_pair, eps=eps, weight_decay=weight_decay, fused=True
+            )
+        case "adamw":
+            return torch.optim.AdamW(
+                groups, lr=0.0, betas=beta_pair, eps=eps, weight_decay=weight_decay, fused=True
+            )
+        case "sgd":
+            return torch.optim.SGD(groups, lr=0.0, momentum=momentum, weight_decay=weight_decay)
+    raise ValueError(f"optimizer.name: got {name!r}; accepted are 'adam', 'adamw' and 'sgd'.")
+
+
+@dataclass(frozen=True)
+class LearningRates:
+    """Learning rates of both groups over the training, rising from 0 over `warmup_steps`."""
+
+    generator: Schedule
+    background: Schedule
+    warmup_steps: int = 0
+
+    def at(self, step: int) -> dict[str, float]:
+        warmup = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+        return {
+            "generator": warmup * self.generator.value_at(step),
+            "background": warmup * self.background.value_at(step),
+        }
+
+
+def set_learning_rates(optimizer: torch.optim.Optimizer, rates: Mapping[str, float]) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rates[group["group_name"]]
+
+
+class AveragedWeights:
+    """A second module whose parameters are an exponential moving average of the first one's.
+
+    After step s (from 0) the average keeps `min(decay, (1 + s) / (10 + s))` of itself, so that it soon
+    forgets how training began. Make it before DeepSpeed wraps the module.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.module = copy.deepcopy(module).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, step: int) -> None:
+        kept = min(self.decay, (1 + step) / (10 + step))
+        current = [p.detach() for p in module.parameters()]
+        torch._foreach_lerp_(list(self.module.parameters()), current, 1 - kept)
+
+
+def total_norm(gradients: Sequence[Tensor]) -> Float[Tensor, ""]:
+    """L2 norm of all gradients as one vector."""
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(gradients))))

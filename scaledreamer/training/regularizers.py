@@ -1,0 +1,112 @@
+"""What scenes should be like whatever the prompt says: unreduced terms, each a pure function of tensors.
+
+Each term has the axis `batch` first and the same number of entries for every prompt, so that its mean over a
+rank's prompts, averaged over ranks, is the mean over all prompts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from scaledreamer.cameras import Cameras
+from scaledreamer.fields.sdf import finite_difference_gradient
+from scaledreamer.rendering.volume import Rendering
+from scaledreamer.scene import Scene
+from scaledreamer.schedules import Constant, Schedule
+
+NAMES = ("eikonal", "sparsity", "opaque", "orientation")
+
+
+def eikonal(gradient: Float[Tensor, "batch point 3"]) -> Float[Tensor, "batch point"]:
+    """`(|grad sdf| - 1)^2`: a distance grows by one for each unit of length (IGR, arXiv 2002.10099)."""
+    return (gradient.square().sum(-1).clamp(min=1e-12).sqrt() - 1).square()
+
+
+def sparsity(opacity: Float[Tensor, "batch view 1 h w"]) -> Float[Tensor, "batch view 1 h w"]:
+    """`sqrt(o^2 + 0.01)`, close to the opacity itself and smooth at zero (ScaleDreamer)."""
+    return (opacity.square() + 0.01).sqrt()
+
+
+def opaque(opacity: Float[Tensor, "batch view 1 h w"]) -> Float[Tensor, "batch view 1 h w"]:
+    """Entropy of the opacity as a probability, in nats: zero where it is 0 or 1 (ScaleDreamer)."""
+    opacity = opacity.clamp(1e-3, 1 - 1e-3)
+    return -(opacity * opacity.log() + (1 - opacity) * (1 - opacity).log())
+
+
+def orientation(
+    normal: Float[Tensor, "batch view 3 h w"], directions: Float[Tensor, "batch view h w 3"]
+) -> Float[Tensor, "batch view h w"]:
+    """`max(n . d, 0)^2` (after Ref-NeRF, arXiv 2112.03907): visible surface should not face away.
+
+    Args:
+        normal: mean normal of each pixel, times its opacity.
+        directions: of the pixels' rays, unit.
+    """
+    return F.relu((normal * directions.movedim(-1, 2)).sum(2)).square()
+
+
+def eikonal_points(
+    uniforms: Float[Tensor, "batch point 4"], cameras: Cameras, rendering: Rendering, spread: float = 0.1
+) -> Float[Tensor, "batch point 3"]:
+    """Points of the eikonal term: half anywhere in the scene cube, half near the surface that cameras see.
+
+    Args:
+        uniforms: in [0, 1); the last one chooses a pixel for the second half.
+        spread: points near the surface are up to so far from it along each axis.
+    """
+    num_points = uniforms.shape[1]
+    anywhere, near = uniforms.split([num_points - num_points // 2, num_points // 2], dim=1)
+    height, width = rendering.depth.shape[-2:]
+    with torch.no_grad():
+        origins, directions = cameras.rays(height, width)
+        hits = (origins + rendering.depth.movedim(2, -1) * directions).flatten(1, 3)
+        covered = (rendering.opacity.flatten(1) + 1e-6).cumsum(1)  # draws pixels in proportion to opacity
+        pixel = torch.searchsorted(covered, near[..., 3] * covered[:, -1:]).clamp(max=hits.shape[1] - 1)
+        hits = hits.gather(1, pixel[..., None].expand(-1, -1, 3))
+        near_surface = (hits + spread * (2 * near[..., :3] - 1)).clamp(-1, 1)
+        return torch.cat([2 * anywhere[..., :3] - 1, near_surface], dim=1)
+
+
+@dataclass(frozen=True)
+class Regularizers:
+    """Weights over the training of all regularizers; a weight of zero leaves a term out."""
+
+    eikonal: Schedule = Constant(0.0)
+    sparsity: Schedule = Constant(0.0)
+    opaque: Schedule = Constant(0.0)
+    orientation: Schedule = Constant(0.0)
+    num_points: int = 512
+    epsilon: float = 0.01
+
+    def weights_at(self, step: int) -> dict[str, float]:
+        """Weights above zero by name."""
+        weights = {name: getattr(self, name).value_at(step) for name in NAMES}
+        return {name: weight for name, weight in weights.items() if weight > 0}
+
+    def terms(
+        self,
+        names: frozenset[str],
+        scene: Scene,
+        cameras: Cameras,
+        rendering: Rendering,
+        uniforms: Float[Tensor, "batch point 4"],
+    ) -> dict[str, Float[Tensor, "batch ..."]]:
+        """The named terms of a rendered scene, unreduced and without weights."""
+        terms: dict[str, Tensor] = {}
+        if "eikonal" in names:
+            points = eikonal_points(uniforms, cameras, rendering)
+            terms["eikonal"] = eikonal(finite_difference_gradient(scene.sdf, points, self.epsilon))
+        if "sparsity" in names:
+            terms["sparsity"] = sparsity(rendering.opacity)
+        if "opaque" in names:
+            terms["opaque"] = opaque(rendering.opacity)
+        if "orientation" in names:
+            assert rendering.normal is not None
+            _, directions = cameras.rays(*rendering.normal.shape[-2:])
+            terms["orientation"] = orientation(rendering.normal, directions)
+        return terms

@@ -1,0 +1,349 @@
+"""Whole runs: the folder they leave, resuming bit for bit, stopping, refusing, and two ranks against one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.multiprocessing
+import yaml
+from safetensors.torch import load_file
+from torch import Tensor
+
+from scaledreamer.cli.train import main
+from scaledreamer.config_file import load_config
+from scaledreamer.pipeline import TextTo3D
+from scaledreamer.training import loop
+from scaledreamer.training.checkpoint import load_newest
+from scaledreamer.training.step import Trainer
+from tests.training_fakes import gradients_of, make_trainer, parameters_of, write_config, write_random_prior
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_random_prior(tmp_path_factory.mktemp("prior"))
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    return float((a - b).norm() / b.norm())
+
+
+def weights(run: Path, step: int, name: str = "parameters") -> dict[str, Tensor]:
+    return load_file(run / "checkpoints" / f"step-{step:08d}" / f"{name}.safetensors")
+
+
+def assert_equal_weights(a: Path, b: Path, step: int) -> None:
+    for name in ("parameters", "averaged", "optimizer"):
+        mine, other = weights(a, step, name), weights(b, step, name)
+        assert mine.keys() == other.keys()
+        assert all(torch.equal(mine[key], other[key]) for key in mine), name
+
+
+def lines(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_run_leaves_its_folder_and_a_generator_that_loads(
+    prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_config(tmp_path, prior, training__tensorboard=True)
+    assert main(["--config", str(config)]) == 0
+    run = tmp_path / "run"
+    output = capsys.readouterr().out
+    assert "step 6/6" in output and "left" in output and "finished 6 steps" in output
+    names = {path.name for path in run.iterdir()}
+    assert names == {"config.yaml", "metrics.jsonl", "tensorboard", "samples", "checkpoints", "generator"}
+    assert load_config(run / "config.yaml") == load_config(config)
+    ticks = lines(run)
+    assert [tick["step"] for tick in ticks] == [2, 3, 4, 6]
+    for name in (
+        "gradient/norm",
+        "gradient/norm_clipped",
+        "prior0/clipped_fraction",
+        "prior0/timestep",
+        "lr/generator",
+    ):
+        assert name in ticks[-1]
+    assert {"loss/eikonal", "loss/sparsity", "seconds/prior", "seconds/step", "schedule/t_min"} <= set(
+        ticks[-1]
+    )
+    assert [path.name for path in (run / "samples").iterdir()] == ["step-00000006.png"]
+    assert list((run / "tensorboard").iterdir())
+    pipe = TextTo3D.from_pretrained(run, device="cpu")
+    assert pipe.step == 6
+    exported, averaged = pipe.generator.state_dict(), weights(run, 6, "averaged")
+    assert all(torch.equal(exported[name], averaged[name].half().float()) for name in averaged)
+    assert main(["--config", str(config)]) == 0
+    assert "going on from step 6" in capsys.readouterr().out
+
+
+def test_dry_run_prints_everything_and_writes_nothing(
+    prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_config(tmp_path, prior)
+    assert main(["--config", str(config), "--dry-run", "training.batch_size=2"]) == 0
+    output = capsys.readouterr().out
+    assert yaml.safe_load(output.split("\nparameters:")[0])["training"]["batch_size"] == 2
+    assert "total: " in output and "prompts: 12" in output
+    batch = output.split("first batch")[1].splitlines()[1:]
+    assert len(batch) == 2 and all(
+        " view'" in line and "azimuth" in line and "; t 0." in line for line in batch
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def stop_before(step: int, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sends this process a signal just before a step."""
+    original = Trainer.step
+
+    def interrupted(self: Trainer, at: int, **arguments: Any) -> Any:
+        if at == step:
+            signal.raise_signal(number)
+            monkeypatch.setattr(Trainer, "step", original)
+        return original(self, at, **arguments)
+
+    monkeypatch.setattr(Trainer, "step", interrupted)
+
+
+@pytest.mark.parametrize(("zero_stage", "number"), [(0, signal.SIGINT), (2, signal.SIGTERM)])
+def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(
+    prior: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    zero_stage: int,
+    number: signal.Signals,
+) -> None:
+    config = write_config(tmp_path, prior, training__zero_stage=zero_stage, training__checkpoint_every=100)
+    straight, resumed = tmp_path / "straight", tmp_path / "resumed"
+    assert main(["--config", str(config), f"training.output={straight}"]) == 0
+    stop_before(2, number, monkeypatch)
+    assert main(["--config", str(config), f"training.output={resumed}"]) == 0
+    assert f"stopped on {number.name} after step" in capsys.readouterr().out
+    assert main(["--config", str(config), f"training.output={resumed}"]) == 0
+    assert "going on from step" in capsys.readouterr().out
+    assert_equal_weights(straight, resumed, 6)
+    assert lines(resumed)[-1]["gradient/norm"] == lines(straight)[-1]["gradient/norm"]
+    assert sorted(tick["step"] for tick in lines(resumed)) == [tick["step"] for tick in lines(resumed)]
+
+
+def test_time_limit_stops_and_saves(prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = write_config(tmp_path, prior, training__minutes=1e-6)
+    assert main(["--config", str(config)]) == 0
+    assert "stopped at the time limit after step 1 of 6, saved" in capsys.readouterr().out
+    checkpoint, _ = load_newest(tmp_path / "run" / "checkpoints")
+    assert checkpoint is not None and checkpoint.step == 1
+
+
+def test_other_settings_are_refused_by_name_but_harmless_ones_are_not(
+    prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = str(write_config(tmp_path, prior, training__max_steps=1))
+    assert main(["--config", config]) == 0
+    assert main(["--config", config, "optimizer.lr=0.5", "generator.hyper_ingp.mlp_width=5"]) == 2
+    error = capsys.readouterr().err
+    assert "was trained with other settings" in error and error.count("\n") == 1
+    assert "optimizer.lr is 0.5, was 0.001" in error and "generator.hyper_ingp.mlp_width is 5, was 4" in error
+    harmless = ["training.max_steps=2", "training.log_every=1", "training.zero_stage=1"]
+    assert main(["--config", config, *harmless]) == 0
+    assert "finished 2 steps" in capsys.readouterr().out
+
+
+def test_damaged_checkpoint_is_passed_over(
+    prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = str(write_config(tmp_path, prior))
+    assert main(["--config", config, "training.output=" + str(tmp_path / "straight")]) == 0
+    assert main(["--config", config]) == 0
+    newest = tmp_path / "run" / "checkpoints" / "step-00000006" / "parameters.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-4])
+    assert main(["--config", config]) == 0
+    output = capsys.readouterr().out
+    assert "passed over: " in output and "going on from step 3" in output
+    assert_equal_weights(tmp_path / "straight", tmp_path / "run", 6)
+
+
+def test_steps_that_are_not_finite_end_the_run_with_the_state_before(
+    prior: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    original = Trainer.image_gradient
+
+    def broken(self: Trainer, step: int, *arguments: Any) -> Any:
+        gradient, stats = original(self, step, *arguments)
+        return (gradient * float("nan") if step >= 2 else gradient), stats
+
+    monkeypatch.setattr(Trainer, "image_gradient", broken)
+    config = str(write_config(tmp_path, prior, training__max_skipped_steps=2))
+    assert main(["--config", config]) == 2
+    printed = capsys.readouterr()
+    assert "step 2 skipped, not finite: " in printed.out
+    assert "2 steps in a row were not finite, since step 2; stopped." in printed.err
+    checkpoint, _ = load_newest(tmp_path / "run" / "checkpoints")
+    assert checkpoint is not None and checkpoint.step == 2
+    monkeypatch.setattr(Trainer, "image_gradient", original)
+    assert main(["--config", config]) == 0
+    assert main(["--config", config, "training.output=" + str(tmp_path / "straight")]) == 0
+    assert_equal_weights(tmp_path / "straight", tmp_path / "run", 6)
+
+
+def test_best_generator_by_validation_is_kept(prior: Path, tmp_path: Path) -> None:
+    config = load_config(write_config(tmp_path, prior, evaluation__every=2, evaluation__metric="up_and_down"))
+    seen: list[int] = []
+
+    def evaluate(scene_of: loop.SceneOf, step: int) -> dict[str, float]:
+        seen.append(step)
+        assert scene_of(["a red cat", "a blue cube"]).sdf(torch.zeros(2, 5, 3)).shape == (2, 5)
+        return {"up_and_down": {2: 0.1, 4: 0.9, 6: 0.3}[step], "other": 1.0}
+
+    loop.prepare(config, evaluate).train()
+    assert seen == [2, 4, 6]
+    run = tmp_path / "run"
+    assert TextTo3D.from_pretrained(run / "best", device="cpu").step == 4
+    assert TextTo3D.from_pretrained(run / "generator", device="cpu").step == 6
+    assert TextTo3D.from_pretrained(run, device="cpu").step == 4
+    scores = [tick["validation/up_and_down"] for tick in lines(run) if "validation/up_and_down" in tick]
+    assert scores == [0.1, 0.9, 0.3]
+    checkpoint, _ = load_newest(run / "checkpoints")
+    assert checkpoint is not None and checkpoint.best == {"score": 0.9, "step": 4}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["training.accumulation_steps=3"], "training.batch_size: got 4, which cannot be divided"),
+        (["prompts.file=/nowhere/prompts.txt"], "error: /nowhere/prompts.txt: cannot be read"),
+        (["priors.0.model=/nowhere/prior"], "prior /nowhere/prior: "),
+        (["conditioner.model=/nowhere/text"], "conditioner /nowhere/text: "),
+        (["conditioner.model=null"], "conditioner.model: missing"),
+        (["evaluation.every=10"], "evaluation.every: prompts of a file have no ground truth"),
+        (["training.device=cuda"], "training.device: got 'cuda', but torch sees no CUDA device"),
+        (["training.output=/proc/run"], "error: /proc/run: "),
+    ],
+)
+def test_what_cannot_be_built_is_refused_with_one_line(
+    prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], settings: list[str], message: str
+) -> None:
+    if "training.device=cuda" in settings and torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    assert main(["--config", str(write_config(tmp_path, prior)), *settings]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+# --- processes ----------------------------------------------------------------------------------------------
+
+
+def environment(**changes: str) -> dict[str, str]:
+    kept = {
+        k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")
+    }
+    return kept | {"OMP_NUM_THREADS": "1"} | changes
+
+
+@pytest.mark.slow
+def test_two_launched_ranks_are_killed_and_one_without_a_compiler_goes_on(
+    prior: Path, tmp_path: Path
+) -> None:
+    """SIGKILL to all of the launcher's processes; then one process with an empty PATH, another ZeRO stage."""
+    config = write_config(
+        tmp_path,
+        prior,
+        training__max_steps=40,
+        training__checkpoint_every=5,
+        training__zero_stage=1,
+        optimizer__name="sgd",
+        optimizer__max_gradient_norm=1.0,
+    )
+    run, empty = tmp_path / "run", tmp_path / "empty"
+    empty.mkdir()
+    launcher = [
+        str(Path(sys.executable).parent / "deepspeed"),
+        "--num_gpus",
+        "2",
+        "--master_port",
+        str(free_port()),
+    ]
+    command = [*launcher, "train.py", "--config", str(config)]
+    with (tmp_path / "log").open("w") as log:
+        killed = subprocess.Popen(
+            command, cwd=ROOT, env=environment(), stdout=log, stderr=log, start_new_session=True
+        )
+        while not (run / "checkpoints" / "step-00000005").exists() and killed.poll() is None:
+            time.sleep(0.01)
+        os.killpg(killed.pid, signal.SIGKILL)
+        killed.wait()
+    assert (run / "checkpoints" / "step-00000005").exists(), (tmp_path / "log").read_text()[-2000:]
+    command = [sys.executable, "train.py", "--config", str(config), "training.zero_stage=2"]
+    resumed = subprocess.run(
+        command, cwd=ROOT, env=environment(PATH=str(empty)), capture_output=True, text=True
+    )
+    assert "going on from step" in resumed.stdout and "finished 40 steps" in resumed.stdout, resumed.stderr[
+        -2000:
+    ]
+    assert (
+        main(["--config", str(config), f"training.output={tmp_path / 'one'}", "training.zero_stage=0"]) == 0
+    )
+    for name, value in weights(tmp_path / "one", 40).items():
+        assert torch.allclose(value, weights(run, 40)[name], rtol=1e-3, atol=1e-5), name
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def train_steps(zero_stage: int, accumulation_steps: int) -> dict[str, Any]:
+    """Gradients of step 0, then 20 steps of SGD, and the optimizer's state."""
+    settings: Any = {"zero_stage": zero_stage, "accumulation_steps": accumulation_steps, "batch_size": 4}
+    gradients = gradients_of(make_trainer(batch_size=4, accumulation_steps=accumulation_steps))
+    trainer = make_trainer(**settings, optimizer="sgd", max_norm=0.5)
+    norms = [trainer.step(step).gradient_norm for step in range(20)]
+    state = trainer.engine.optimizer_state()
+    flat = torch.cat([value.flatten() for entry in state.values() for value in entry.values()])
+    return {"gradients": gradients, "parameters": parameters_of(trainer), "norms": norms, "state": flat}
+
+
+def rank_main(rank: int, port: int, folder: str) -> None:
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
+    torch.set_num_threads(1)
+    results = {
+        f"{stage}-{accumulation}": train_steps(stage, accumulation)
+        for stage, accumulation in ((0, 1), (1, 1), (2, 1), (2, 2))
+    }
+    trainer = make_trainer()  # a step that only rank 1 finds not finite is skipped by both
+    if rank == 1:
+        encode = trainer.priors[0].prior.encode_image
+        trainer.priors[0].prior.encode_image = lambda images, noise=None: encode(images, noise) * float("nan")
+    results["skipped"] = {"is_applied": trainer.step(0).is_applied}
+    torch.save(results, Path(folder) / f"rank{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_ranks_compute_what_one_does(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(rank_main, (free_port(), str(tmp_path)), nprocs=2)
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2))
+    wanted = train_steps(0, 1)
+    for name in ("0-1", "1-1", "2-1", "2-2"):
+        assert relative(first[name]["gradients"], wanted["gradients"]) < 1e-5
+        assert relative(first[name]["parameters"], wanted["parameters"]) < 1e-5
+        assert relative(first[name]["state"], wanted["state"]) < 1e-3
+        assert first[name]["norms"] == pytest.approx(wanted["norms"], rel=1e-3)
+        assert torch.equal(first[name]["parameters"], second[name]["parameters"])
+        assert torch.equal(first[name]["state"], second[name]["state"])
+    assert first["skipped"] == second["skipped"] == {"is_applied": False}

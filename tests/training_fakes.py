@@ -1,0 +1,254 @@
+"""Small stand-ins with which a whole training step runs in milliseconds: prior, generator, text encoder."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import yaml
+from torch import Tensor, nn
+
+from scaledreamer.priors.base import TextEmbedding
+from scaledreamer.prompts.stream import PromptStream
+from scaledreamer.rendering.volume import VolumeRenderer
+from scaledreamer.scene import TextCondition
+from scaledreamer.schedules import Constant, Linear
+from scaledreamer.training.engine import Engine, Process, start_process
+from scaledreamer.training.optimizers import AveragedWeights, LearningRates, make_optimizer
+from scaledreamer.training.regularizers import Regularizers
+from scaledreamer.training.step import Distillation, PriorTerm, RenderedGenerator, Trainer, Views
+
+PROMPTS = [
+    f"a {color} {thing}" for color in ("red", "green", "blue") for thing in ("cat", "car", "cube", "cone")
+]
+SIZE = 16
+
+
+def random_tensor(name: str, *shape: int) -> Tensor:
+    """Standard normal numbers that depend on the name alone."""
+    seed = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") >> 1
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+class RandomPrior:
+    """A `DiffusionPrior` of random convolutions: nonlinear, smooth, and different for each text."""
+
+    image_size = SIZE
+    num_views = 1
+    latent_shape: tuple[int, int, int] = (2, 4, 4)
+
+    def __init__(self) -> None:
+        self.encoder = random_tensor("encoder", 2, 3, 4, 4) / 6
+        self.mixer = random_tensor("mixer", 2, 2, 3, 3) / 4
+        self.calls: list[int] = []
+
+    def encode_text(self, prompts: list[str]) -> TextEmbedding:
+        return TextEmbedding(torch.stack([random_tensor(prompt, 3, 2) for prompt in prompts]))
+
+    def encode_image(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
+        mean = torch.tanh(F.conv2d(2 * images - 1, self.encoder, stride=4))
+        return mean if noise is None else mean + 0.1 * noise
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.cos(0.5 * math.pi * t)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return torch.sin(0.5 * math.pi * t)
+
+    def predict_noise(self, x_t: Tensor, t: Tensor, conditioning: TextEmbedding) -> Tensor:
+        self.calls.append(len(x_t))
+        text = conditioning.tokens.mean(1)[:, :, None, None]
+        return torch.tanh(F.conv2d(x_t, self.mixer, padding=1) * (1 + t[:, None, None, None]) + text)
+
+
+class FakeConditioner:
+    """Random vectors for texts."""
+
+    condition_dim = 6
+
+    def __call__(self, prompts: Sequence[str]) -> TextCondition:
+        pooled = torch.stack([random_tensor(f"pooled {prompt}", 6) for prompt in prompts])
+        return TextCondition(pooled, pooled[:, None], torch.ones(len(pooled), 1, dtype=torch.bool))
+
+
+class FakeScene:
+    def __init__(self, points_to_values: Tensor, color: Tensor) -> None:
+        self.weights, self.color = points_to_values, color
+
+    def sdf(self, points: Tensor) -> Tensor:
+        return points.norm(dim=-1) - 0.5 + 0.2 * torch.tanh(points @ self.weights)[..., 0]
+
+    def query(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        return self.sdf(points), torch.sigmoid(points @ self.weights[..., 1:])
+
+    def background(self, directions: Tensor) -> Tensor:
+        return torch.sigmoid(self.color)[:, None].expand_as(directions)
+
+
+class FakeGenerator(nn.Module):
+    """A linear map from text to a linear field around a sphere."""
+
+    has_noise = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(0.3 * torch.randn(3, 4))
+        self.body = nn.Linear(6, 12)
+        self.background = nn.Linear(6, 3)
+
+    def forward(self, condition: TextCondition, z: Tensor | None = None) -> FakeScene:
+        weights = self.table + self.body(condition.pooled).view(-1, 3, 4)
+        return FakeScene(weights, self.background(condition.pooled))
+
+
+def make_trainer(
+    process: Process | None = None,
+    *,
+    seed: int = 0,
+    batch_size: int = 4,
+    num_views: int = 2,
+    accumulation_steps: int = 1,
+    zero_stage: int = 0,
+    optimizer: str = "adam",
+    lr: float = 1e-2,
+    max_norm: float | None = None,
+    method: str = "asd",
+    regularizers: Regularizers | None = None,
+    priors: Sequence[PriorTerm] | None = None,
+    **distillation: Any,
+) -> Trainer:
+    """A trainer of the stand-ins; the same settings give the same initial weights."""
+    process = process or start_process("cpu")
+    torch.manual_seed(seed)
+    generator = FakeGenerator()
+    averaged = AveragedWeights(generator, 0.9)
+    regularizers = regularizers or Regularizers(
+        eikonal=Linear(1.0, 0.1, 0, 10), sparsity=Constant(0.5), opaque=Constant(0.1), num_points=16
+    )
+    views = Views((-10.0, 45.0), (-180.0, 180.0), (2.5, 2.7), (38.0, 44.0), num_views=num_views, image_size=8)
+    renderer = VolumeRenderer(num_samples=8, num_importance_samples=6, lattice_resolution=8)
+    engine = Engine(
+        RenderedGenerator(generator, renderer, regularizers, views),
+        generator,
+        make_optimizer(generator, name=optimizer, momentum=0.5),
+        process,
+        micro_batch_size=batch_size // process.world_size // accumulation_steps,
+        accumulation_steps=accumulation_steps,
+        zero_stage=zero_stage,
+        max_norm=max_norm,
+    )
+    prior = RandomPrior()
+    return Trainer(
+        engine=engine,
+        averaged=averaged,
+        stream=PromptStream(PROMPTS, seed=seed, batch_size=batch_size),
+        conditioner=FakeConditioner(),
+        priors=priors or [PriorTerm(prior, lambda texts: prior.encode_text(list(texts)))],
+        views=views,
+        distillation=Distillation(
+            method=method, t_min=Linear(0.5, 0.02, 0, 20), t_max=Linear(0.98, 0.5, 0, 20), **distillation
+        ),
+        regularizers=regularizers,
+        learning_rates=LearningRates(Constant(lr), Constant(lr)),
+        accumulation_steps=accumulation_steps,
+    )
+
+
+def parameters_of(trainer: Trainer) -> Tensor:
+    """All trained parameters as one vector."""
+    return torch.cat([p.detach().flatten() for p in trainer.engine.trained.parameters()]).clone()
+
+
+def gradients_of(trainer: Trainer, step: int = 0) -> Tensor:
+    """Reduced gradients of one step at ZeRO 0, as one vector; the parameters stay."""
+    kept: list[Tensor] = []
+    original = trainer.engine.step
+
+    def look(is_finite: Tensor, *, wants_stop: bool = False) -> Any:
+        kept.append(torch.cat([g.flatten().clone() for g in trainer.engine.reduced_gradients()]))
+        return original(torch.zeros_like(is_finite), wants_stop=wants_stop)
+
+    trainer.engine.step = look  # type: ignore[method-assign]
+    try:
+        trainer.step(step)
+    finally:
+        trainer.engine.step = original  # type: ignore[method-assign]
+    return kept[0]
+
+
+def write_random_prior(folder: Path) -> Path:
+    """A latent diffusion pipeline in the layout of diffusers, with random weights and 16-pixel images."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    from scaledreamer.tinyworld.text import build_tokenizer
+
+    torch.manual_seed(0)
+    tokenizer: Any = build_tokenizer()
+    tokenizer.save_pretrained(folder / "tokenizer")
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        max_position_embeddings=16,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    CLIPTextModel(text).save_pretrained(folder / "text_encoder")
+    blocks: Any = {"block_out_channels": (4, 4, 4), "layers_per_block": 1, "norm_num_groups": 2}
+    blocks |= {"down_block_types": ["DownEncoderBlock2D"] * 3, "up_block_types": ["UpDecoderBlock2D"] * 3}
+    AutoencoderKL(**blocks).save_pretrained(folder / "vae")
+    unet = UNet2DConditionModel(
+        sample_size=4,
+        block_out_channels=(4, 8),
+        layers_per_block=1,
+        norm_num_groups=2,
+        attention_head_dim=4,
+        cross_attention_dim=8,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    )
+    unet.save_pretrained(folder / "unet")
+    DDIMScheduler(beta_schedule="scaled_linear").save_pretrained(folder / "scheduler")
+    return folder
+
+
+def write_config(folder: Path, prior: Path, **changes: Any) -> Path:
+    """The configuration of a run of seconds with a prior of `write_random_prior`."""
+    settings: dict[str, Any] = {
+        "prompts": {"file": str(folder / "prompts.txt")},
+        "conditioner": {"name": "clip", "model": str(prior)},
+        "generator": {
+            "hyper_ingp": {"num_levels": 2, "log2_table_size": 6, "hyper_width": 8, "mlp_width": 4}
+        },
+        "renderer": {"image_size": 8, "num_samples": 6, "num_importance_samples": 4, "lattice_resolution": 6},
+        "priors": [
+            {"name": "stable_diffusion", "model": str(prior), "stable_diffusion": {"dtype": "float32"}},
+        ],
+        "regularizers": {"eikonal": {"num_points": 8}},
+        "training": {
+            "output": str(folder / "run"),
+            "max_steps": 6,
+            "batch_size": 4,
+            "log_every": 2,
+            "sample_every": 100,
+            "sample_prompts": ["a red cat"],
+            "checkpoint_every": 3,
+            "tensorboard": False,
+            "device": "cpu",
+        },
+    }
+    for key, value in changes.items():
+        section, name = key.split("__")
+        settings.setdefault(section, {})[name] = value
+    (folder / "prompts.txt").write_text("\n".join(PROMPTS))
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return path
