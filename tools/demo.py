@@ -1,4 +1,4 @@
-"""All of it in minutes: trains a generator on the embedded prior, makes assets of unseen prompts, scores them.
+"""All of it in minutes: trains a generator on the embedded prior, makes assets of unseen prompts and scores.
 
     python tools/demo.py            # or: make demo
 
@@ -26,10 +26,11 @@ from scaledreamer.tinyworld import grammar
 from scaledreamer.tinyworld.grammar import Meaning
 
 if TYPE_CHECKING:
+    from scaledreamer.asset import Asset
     from scaledreamer.config import Config
     from scaledreamer.evaluation.draws import Draw
     from scaledreamer.evaluation.page import Card
-    from scaledreamer.pipeline import Asset, TextTo3D
+    from scaledreamer.pipeline import TextTo3D
 
 ROOT = Path(__file__).resolve().parent.parent
 NUM_FRAMES, FRAME_SIZE = 16, 128
@@ -124,16 +125,16 @@ def _run(arguments: argparse.Namespace, config: Config) -> int:
         f"{training.max_steps} steps of {training.batch_size} prompts. Shown is the one of step {pipe.step}.",
         f"This command took {minutes:.1f} minutes, of which training {train_minutes:.1f}; peak memory of one "
         f"process {memory / 2**20:.1f} GiB.",
-        "Turntables start at the front and go round counter-clockwise. Left what one forward pass made of the "
-        "prompt, right what the prompt means. Nothing is chosen by hand: the first of each kind in a random draw.",
+        "Turntables start at the front and go round counter-clockwise. Left what one forward pass made of "
+        "the prompt, right what the prompt means. Nothing is chosen by hand: shown are the first of each kind "
+        "in a random draw.",
     ]
-    again = (
-        f"python tools/evaluate.py --checkpoint {folder} {_flags(part)}--num-prompts {arguments.num_prompts}"
-    )
+    flags = f"{_flags(part)}--num-prompts {arguments.num_prompts} --seeds 1"
+    again = f"python tools/evaluate.py --checkpoint {folder} {flags}"
     commands = [
         "make demo",
         _shell([word.removeprefix(f"{ROOT}/") for word in ["python", *train[1:]]]),
-        *(f"{again} --seeds 1 --split {split} --out {folder}/{split}.json" for split in ("unseen", "seen")),
+        *(f"{again} --split {split} --out {folder}/{split}.json" for split in ("unseen", "seen")),
         _shell(["python", "infer.py", "--checkpoint", str(folder), "--prompt", sections[0].cards[0].prompt]),
     ]
     title = "ScaleDreamer: prompts in, 3D assets out"
@@ -144,8 +145,8 @@ def _run(arguments: argparse.Namespace, config: Config) -> int:
 
 
 _UNSEEN = (
-    "None of these meanings, said in any way, was in the training of the generator, of the prior or of the CLIP that "
-    "scores them."
+    "None of these meanings, said in any way, was in the training of the generator, of the prior or of the "
+    "CLIP that scores them."
 )
 _SEEN = "Meanings of the split that the generator was trained on, for comparison."
 
@@ -164,9 +165,9 @@ def choose(draw: Draw, count: int, *, is_unseen: bool) -> list[tuple[str, Meanin
 
 def make_cards(pipe: TextTo3D, chosen: Sequence[tuple[str, Meaning]], folder: Path, name: str) -> list[Card]:
     """Turntables of assets and of true objects, and the assets' meshes."""
+    from scaledreamer.asset import Asset
     from scaledreamer.evaluation.page import Card
     from scaledreamer.meshing.isosurface import EmptySurfaceError
-    from scaledreamer.pipeline import Asset
     from scaledreamer.tinyworld.shapes import WorldScene
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,178 @@
+"""Retrieval and similarity by the evaluator CLIP, a network that no generator has been trained with.
+
+An object is its views' embeddings, unit vectors, averaged (`pooled`); a caption is one unit vector. Captions
+say no view word and are all of the same form, the plainest that the grammar has. A tie is lost. Axes:
+`prompt` objects, `d` the embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from scaledreamer.tinyworld import grammar
+from scaledreamer.tinyworld.grammar import ATTRIBUTES, Meaning
+
+TINY_CLIP = Path(__file__).parent.parent / "assets" / "tiny_clip"
+IMAGE_SIZE = 64
+
+
+@runtime_checkable
+class ImageTextEncoder(Protocol):
+    """What the scores need of a CLIP."""
+
+    def embed_images(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
+        """Unit vectors of images in [0, 1]."""
+        ...
+
+    def embed_texts(self, texts: Sequence[str]) -> Float[Tensor, "n d"]:
+        """Unit vectors of captions."""
+        ...
+
+
+class TinyClip:
+    """A transformers CLIPModel and its tokenizer; captions that it has embedded are remembered.
+
+    Args:
+        model, tokenizer: CLIPModel for images of `IMAGE_SIZE` pixels in [-1, 1], CLIPTokenizer.
+        chunk_size: images or captions of one forward pass.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, *, chunk_size: int = 256) -> None:
+        self._model = model.eval().requires_grad_(False)
+        self._tokenizer = tokenizer
+        self._chunk_size = chunk_size
+        self._max_tokens = model.config.text_config.max_position_embeddings
+        self._known: dict[str, Tensor] = {}
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: Path | str = TINY_CLIP, *, device: torch.device | str = "cpu"
+    ) -> TinyClip:
+        """Reads a folder in the layout of transformers; the shipped one by default.
+
+        Raises: ValueError if it is missing or damaged.
+        """
+        from transformers import CLIPModel, CLIPTokenizer
+
+        try:
+            if not (Path(folder) / "config.json").is_file():
+                raise OSError("there is no config.json")
+            model = CLIPModel.from_pretrained(str(folder), dtype=torch.float32, use_safetensors=True)
+            tokenizer = CLIPTokenizer.from_pretrained(str(folder))
+        except Exception as error:  # transformers raises many kinds for a damaged folder
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(
+                f"evaluator CLIP {folder}: cannot be loaded ({reason}); reinstall the package, or train it "
+                "again with tools/train_tiny_clip.py"
+            ) from None
+        return cls(torch.nn.Module.to(model, device), tokenizer)
+
+    @torch.no_grad()
+    def embed_images(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
+        """Unit vectors of images in [0, 1], brought to `IMAGE_SIZE` where they have another size."""
+        device = self._model.device
+        embedded = []
+        for chunk in images.split(self._chunk_size):
+            if chunk.shape[-2:] != (IMAGE_SIZE, IMAGE_SIZE):
+                chunk = F.interpolate(chunk, (IMAGE_SIZE, IMAGE_SIZE), mode="bilinear", antialias=True)
+            pixels = (chunk.to(device) - 0.5) / 0.5
+            features = self._model.get_image_features(pixel_values=pixels).pooler_output
+            embedded.append(F.normalize(features, dim=-1))
+        return torch.cat(embedded)
+
+    @torch.no_grad()
+    def embed_texts(self, texts: Sequence[str]) -> Float[Tensor, "n d"]:
+        """Unit vectors of captions; what is beyond the encoder's number of tokens is cut."""
+        unknown = {text for text in texts if text not in self._known}
+        new = sorted(unknown, key=lambda text: (len(text.split()), text))
+        for first in range(0, len(new), self._chunk_size):
+            chunk = new[first : first + self._chunk_size]
+            # Attention is causal and pooling reads the end-of-text token, so that padding changes nothing.
+            batch = self._tokenizer(
+                chunk, padding="longest", truncation=True, max_length=self._max_tokens, return_tensors="pt"
+            )
+            ids = batch.input_ids.to(self._model.device)
+            features = self._model.get_text_features(input_ids=ids).pooler_output
+            self._known.update(zip(chunk, F.normalize(features, dim=-1), strict=True))
+        return torch.stack([self._known[text] for text in texts])
+
+
+@dataclass(frozen=True)
+class HardRetrieval:
+    """Outcome of the right caption against those that differ in one attribute, 1 won and 0 lost.
+
+    Attributes:
+        overall: against all of them at once.
+        by_attribute: against those of one attribute, NaN for objects that have none.
+        num_distractors: captions that each object's own is set against.
+    """
+
+    overall: Float[Tensor, " prompt"]
+    by_attribute: dict[str, Float[Tensor, " prompt"]]
+    num_distractors: Int[Tensor, " prompt"]
+
+
+def pool_views(
+    encoder: ImageTextEncoder, images: Float[Tensor, "prompt view 3 h w"]
+) -> Float[Tensor, "prompt d"]:
+    """Mean of the unit embeddings of each object's views; its product with a caption is the mean cosine."""
+    return encoder.embed_images(images.flatten(0, 1)).unflatten(0, images.shape[:2]).mean(1)
+
+
+def hard_retrieval(
+    encoder: ImageTextEncoder, pooled: Float[Tensor, "prompt d"], meanings: Sequence[Meaning]
+) -> HardRetrieval:
+    """Hard R@1 of objects that should be what `meanings` say."""
+    rivals = [grammar.hard_distractors(meaning) for meaning in meanings]
+    texts = [grammar.caption(other) for found in rivals for _, other in found]
+    counts = torch.tensor([len(found) for found in rivals], device=pooled.device)
+    owner = torch.repeat_interleave(torch.arange(len(meanings), device=pooled.device), counts)
+    column = [ATTRIBUTES.index(name) for found in rivals for name, _ in found]
+    place = owner * len(ATTRIBUTES) + torch.tensor(column, device=pooled.device)
+    right = similarity(encoder, pooled, meanings)
+    wrong = (pooled[owner] * encoder.embed_texts(texts).to(pooled)).sum(-1)
+    best = pooled.new_full((len(meanings) * len(ATTRIBUTES),), -torch.inf)
+    best = best.scatter_reduce(0, place, wrong, "amax").unflatten(0, (-1, len(ATTRIBUTES)))
+    won = torch.where(best.isinf(), torch.nan, (right[:, None] > best).float())
+    return HardRetrieval(
+        overall=(right > best.amax(1)).float(),
+        by_attribute=dict(zip(ATTRIBUTES, won.unbind(1), strict=True)),
+        num_distractors=counts,
+    )
+
+
+def plain_retrieval(
+    encoder: ImageTextEncoder,
+    pooled: Float[Tensor, "prompt d"],
+    meanings: Sequence[Meaning],
+    gallery_size: int,
+) -> Float[Tensor, " prompt"]:
+    """Plain R@1: the right caption against those of the next `gallery_size - 1` meanings, all around; 1 won.
+
+    Raises: ValueError if the gallery is larger than the number of distinct meanings.
+    """
+    count = len(meanings)
+    if len(set(meanings)) < count or not 1 <= gallery_size <= count:
+        distinct = len(set(meanings))
+        raise ValueError(f"gallery of {gallery_size}: needs as many distinct meanings, got {distinct}.")
+    texts = encoder.embed_texts([grammar.caption(meaning) for meaning in meanings]).to(pooled)
+    scores = pooled @ texts.T
+    ahead = (torch.arange(count)[None] - torch.arange(count)[:, None]) % count
+    is_rival = ((ahead > 0) & (ahead < gallery_size)).to(pooled.device)
+    return (scores.diagonal() > scores.masked_fill(~is_rival, -torch.inf).amax(1)).float()
+
+
+def similarity(
+    encoder: ImageTextEncoder, pooled: Float[Tensor, "prompt d"], meanings: Sequence[Meaning]
+) -> Float[Tensor, " prompt"]:
+    """Mean cosine of an object's views and its caption, not scaled."""
+    texts = encoder.embed_texts([grammar.caption(meaning) for meaning in meanings]).to(pooled)
+    return (pooled * texts).sum(-1)

@@ -1,0 +1,97 @@
+"""Which prompts an evaluation asks for and from where it looks: a function of the seed alone."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scaledreamer.tinyworld import grammar
+from scaledreamer.tinyworld.grammar import Meaning
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One draw of an evaluation.
+
+    Attributes:
+        seed: of the draw.
+        meanings: distinct ones.
+        prompts: one way to say each, which is what the generator reads.
+        start_azimuth_deg: of the first of the cameras around each object.
+        partners: whose prompt each asset is paired with for the floor: nobody's own, each one once.
+    """
+
+    seed: int
+    meanings: tuple[Meaning, ...]
+    prompts: tuple[str, ...]
+    start_azimuth_deg: float
+    partners: tuple[int, ...]
+
+
+def part_of_split(
+    split: str, *, kinds: Sequence[str] | None = None, max_extras: int = grammar.MAX_EXTRAS
+) -> list[Meaning]:
+    """The meanings of a split with some kinds and at most so many extras.
+
+    Args:
+        kinds: only these; None is all.
+        max_extras: things said beyond kind and colour.
+    Raises: ValueError for an unknown split or kind.
+    """
+    _check(split, kinds)
+    return [
+        meaning
+        for meaning in grammar.meanings_of(split)
+        if meaning.kind in (kinds or grammar.KINDS) and grammar.num_extras(meaning) <= max_extras
+    ]
+
+
+def draw_prompts(
+    seed: int,
+    split: str,
+    count: int,
+    *,
+    kinds: Sequence[str] | None = None,
+    max_extras: int = grammar.MAX_EXTRAS,
+) -> Draw:
+    """Draws distinct meanings of a split, even over kinds and numbers of extras where the split has enough.
+
+    Raises: ValueError if this part of the split has fewer meanings, and as `part_of_split`.
+    """
+    assert count >= 2, count
+    _check(split, kinds)
+    chosen = tuple(kinds or grammar.KINDS)
+    rng = random.Random(f"evaluation|{seed}")
+    found: dict[Meaning, None] = {}
+    for _ in range(400 * count):
+        meaning = grammar.sample_meaning(rng, None, chosen)
+        if grammar.split_of(meaning) == split and grammar.num_extras(meaning) <= max_extras:
+            found.setdefault(meaning)
+        if len(found) == count:
+            break
+    else:  # a small part, of which some meanings hardly ever come up
+        there = part_of_split(split, kinds=kinds, max_extras=max_extras)
+        if count > len(there):
+            part = f"this part of the {split} split accepts 2 to {len(there)}"
+            raise ValueError(f"number of prompts: got {count}; {part}.")
+        rng.shuffle(there)
+        found.update(dict.fromkeys(there))
+    meanings = tuple(found)[:count]
+    order = rng.sample(range(count), count)
+    partners = dict(zip(order, order[1:] + order[:1], strict=True))
+    return Draw(
+        seed=seed,
+        meanings=meanings,
+        prompts=tuple(rng.choice(grammar.captions(meaning)) for meaning in meanings),
+        start_azimuth_deg=rng.uniform(-45.0, 45.0),
+        partners=tuple(partners[i] for i in range(count)),
+    )
+
+
+def _check(split: str, kinds: Sequence[str] | None) -> None:
+    if split not in grammar.SPLITS:
+        raise ValueError(f"split: got {split!r}; accepted are {', '.join(grammar.SPLITS)}.")
+    for kind in kinds or ():
+        if kind not in grammar.KINDS:
+            raise ValueError(f"kinds: got {kind!r}; accepted are {', '.join(grammar.KINDS)}.")

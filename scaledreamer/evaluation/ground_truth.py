@@ -1,0 +1,160 @@
+"""Generated scenes beside the true ones: the same renderer, cameras, background and lattice for both.
+
+Axes: `prompt` objects, `view` cameras, `x y z` cells of the scene cube [-1, 1]^3. Images are composited over
+`BACKGROUND`; occupied is where the signed distance is negative; a pixel is covered where opacity exceeds one
+half.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from scaledreamer.cameras import Cameras, orbit_cameras
+from scaledreamer.rendering.volume import VolumeRenderer
+from scaledreamer.scene import Scene
+from scaledreamer.tinyworld.grammar import Meaning
+from scaledreamer.tinyworld.shapes import WorldScene
+
+IMAGE_SIZE = 64
+ELEVATION_DEG, DISTANCE, FOV_DEG = 15.0, 2.6, 41.0
+BACKGROUND = (0.5, 0.5, 0.5)
+"""Plain grey, from which white, black and every colour of the world stand out."""
+LATTICE = 64
+"""Cells a side in which volumes are compared: fewer lose thin parts where a volume is scaled."""
+FAR = 0.25
+"""Distances are cut here: only their sign, and where between cells it changes, is used."""
+
+MakeScene = Callable[[list[str]], Scene]
+"""Prompts to their scenes, one batch."""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What is kept of scenes.
+
+    Attributes:
+        images: over `BACKGROUND`, in [0, 1].
+        covered: silhouettes.
+        distance: signed distance at the cells' centres, cut at `FAR`, in half precision.
+    """
+
+    images: Float[Tensor, "prompt view 3 h w"]
+    covered: Bool[Tensor, "prompt view h w"]
+    distance: Float[Tensor, "prompt x y z"]
+
+    def rows(self, index: Sequence[int]) -> Observation:
+        """Those of some prompts, in the given order."""
+        chosen = torch.as_tensor(index, device=self.images.device)
+        return Observation(self.images[chosen], self.covered[chosen], self.distance[chosen])
+
+
+@dataclass(frozen=True)
+class Observer:
+    """Looks at scenes, at generated ones as at true ones.
+
+    Attributes:
+        renderer: of images.
+        device: where scenes are.
+        num_views: cameras around each object.
+        lattice: cells a side for volumes.
+        batch_size: scenes in work at once; None is what measured fastest (on a CPU, what stays within its
+        cache).
+    """
+
+    renderer: VolumeRenderer
+    device: torch.device | str = "cpu"
+    num_views: int = 4
+    lattice: int = LATTICE
+    batch_size: int | None = None
+
+    @property
+    def _is_on_cpu(self) -> bool:
+        return torch.device(self.device).type == "cpu"
+
+    def cameras_around(self, start_azimuth_deg: float, batch: int) -> Cameras:
+        """Cameras evenly around the object, the same for every prompt."""
+        return orbit_cameras(
+            self.num_views,
+            elevation_deg=ELEVATION_DEG,
+            distance=DISTANCE,
+            fov_deg=FOV_DEG,
+            start_azimuth_deg=start_azimuth_deg,
+            batch=batch,
+        ).to(self.device)
+
+    @torch.no_grad()
+    def render(
+        self, scene: Scene, cameras: Cameras
+    ) -> tuple[Float[Tensor, "prompt view 3 h w"], Float[Tensor, "prompt view 1 h w"]]:
+        """Images over `BACKGROUND`, and opacity."""
+        background = torch.tensor(BACKGROUND, device=self.device).expand(*cameras.azimuth.shape, 3)
+        chunk_size = 1024 if self._is_on_cpu else None
+        rendering = self.renderer(
+            scene, cameras, IMAGE_SIZE, IMAGE_SIZE, background=background, chunk_size=chunk_size
+        )
+        return rendering.rgb.float().clamp(0, 1), rendering.opacity
+
+    @torch.no_grad()
+    def distance(self, scene: Scene, batch: int) -> Float[Tensor, "{batch} x y z"]:
+        """Signed distances at the cells' centres; not a number counts as outside."""
+        size = self.lattice
+        centre = (torch.arange(size, device=self.device) + 0.5) * (2 / size) - 1
+        points = torch.cartesian_prod(centre, centre, centre)
+        chunks = [scene.sdf(part.expand(batch, -1, 3)) for part in points.split(1 << 14)]
+        values = torch.cat(chunks, 1).nan_to_num(nan=FAR).clamp(-FAR, FAR)
+        return values.half().unflatten(1, (size, size, size))
+
+    def observe(
+        self, make_scene: MakeScene, prompts: Sequence[str], *, start_azimuth_deg: float
+    ) -> Observation:
+        """Views around generated scenes, and their volumes."""
+        size = self.batch_size or (4 if self._is_on_cpu else 32)
+        parts = [list(prompts[first : first + size]) for first in range(0, len(prompts), size)]
+        return _joined([self._look(make_scene(part), len(part), start_azimuth_deg) for part in parts])
+
+    def observe_truth(self, meanings: Sequence[Meaning], *, start_azimuth_deg: float) -> Observation:
+        """The same of the objects that are meant."""
+        size = self.batch_size or (1 if self._is_on_cpu else 32)
+        parts = [meanings[first : first + size] for first in range(0, len(meanings), size)]
+        scenes = ((WorldScene(part, self.device), len(part)) for part in parts)
+        return _joined([self._look(scene, batch, start_azimuth_deg) for scene, batch in scenes])
+
+    def _look(self, scene: Scene, batch: int, start_azimuth_deg: float) -> Observation:
+        images, opacity = self.render(scene, self.cameras_around(start_azimuth_deg, batch))
+        return Observation(images, opacity[:, :, 0] > 0.5, self.distance(scene, batch))
+
+
+def _joined(parts: list[Observation]) -> Observation:
+    columns = zip(*(vars(part).values() for part in parts), strict=True)
+    return Observation(*(torch.cat(values) for values in columns))
+
+
+def intersection_over_union(
+    one: Bool[Tensor, "prompt *shape"], other: Bool[Tensor, "prompt *shape"]
+) -> Float[Tensor, " prompt"]:
+    """Shared part of two sets of cells or pixels; 0 where both are empty."""
+    one, other = one.flatten(1), other.flatten(1)
+    both, either = (one & other).sum(1), (one | other).sum(1)
+    return both / either.clamp(min=1)
+
+
+def volume_iou(one: Observation, other: Observation) -> Float[Tensor, " prompt"]:
+    """IoU of volumes as they stand."""
+    return intersection_over_union(one.distance < 0, other.distance < 0)
+
+
+def silhouette_iou(one: Observation, other: Observation) -> Float[Tensor, " prompt"]:
+    """IoU of silhouettes, mean over views."""
+    batch = one.covered.shape[:2]
+    each = intersection_over_union(one.covered.flatten(0, 1), other.covered.flatten(0, 1))
+    return each.unflatten(0, batch).mean(1)
+
+
+def image_error(one: Observation, other: Observation) -> Float[Tensor, " prompt"]:
+    """Mean absolute difference of images in [0, 1], over views, pixels and channels."""
+    return (one.images - other.images).abs().flatten(1).mean(1)

@@ -1,0 +1,172 @@
+"""One HTML page about a run: assets beside true objects, scores and training curves."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from scaledreamer.evaluation.report import table_rows
+
+WIDTH, HEIGHT = 300, 110
+"""Pixels of a curve, without its labels."""
+MAX_POINTS = 300
+
+_STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; color: #222; }
+body { margin: 2em auto; max-width: 68em; padding: 0 1em; }
+h1 { margin-bottom: 0.2em; } h2 { margin-top: 2em; border-bottom: 1px solid #ccc; }
+pre { background: #f4f4f4; padding: 0.8em; overflow-x: auto; }
+.cards, .curves { display: flex; flex-wrap: wrap; gap: 1em; }
+figure { margin: 0; border: 1px solid #ddd; border-radius: 6px; padding: 0.6em; width: 272px; }
+figure .pair { display: flex; gap: 8px; } figure .pair div { width: 132px; text-align: center; }
+figure img { width: 132px; height: 132px; display: block; }
+figcaption { font-weight: 600; min-height: 2.9em; } small { color: #666; }
+table { border-collapse: collapse; } td, th { padding: 0.15em 0.9em; text-align: right; }
+td:first-child, th:first-child { text-align: left; white-space: pre; }
+tr:nth-child(even) { background: #f6f6f6; }
+svg text { font: 11px system-ui, sans-serif; fill: #444; }
+"""
+
+
+@dataclass(frozen=True)
+class Card:
+    """One prompt.
+
+    Attributes:
+        prompt: as the generator read it.
+        generated, true: image files, relative to the page.
+        note: a line below them.
+        files: further files by label.
+    """
+
+    prompt: str
+    generated: str
+    true: str
+    note: str = ""
+    files: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Section:
+    """Prompts of one split with their scores."""
+
+    title: str
+    text: str
+    cards: Sequence[Card]
+    report: Mapping[str, Any]
+
+
+def render_page(
+    title: str,
+    facts: Sequence[str],
+    commands: Sequence[str],
+    sections: Sequence[Section],
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+) -> str:
+    """The whole page.
+
+    Args:
+        facts: what the reader should know first, one line each.
+        commands: that made it.
+        curves: name -> (steps, values).
+    """
+    body = [f"<h1>{html.escape(title)}</h1>"]
+    body += ["<ul>", *(f"<li>{html.escape(fact)}</li>" for fact in facts), "</ul>"]
+    for section in sections:
+        body.append(f"<h2>{html.escape(section.title)}</h2>\n<p>{html.escape(section.text)}</p>")
+        body += ['<div class="cards">', *map(_card, section.cards), "</div>"]
+        body.append(_table(table_rows(section.report)))
+    body.append(
+        "<p><small>Ceiling: the true objects through the same code. Floor: the same assets with the prompts "
+        "shuffled. Normalised: (value - floor) / (ceiling - floor). Standard errors over assets, clustered "
+        "by meaning.</small></p>"
+    )
+    body += ["<h2>Training</h2>", '<div class="curves">']
+    body += [curve_svg(name, steps, values) for name, (steps, values) in curves.items()]
+    body += ["</div>", "<h2>Commands</h2>", f"<pre>{html.escape(chr(10).join(commands))}</pre>"]
+    head = f'<meta charset="utf-8">\n<title>{html.escape(title)}</title>\n<style>{_STYLE}</style>'
+    lines = [
+        "<!DOCTYPE html>",
+        '<html lang="en">',
+        "<head>",
+        head,
+        "</head>",
+        "<body>",
+        *body,
+        "</body>",
+        "</html>",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _card(card: Card) -> str:
+    prompt = html.escape(card.prompt)
+    pictures = "".join(
+        f'<div><img src="{html.escape(path)}" alt="{label}: {prompt}"><small>{label}</small></div>'
+        for label, path in (("generated", card.generated), ("true", card.true))
+    )
+    links = [f'<a href="{html.escape(path)}">{html.escape(label)}</a>' for label, path in card.files.items()]
+    below = " ".join([html.escape(card.note), *links])
+    return (
+        f'<figure><figcaption>{prompt}</figcaption><div class="pair">{pictures}</div>'
+        f"<small>{below}</small></figure>"
+    )
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    head, *others = rows
+    lines = ["<table>", "<tr>" + "".join(f"<th>{html.escape(cell)}</th>" for cell in head) + "</tr>"]
+    lines += ["<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in others]
+    return "\n".join([*lines, "</table>"])
+
+
+# --- curves -------------------------------------------------------------------------------------------------
+
+
+def read_curves(path: Path, names: Sequence[str]) -> dict[str, tuple[list[float], list[float]]]:
+    """Steps and values of those of the named metrics that a run's `metrics.jsonl` has, finite ones only."""
+    curves: dict[str, tuple[list[float], list[float]]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            values = json.loads(line)
+        except ValueError:
+            continue  # the last line of a run that was killed
+        for name in names:
+            if name in values and math.isfinite(values[name]):
+                steps, found = curves.setdefault(name, ([], []))
+                steps.append(values["step"])
+                found.append(values[name])
+    return {name: curves[name] for name in names if name in curves}
+
+
+def curve_svg(name: str, steps: Sequence[float], values: Sequence[float]) -> str:
+    """One metric over steps, with its range and its last value; long ones are averaged in equal groups."""
+    size = math.ceil(len(values) / MAX_POINTS)
+    groups = [slice(first, first + size) for first in range(0, len(values), size)]
+    xs = [sum(steps[group]) / len(steps[group]) for group in groups]
+    ys = [sum(values[group]) / len(values[group]) for group in groups]
+    low, high = min(ys), max(ys)
+    span, length = (high - low) or 1.0, (xs[-1] - xs[0]) or 1.0
+    top, left = 18, 4
+    points = " ".join(
+        f"{left + WIDTH * (x - xs[0]) / length:.1f},{top + HEIGHT * (high - y) / span:.1f}"
+        for x, y in zip(xs, ys, strict=True)
+    )
+    bottom, right = top + HEIGHT, left + WIDTH
+    label, end = html.escape(name), f"step {steps[-1]:.0f}, last {values[-1]:.3g}"
+    return (
+        f'<svg width="{WIDTH + 64}" height="{HEIGHT + 36}" role="img" aria-label="{label}">'
+        f'<text x="{left}" y="12" font-weight="bold">{label}</text>'
+        f'<rect x="{left}" y="{top}" width="{WIDTH}" height="{HEIGHT}" fill="#fafafa" stroke="#ddd"/>'
+        f'<polyline points="{points}" fill="none" stroke="#2563a8" stroke-width="1.5"/>'
+        f'<text x="{right + 4}" y="{top + 9}">{high:.3g}</text>'
+        f'<text x="{right + 4}" y="{bottom}">{low:.3g}</text>'
+        f'<text x="{left}" y="{bottom + 14}">{steps[0]:.0f}</text>'
+        f'<text x="{right}" y="{bottom + 14}" text-anchor="end">{end}</text>'
+        "</svg>"
+    )

@@ -1,0 +1,80 @@
+"""The short evaluation that chooses the best generator of a run: a few validation prompts, seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+
+from scaledreamer.evaluation.clip_scores import (
+    ImageTextEncoder,
+    TinyClip,
+    hard_retrieval,
+    plain_retrieval,
+    pool_views,
+)
+from scaledreamer.evaluation.draws import draw_prompts
+from scaledreamer.evaluation.ground_truth import (
+    MakeScene,
+    Observation,
+    Observer,
+    silhouette_iou,
+    volume_iou,
+)
+from scaledreamer.rendering.volume import VolumeRenderer
+from scaledreamer.tinyworld import grammar
+
+
+class ValidationScore:
+    """Scores on fixed prompts of the validation split from fixed cameras, so that steps can be compared.
+
+    True objects are rendered at the first call and remembered.
+
+    Args:
+        num_prompts: prompts, and gallery of plain R@1; fewer where the part of the world has fewer.
+        kinds, max_extras: the part of the world that is trained on, as in `prompts` of the configuration.
+        encoder: None is the shipped CLIP.
+        renderer: of images.
+        device: where scenes are.
+    Raises: ValueError if the shipped CLIP is missing or damaged, or there are no such prompts.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_prompts: int = 64,
+        kinds: Sequence[str] | None = None,
+        max_extras: int = grammar.MAX_EXTRAS,
+        encoder: ImageTextEncoder | None = None,
+        renderer: VolumeRenderer | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self._encoder = encoder or TinyClip.from_pretrained(device=device)
+        self._observer = Observer(renderer or VolumeRenderer(), device, num_views=2, lattice=32)
+        self._draw = draw_prompts(0, "validation", num_prompts, kinds=kinds, max_extras=max_extras)
+
+    def __call__(self, make_scene: MakeScene, step: int) -> dict[str, float]:
+        """Scores of a generator; `score` is the mean of hard R@1, plain R@1 and IoU, the higher the better.
+
+        Args:
+            make_scene: prompts to scenes.
+            step: of the weights; every step is asked for the same.
+        """
+        draw = self._draw
+        with torch.no_grad():
+            seen = self._observer.observe(make_scene, draw.prompts, start_azimuth_deg=draw.start_azimuth_deg)
+            pooled = pool_views(self._encoder, seen.images)
+            scores = {
+                "hard_r1": hard_retrieval(self._encoder, pooled, draw.meanings).overall,
+                "plain_r1": plain_retrieval(self._encoder, pooled, draw.meanings, len(draw.meanings)),
+                "iou": volume_iou(seen, self._true),
+                "silhouette_iou": silhouette_iou(seen, self._true),
+            }
+        means = {name: values.float().mean().item() for name, values in scores.items()}
+        return {"score": (means["hard_r1"] + means["plain_r1"] + means["iou"]) / 3} | means
+
+    @cached_property
+    def _true(self) -> Observation:
+        draw = self._draw
+        return self._observer.observe_truth(draw.meanings, start_azimuth_deg=draw.start_azimuth_deg)

@@ -1,0 +1,163 @@
+"""How long things take, and where the time goes.
+
+    python tools/benchmark.py step [--config configs/tiny.yaml] [training.batch_size=8 ...]
+
+`step`: each part's share of a training step. Nothing is written but the file of --json. Exit status: 0 done;
+2 bad input; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scaledreamer.config_file import load_config
+
+if TYPE_CHECKING:
+    from scaledreamer.config import Config
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """All options."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    subcommands = parser.add_subparsers(dest="what", required=True)
+    step = subcommands.add_parser("step", help="each part's share of a training step")
+    step.add_argument("--config", default=str(ROOT / "configs" / "tiny.yaml"), help="(%(default)s)")
+    step.add_argument("--steps", type=int, default=20, metavar="N", help="steps measured (%(default)s)")
+    step.add_argument("--warmup", type=int, default=3, metavar="N", help="steps before them (%(default)s)")
+    step.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
+    step.add_argument(
+        "settings", nargs="*", metavar="key.path=value", help="settings that go before the file's"
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the program; returns its exit status."""
+    arguments = make_parser().parse_args(argv)
+    try:
+        if arguments.steps < 1 or arguments.warmup < 0:
+            raise ValueError("--steps takes at least 1 and --warmup at least 0")
+        config = load_config(arguments.config, arguments.settings)
+        report = measure_step(config, arguments.steps, arguments.warmup)
+        print(format_step(report))
+        if arguments.json is not None:
+            arguments.json.parent.mkdir(parents=True, exist_ok=True)
+            arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+class TimedPrior:
+    """A prior whose calls are timed as parts of the step; everything else is passed on."""
+
+    def __init__(self, prior: Any, timer: Any) -> None:
+        self._prior, self._timer = prior, timer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._prior, name)
+
+    def encode_image(self, *args: Any, **kwargs: Any) -> Any:
+        with self._timer.part("prior: encode image"):
+            return self._prior.encode_image(*args, **kwargs)
+
+    def predict_noise(self, *args: Any, **kwargs: Any) -> Any:
+        with self._timer.part("prior: predict noise"):
+            return self._prior.predict_noise(*args, **kwargs)
+
+
+def measure_step(config: Config, num_steps: int, num_warmup: int) -> dict[str, Any]:
+    """Mean seconds of a training step and of its parts, on one process; nothing is saved.
+
+    Returns: `seconds_per_step`, `seconds` and `share` by part (no part lies within another), and what was
+        measured.
+    """
+    import torch
+
+    from scaledreamer.build import build_trainer
+    from scaledreamer.training.engine import leave_processes, start_process
+
+    process = start_process(config.training.device)
+    trainer = build_trainer(config, process)
+    timer = trainer.timer
+
+    def timed_texts(texts: Any) -> Any:
+        def encode(prompts: Sequence[str]) -> Any:
+            with timer.part("prior: encode text"):
+                return texts(prompts)
+
+        return encode
+
+    trainer.priors = [
+        replace(term, prior=TimedPrior(term.prior, timer), texts=timed_texts(term.texts))
+        for term in trainer.priors
+    ]
+    for step in range(num_warmup):
+        trainer.step(step)
+    timer.collect()
+    if process.device.type == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    for step in range(num_warmup, num_warmup + num_steps):
+        trainer.step(step)
+    parts = {name: seconds / num_steps for name, seconds in timer.collect().items()}
+    whole = (time.perf_counter() - start) / num_steps
+    leave_processes()
+    inside = {
+        name: parts.get(f"prior: {name}", 0.0) for name in ("encode text", "encode image", "predict noise")
+    }
+    seconds = {
+        "stream and text": parts["draw"] + inside["encode text"],
+        "generator and renderer, forward": parts["render"],
+        "prior, encode image": inside["encode image"],
+        "prior, predict noise": inside["predict noise"],
+        "autoencoder backward, clipping": parts["prior"] - sum(inside.values()),
+        "generator and renderer, backward": parts["backward"],
+        "optimizer and averaged weights": parts["update"],
+    }
+    seconds["regularizers' sum, schedules"] = max(whole - sum(seconds.values()), 0.0)
+    images = config.training.batch_size * config.cameras.num_views
+    return {
+        "seconds_per_step": whole,
+        "images_per_second": images / whole,
+        "seconds": seconds,
+        "share": {name: value / whole for name, value in seconds.items()},
+        "steps": num_steps,
+        "batch_size": config.training.batch_size,
+        "images_per_step": images,
+        "device": str(process.device),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+
+
+def format_step(report: dict[str, Any]) -> str:
+    """The report as a table."""
+    lines = [f"{'part':34}{'ms':>9}{'share':>9}"]
+    for name, seconds in report["seconds"].items():
+        lines.append(f"{name:34}{1000 * seconds:9.1f}{report['share'][name]:9.1%}")
+    lines.append(f"{'step':34}{1000 * report['seconds_per_step']:9.1f}{1:9.1%}")
+    lines.append(
+        f"{report['images_per_step']} images a step, {report['images_per_second']:.1f} images a second; mean "
+        f"of {report['steps']} steps on {report['device']}, {report['threads']} thread(s), torch "
+        f"{report['torch']}"
+    )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
