@@ -22,7 +22,10 @@ def test_every_word_of_the_world_is_one_token():
 
 
 def test_pooled_is_read_at_the_end_of_text(conditioner: TextConditioner):
-    short, long = conditioner(["a cat"]), conditioner(["a cat", "a striped red cat wearing a blue hat on a green box"])
+    short, long = (
+        conditioner(["a cat"]),
+        conditioner(["a cat", "a striped red cat wearing a blue hat on a green box"]),
+    )
     torch.testing.assert_close(short.pooled[0], long.pooled[0], atol=1e-5, rtol=1e-5)
     last = long.mask.sum(1) - 1
     assert long.mask.sum(1).tolist() == [4, 14]
@@ -56,7 +59,8 @@ def test_missing_folder_says_what_to_give(tmp_path):
 
 
 def test_a_linear_probe_recovers_every_attribute_of_held_out_captions(conditioner: TextConditioner):
-    """At least 98 % on meanings that no probe has seen, by least squares: no network between text and attribute."""
+    """At least 98 % on meanings that no probe has seen, by least squares: no network between text and
+    attribute."""
     rng = random.Random(0)
 
     def encode(split: str, count: int):

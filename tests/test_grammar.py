@@ -28,7 +28,13 @@ def test_every_caption_means_what_it_says_and_nothing_else():
 
 
 @pytest.mark.parametrize(
-    "text", ["a red-eyed tree frog", "A tree frog with red eyes.", "red-eyed green tree frog", "a green tree frog with red eyes"]
+    "text",
+    [
+        "a red-eyed tree frog",
+        "A tree frog with red eyes.",
+        "red-eyed green tree frog",
+        "a green tree frog with red eyes",
+    ],
 )
 def test_mission_is_understood_and_held_out_by_name(text: str):
     assert grammar.parse(text) == MISSION
@@ -40,7 +46,9 @@ def test_caption_without_color_means_the_canonical_one():
     assert grammar.parse("a tree frog") == Meaning("tree frog", "green", KINDS["tree frog"].part_color)
 
 
-@pytest.mark.parametrize("text", ["", "a", "a dragon", "a red", "a cat on", "a cat with and", "a ball wearing a red hat"])
+@pytest.mark.parametrize(
+    "text", ["", "a", "a dragon", "a red", "a cat on", "a cat with and", "a ball wearing a red hat"]
+)
 def test_what_the_grammar_does_not_say_is_not_parsed(text: str):
     assert grammar.parse(text) is None
 
@@ -74,7 +82,13 @@ def test_splits_are_the_same_in_another_process():
         "print(hashlib.sha256(''.join(g.split_of(m) for m in g.all_meanings()[::50]).encode()).hexdigest())"
     )
     out = [
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONHASHSEED": seed, "PYTHONPATH": "."}, check=True).stdout
+        subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            env={"PYTHONHASHSEED": seed, "PYTHONPATH": "."},
+            check=True,
+        ).stdout
         for seed in ("1", "2")
     ]
     assert out[0] == out[1]

@@ -51,7 +51,14 @@ def save_random_pipeline(folder: Path, prediction_type: str) -> None:
     )
     scheduler = DDIMScheduler(prediction_type=prediction_type)
     StableDiffusionPipeline(
-        autoencoder, CLIPTextModel(text), tokenizer, unet, scheduler, None, None, requires_safety_checker=False
+        autoencoder,
+        CLIPTextModel(text),
+        tokenizer,
+        unet,
+        scheduler,
+        None,
+        None,
+        requires_safety_checker=False,
     ).save_pretrained(folder)
 
 
@@ -90,10 +97,14 @@ def test_gradient_to_the_image_is_right_by_finite_differences(prior: StableDiffu
     step = 1e-2
     with torch.no_grad():
         ahead, behind = (prior.encode_image(images + s * step * direction).sin().sum() for s in (1, -1))
-    assert (gradient * direction).sum().item() == pytest.approx(((ahead - behind) / (2 * step)).item(), rel=2e-2)
+    assert (gradient * direction).sum().item() == pytest.approx(
+        ((ahead - behind) / (2 * step)).item(), rel=2e-2
+    )
 
 
-def test_predicted_noise_is_what_diffusers_scheduler_makes_of_the_network(prior: StableDiffusionPrior, folder: Path):
+def test_predicted_noise_is_what_diffusers_scheduler_makes_of_the_network(
+    prior: StableDiffusionPrior, folder: Path
+):
     from diffusers import DDIMScheduler, UNet2DConditionModel
 
     scheduler = DDIMScheduler.from_pretrained(folder, subfolder="scheduler")
@@ -104,7 +115,9 @@ def test_predicted_noise_is_what_diffusers_scheduler_makes_of_the_network(prior:
         with torch.no_grad():
             output = unet(x_t, step, text.tokens).sample
             clean = scheduler.step(output, step, x_t).pred_original_sample
-        clean = _unclipped(output, x_t, scheduler.alphas_cumprod[step], scheduler.config["prediction_type"], clean)
+        clean = _unclipped(
+            output, x_t, scheduler.alphas_cumprod[step], scheduler.config["prediction_type"], clean
+        )
         t = torch.tensor([step / 1000])
         eps = prior.predict_noise(x_t, t, text)
         alpha, sigma = prior.alpha(t), prior.sigma(t)
@@ -113,7 +126,8 @@ def test_predicted_noise_is_what_diffusers_scheduler_makes_of_the_network(prior:
 
 
 def _unclipped(output: Tensor, x_t: Tensor, alpha_bar: Tensor, prediction_type: str, clean: Tensor) -> Tensor:
-    """diffusers clips the clean sample to [-1, 1]; the same without the clip, checked where the clip did nothing."""
+    """diffusers clips the clean sample to [-1, 1]; the same without the clip, checked where the clip did
+    nothing."""
     if prediction_type == "epsilon":
         free = (x_t - (1 - alpha_bar).sqrt() * output) / alpha_bar.sqrt()
     else:
@@ -125,7 +139,11 @@ def _unclipped(output: Tensor, x_t: Tensor, alpha_bar: Tensor, prediction_type: 
 
 
 def test_a_batch_of_two_equals_two_batches_of_one(prior: StableDiffusionPrior):
-    text, x_t, t = prior.encode_text(["a cat", "a red ball"]), torch.randn(2, 4, 8, 8), torch.tensor([0.3, 0.8])
+    text, x_t, t = (
+        prior.encode_text(["a cat", "a red ball"]),
+        torch.randn(2, 4, 8, 8),
+        torch.tensor([0.3, 0.8]),
+    )
     together = prior.predict_noise(x_t, t, text)
     for i in range(2):
         alone = prior.predict_noise(x_t[i : i + 1], t[i : i + 1], text[i : i + 1])
@@ -136,7 +154,9 @@ def test_a_batch_of_two_equals_two_batches_of_one(prior: StableDiffusionPrior):
 
 
 def test_a_folder_without_a_pipeline_says_what_to_give(tmp_path: Path):
-    with pytest.raises(ValueError, match=r"no unet/ in this folder; give a pipeline folder of the diffusers layout"):
+    with pytest.raises(
+        ValueError, match=r"no unet/ in this folder; give a pipeline folder of the diffusers layout"
+    ):
         StableDiffusionPrior.from_pretrained(tmp_path)
     (tmp_path / "unet").mkdir()
     with pytest.raises(ValueError, match="its weights cannot be loaded"):

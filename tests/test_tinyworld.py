@@ -77,7 +77,9 @@ def test_flat_ellipsoid_is_right_to_first_order(monkeypatch: pytest.MonkeyPatch)
     normal = torch.nn.functional.normalize(outward / axes, dim=-1)
     for offset in (-0.01, 0.01, 0.03):
         distance = scene.sdf(surface + offset * normal)
-        torch.testing.assert_close(distance, torch.full_like(distance, offset), atol=2.5 * offset**2 / 0.1, rtol=0)
+        torch.testing.assert_close(
+            distance, torch.full_like(distance, offset), atol=2.5 * offset**2 / 0.1, rtol=0
+        )
 
 
 def test_cone_has_the_right_volume(monkeypatch: pytest.MonkeyPatch):
@@ -88,12 +90,20 @@ def test_cone_has_the_right_volume(monkeypatch: pytest.MonkeyPatch):
 
 def test_every_object_stays_within_the_bound_and_the_scene_cube():
     meanings = [
-        plain(kind.name, wear="hat" if kind.is_creature else None, wear_color="red" if kind.is_creature else None, support=s, support_color="red")
+        plain(
+            kind.name,
+            wear="hat" if kind.is_creature else None,
+            wear_color="red" if kind.is_creature else None,
+            support=s,
+            support_color="red",
+        )
         for kind in KINDS.values()
         for s in grammar.SUPPORTS
     ]
     scene = WorldScene(meanings)
-    directions = torch.nn.functional.normalize(torch.randn(1, 2000, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
+    directions = torch.nn.functional.normalize(
+        torch.randn(1, 2000, 3, generator=torch.Generator().manual_seed(0)), dim=-1
+    )
     assert (scene.sdf((BOUND * directions).expand(len(meanings), -1, -1)) > 0).all()
     edge = torch.rand(1, 4000, 3, generator=torch.Generator().manual_seed(1)) * 2 - 1
     edge[0, torch.arange(4000), torch.arange(4000) % 3] = torch.where(torch.arange(4000) % 2 == 0, 1.0, -1.0)
@@ -101,7 +111,11 @@ def test_every_object_stays_within_the_bound_and_the_scene_cube():
 
 
 def test_a_batch_of_objects_equals_objects_alone():
-    meanings = [plain("frog", wear="crown", wear_color="red"), plain("ball"), plain("house", support="box", support_color="blue")]
+    meanings = [
+        plain("frog", wear="crown", wear_color="red"),
+        plain("ball"),
+        plain("house", support="box", support_color="blue"),
+    ]
     p = grid_points()
     sdf, rgb = WorldScene(meanings).query(p.expand(3, -1, -1))
     for i, meaning in enumerate(meanings):
@@ -168,7 +182,9 @@ def test_front_faces_plus_x_and_up_is_up():
 def test_painting_traced_views_equals_rendering_them():
     meaning = plain("robot", pattern="striped", wear="scarf", wear_color="red")
     cameras = orbit_cameras(1, elevation_deg=10, distance=2.6, fov_deg=41)
-    views = dataset.trace_views([plain("robot", wear="scarf", wear_color="blue")], cameras, 48, supersampling=1)
+    views = dataset.trace_views(
+        [plain("robot", wear="scarf", wear_color="blue")], cameras, 48, supersampling=1
+    )
     painted, cover = dataset.paint_views(views.surface, views.light, [meaning], torch.ones(1, 3), 48)
     rgb, hit = render(meaning, cameras)
     expected = torch.where(hit[:, None], rgb, torch.ones(3)).T.unflatten(1, (48, 48))

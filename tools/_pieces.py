@@ -28,7 +28,9 @@ class ViewPool:
         first_shard: number of the first; models that must not share renders use different numbers.
     """
 
-    def __init__(self, folder: Path, split: str, num_shards: int, device: str, *, first_shard: int = 0) -> None:
+    def __init__(
+        self, folder: Path, split: str, num_shards: int, device: str, *, first_shard: int = 0
+    ) -> None:
         self.split, self.device = split, device
         if device == "cpu":
             folder.mkdir(parents=True, exist_ok=True)
@@ -45,8 +47,11 @@ class ViewPool:
             self.views = dataset.make_views(first_shard, num_shards * VIEWS_PER_SHARD, split, device=device)
         self.view = view_index(self.views.cameras.elevation[:, 0], self.views.cameras.azimuth[:, 0]).tolist()
 
-    def draw(self, count: int, seed: int, *, recolor: bool = True) -> tuple[Tensor, Tensor, list[Meaning], list[int]]:
-        """Images (count, 3, 64, 64) and coverage in [0, 1], meanings, and view words' indices; a function of `seed`."""
+    def draw(
+        self, count: int, seed: int, *, recolor: bool = True
+    ) -> tuple[Tensor, Tensor, list[Meaning], list[int]]:
+        """Images (count, 3, 64, 64) and coverage in [0, 1], meanings, and view words' indices; a function of
+        `seed`."""
         rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
         index = torch.randint(len(self.views), (count,), generator=generator)
         meanings = [self.views.meanings[i] for i in index.tolist()]
@@ -55,7 +60,11 @@ class ViewPool:
         backgrounds = dataset.draw_backgrounds(generator, count).to(self.device)
         rows = index.to(self.views.surface.device)
         images, cover = dataset.paint_views(
-            self.views.surface[rows], self.views.light[rows], meanings, backgrounds, self.views.surface.shape[1] // 2
+            self.views.surface[rows],
+            self.views.light[rows],
+            meanings,
+            backgrounds,
+            self.views.surface.shape[1] // 2,
         )
         return images, cover, meanings, [self.view[i] for i in index.tolist()]
 
@@ -75,10 +84,12 @@ def cosine_rate(step: int, num_steps: int, warmup: int = 100) -> float:
 
 
 class PiecewiseTraining:
-    """Trains one module for a stated number of steps, in pieces of stated minutes; a piece goes on from the last.
+    """Trains one module for a stated number of steps, in pieces of stated minutes; a piece goes on from the
+    last.
 
     Args:
-        folder: holds `state.pt` (module, moving average, optimizer, step), `metrics.jsonl` and TensorBoard events.
+        folder: holds `state.pt` (module, moving average, optimizer, step), `metrics.jsonl` and TensorBoard
+            events.
         step_fn: `step -> named losses`; must depend on the step alone, so that pieces join without a seam.
     """
 
@@ -100,7 +111,9 @@ class PiecewiseTraining:
         self.ema_decay, self.max_grad_norm = ema_decay, max_grad_norm
         folder.mkdir(parents=True, exist_ok=True)
         trainable = [p for p in module.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(trainable, lr=learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay)
+        self.optimizer = torch.optim.AdamW(
+            trainable, lr=learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay
+        )
         self.ema = {k: v.detach().clone() for k, v in module.state_dict().items()}
         self.step, self.seconds = 0, 0.0
         state_path = folder / "state.pt"
@@ -131,7 +144,8 @@ class PiecewiseTraining:
         module.load_state_dict(self.ema)
 
     def ticks(self, minutes: float, every: int = 100) -> Iterator[int]:
-        """Trains until the steps or the minutes are used up; yields the step at every tick, and at the end."""
+        """Trains until the steps or the minutes are used up; yields the step at every tick, and at the
+        end."""
         from torch.utils.tensorboard import SummaryWriter
 
         writer = SummaryWriter(str(self.folder / "tensorboard"))

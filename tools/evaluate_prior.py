@@ -1,10 +1,11 @@
 """Scores the tinyworld's prior: does it draw what held-out captions and view words say?
 
-    python tools/evaluate_prior.py --num-captions 256 --split unseen --out outputs/prior.json --sheet docs/prior.png
+    python tools/evaluate_prior.py --num-captions 256 --split unseen --out outputs/prior.json --sheet
+    docs/prior.png
 
-Each caption is sampled once with each of the four view words; the four images are pooled like an asset's views. The
-ceiling is the same with ground-truth renders from cameras that the view words describe. Guidance is chosen on the
-validation split where several values are given.
+Each caption is sampled once with each of the four view words; the four images are pooled like an asset's
+views. The ceiling is the same with ground-truth renders from cameras that the view words describe. Guidance
+is chosen on the validation split where several values are given.
 """
 
 from __future__ import annotations
@@ -59,7 +60,9 @@ def drawn_images(
     prompts = [with_view(text, view) for text in texts for view in range(len(VIEW_WORDS))]
     noise = torch.randn(len(prompts), *prior.latent_shape, generator=generator)
     parts = [
-        prior.sample(prompts[i : i + CHUNK], noise[i : i + CHUNK], guidance_scale=guidance_scale, num_steps=num_steps)
+        prior.sample(
+            prompts[i : i + CHUNK], noise[i : i + CHUNK], guidance_scale=guidance_scale, num_steps=num_steps
+        )
         for i in range(0, len(prompts), CHUNK)
     ]
     return torch.cat(parts).unflatten(0, (len(meanings), len(VIEW_WORDS)))
@@ -68,7 +71,9 @@ def drawn_images(
 def view_accuracy(encoder: TinyClip, images: Tensor, meanings: list[Meaning]) -> float:
     """How often CLIP reads the right one of the four view words, on kinds with a front."""
     right = []
-    for meaning, views in zip(meanings, encoder.embed_images(images.flatten(0, 1)).unflatten(0, (-1, 4)), strict=True):
+    for meaning, views in zip(
+        meanings, encoder.embed_images(images.flatten(0, 1)).unflatten(0, (-1, 4)), strict=True
+    ):
         if KINDS[meaning.kind].has_front:
             texts = encoder.embed_texts([with_view(grammar.caption(meaning), view) for view in range(4)])
             right.append(((views @ texts.T).argmax(1) == torch.arange(4)).float())
@@ -84,7 +89,9 @@ def scores(encoder: TinyClip, images: Tensor, meanings: list[Meaning]) -> dict[s
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--prior", type=Path, default=TINY_PRIOR)
     parser.add_argument("--clip", type=Path, default=TINY_CLIP)
     parser.add_argument("--split", choices=grammar.SPLITS, default="unseen")
@@ -127,7 +134,9 @@ def main() -> None:
         print(f"{name:24s} {value[name]:.3f}  ceiling {ceiling[name]:.3f}")
     print(f"hard R@1 relative to ground truth {report['hard_r1_relative']:.3f}")
     if args.sheet:
-        plain = [replace(Meaning(kind.name, kind.color), part_color=kind.part_color) for kind in KINDS.values()]
+        plain = [
+            replace(Meaning(kind.name, kind.color), part_color=kind.part_color) for kind in KINDS.values()
+        ]
         images = drawn_images(prior, plain, best, args.seed + 1, 40)
         args.sheet.parent.mkdir(parents=True, exist_ok=True)
         save_contact_sheet(args.sheet, images.flatten(0, 1), columns=8)

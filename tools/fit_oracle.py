@@ -1,10 +1,11 @@
-"""Fits a generator directly to ground-truth views of the tinyworld by image loss: the score no distillation exceeds.
+"""Fits a generator directly to ground-truth views of the tinyworld by image loss: the score no distillation
+exceeds.
 
-    python tools/fit_oracle.py --config configs/tiny.yaml --minutes 20 --out outputs/oracle [key.path=value ...]
-    python tools/evaluate.py --checkpoint outputs/oracle/generator --split unseen
+    python tools/fit_oracle.py --config configs/tiny.yaml --minutes 20 --out outputs/oracle [key.path=value
+    ...] python tools/evaluate.py --checkpoint outputs/oracle/generator --split unseen
 
-Architecture, conditioner and renderer are those of the configuration; only the teacher differs. If this cannot reach a
-bar, the architecture is at fault and not the distillation.
+Architecture, conditioner and renderer are those of the configuration; only the teacher differs. If this
+cannot reach a bar, the architecture is at fault and not the distillation.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ def draw(pool: ViewPool, count: int, seed: int, size: int) -> tuple[list[str], C
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--config", default="configs/tiny.yaml")
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--steps", type=int, default=3000)
@@ -66,7 +69,9 @@ def main() -> None:
     optimizer = torch.optim.Adam(generator.parameters(), lr=args.lr, betas=(0.9, 0.99), eps=1e-15)
     print(f"{sum(p.numel() for p in generator.parameters())} parameters", flush=True)
 
-    def render(module, prompts: list[str], cameras: Cameras, backgrounds: Tensor, jitter: Tensor | None) -> Tensor:
+    def render(
+        module, prompts: list[str], cameras: Cameras, backgrounds: Tensor, jitter: Tensor | None
+    ) -> Tensor:
         scene = module(conditioner(prompts))
         return renderer(scene, cameras, size, size, jitter=jitter, background=backgrounds[:, None]).rgb[:, 0]
 
@@ -91,7 +96,9 @@ def main() -> None:
             psnr = (-10 * torch.log10(((restored - images) ** 2).flatten(1).mean(1))).mean().item()
             mean = sum(losses[-250:]) / len(losses[-250:])
             took = (time.time() - started) / 60
-            print(f"step {step + 1}  loss {mean:.5f}  held-out PSNR {psnr:.2f} dB  {took:.1f} min", flush=True)
+            print(
+                f"step {step + 1}  loss {mean:.5f}  held-out PSNR {psnr:.2f} dB  {took:.1f} min", flush=True
+            )
     pipe = TextTo3D(
         conditioner,
         averaged.module,

@@ -1,11 +1,13 @@
-"""Trains the tinyworld's CLIP from nothing, on other renders than the prior's. It is only ever used to evaluate.
+"""Trains the tinyworld's CLIP from nothing, on other renders than the prior's. It is only ever used to
+evaluate.
 
     python tools/train_tiny_clip.py train export --minutes 60
 
-Each image is contrasted with the other captions of its batch and with captions that differ from its own in one
-attribute, since those are what hard R@1 asks for. The text tower is the prior's text stage, which knows no image, frozen
-but for its projection; the image tower is trained from nothing. Linear heads that name the attributes help it to start; they are not
-exported. Training stops after `--minutes`; the same command goes on until `--steps` are done.
+Each image is contrasted with the other captions of its batch and with captions that differ from its own in
+one attribute, since those are what hard R@1 asks for. The text tower is the prior's text stage, which knows
+no image, frozen but for its projection; the image tower is trained from nothing. Linear heads that name the
+attributes help it to start; they are not exported. Training stops after `--minutes`; the same command goes on
+until `--steps` are done.
 """
 
 from __future__ import annotations
@@ -64,7 +66,9 @@ def take_text_tower(clip: nn.Module, work: Path, tokenizer) -> None:
 
 def tokenize(tokenizer, texts: list[str]) -> Tensor:
     """Token ids padded to the longest text."""
-    return tokenizer(texts, padding=True, max_length=MAX_TOKENS, truncation=True, return_tensors="pt").input_ids
+    return tokenizer(
+        texts, padding=True, max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
+    ).input_ids
 
 
 class ClipWithHeads(nn.Module):
@@ -86,7 +90,8 @@ class ClipWithHeads(nn.Module):
 
 
 def disturb(images: Tensor, cover: Tensor, generator: torch.Generator) -> Tensor:
-    """Makes renders softer, noisier or a little off in colour, as a generator's are; a third stay as they are."""
+    """Makes renders softer, noisier or a little off in colour, as a generator's are; a third stay as they
+    are."""
     device, count = images.device, len(images)
     amount = torch.rand(count, 3, 1, 1, generator=generator).to(device)
     soft = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
@@ -140,7 +145,9 @@ def train(args: argparse.Namespace) -> None:
         to_text = F.cross_entropy(torch.cat([against_batch, against_wrong], 1), target)
         to_image = F.cross_entropy(against_batch.T, target)
         labels = attribute_labels(meanings) | {"view": torch.tensor(views)}
-        named = [F.cross_entropy(head(image * 8), labels[n].to(args.device)) for n, head in model.heads.items()]
+        named = [
+            F.cross_entropy(head(image * 8), labels[n].to(args.device)) for n, head in model.heads.items()
+        ]
         return {"to_text": to_text, "to_image": 0.3 * to_image, "heads": 0.1 * torch.stack(named).sum()}
 
     training = PiecewiseTraining(
@@ -152,7 +159,9 @@ def train(args: argparse.Namespace) -> None:
         if step % 500 == 0 or step == args.steps:
             training.load_ema_into(averaged)
             accuracy = single_view_accuracy(averaged, tokenizer, held_out, args.device)
-            print("  held-out, one view: " + "  ".join(f"{n} {a:.3f}" for n, a in accuracy.items()), flush=True)
+            print(
+                "  held-out, one view: " + "  ".join(f"{n} {a:.3f}" for n, a in accuracy.items()), flush=True
+            )
             for name, value in accuracy.items():
                 training.writer.add_scalar(f"clip/held_out_{name}", value, step)
 
@@ -168,7 +177,11 @@ def single_view_accuracy(model: ClipWithHeads, tokenizer, pool: ViewPool, device
         texts = [grammar.caption(meaning), *(grammar.caption(other) for _, other in wrong)]
         scores = model.embed_texts(tokenize(tokenizer, texts).to(device)) @ image
         for name in {name for name, _ in wrong}:
-            rivals = [score for score, (attribute, _) in zip(scores[1:].tolist(), wrong, strict=True) if attribute == name]
+            rivals = [
+                score
+                for score, (attribute, _) in zip(scores[1:].tolist(), wrong, strict=True)
+                if attribute == name
+            ]
             won.setdefault(name, []).append(scores[0].item() > max(rivals))
         won.setdefault("all", []).append(bool(scores.argmax() == 0))
     return {name: sum(values) / len(values) for name, values in won.items()}
@@ -186,10 +199,14 @@ def export(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("stages", nargs="+", choices=("train", "export"), help="what to do, in this order")
     parser.add_argument("--minutes", type=float, default=60.0, help="of training in this piece")
-    parser.add_argument("--work", type=Path, default=Path("outputs/tinyworld"), help="views and training state")
+    parser.add_argument(
+        "--work", type=Path, default=Path("outputs/tinyworld"), help="views and training state"
+    )
     parser.add_argument("--out", type=Path, default=Path("scaledreamer/assets/tiny_clip"), help="of `export`")
     parser.add_argument("--num-shards", type=int, default=10, help="thousands of views to train on")
     parser.add_argument("--steps", type=int, default=2500)

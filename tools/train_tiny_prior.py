@@ -1,10 +1,12 @@
-"""Trains the tinyworld's text-to-image prior from nothing: text encoder, autoencoder, then the denoising UNet.
+"""Trains the tinyworld's text-to-image prior from nothing: text encoder, autoencoder, then the denoising
+UNet.
 
     python tools/train_tiny_prior.py text autoencoder unet --minutes 60
     python tools/train_tiny_prior.py export
 
-Each stage trains for `--minutes` and stops; the same command goes on from there until the stage's steps are done. On a
-CPU, views of the world are traced once into `--work`/views; on a GPU they are traced when a stage starts.
+Each stage trains for `--minutes` and stops; the same command goes on from there until the stage's steps are
+done. On a CPU, views of the world are traced once into `--work`/views; on a GPU they are traced when a stage
+starts.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ LATENT_CHANNELS = 8
 STAGES = ("text", "autoencoder", "unet", "export")
 
 
-# --- networks ---------------------------------------------------------------------------------------------------------
+# --- networks ----------------------------------------------------------------------------------------------
 
 
 def build_text_encoder(tokenizer) -> nn.Module:
@@ -105,12 +107,14 @@ def build_scheduler():
     )
 
 
-# --- stages -----------------------------------------------------------------------------------------------------------
+# --- stages ------------------------------------------------------------------------------------------------
 
 
 def tokenize(tokenizer, texts: list[str]) -> Tensor:
     """Token ids padded to the full length, as Stable Diffusion pipelines do."""
-    batch = tokenizer(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt")
+    batch = tokenizer(
+        texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
+    )
     return batch.input_ids
 
 
@@ -133,7 +137,9 @@ def draw_captions(seed: int, count: int, split: str) -> tuple[list[str], dict[st
     rng = random.Random(seed)
     meanings = [grammar.sample_meaning(rng, split) for _ in range(count)]
     views = [rng.choice((0, 1, 2, 3, 4, 4, 4, 4)) for _ in meanings]
-    texts = [draw_caption(m, v, rng, view_word_rate=float(v < 4)) for m, v in zip(meanings, views, strict=True)]
+    texts = [
+        draw_caption(m, v, rng, view_word_rate=float(v < 4)) for m, v in zip(meanings, views, strict=True)
+    ]
     return texts, attribute_labels(meanings) | {"view": torch.tensor(views)}
 
 
@@ -146,10 +152,18 @@ def train_text(args: argparse.Namespace) -> None:
     def losses(step: int) -> dict[str, Tensor]:
         texts, labels = draw_captions(step, 96, "seen")
         logits = probe(tokenize(tokenizer, texts).to(args.device))
-        return {n: F.cross_entropy(logits[n], labels[n].to(args.device), label_smoothing=0.02) for n in logits}
+        return {
+            n: F.cross_entropy(logits[n], labels[n].to(args.device), label_smoothing=0.02) for n in logits
+        }
 
     training = PiecewiseTraining(
-        "text", args.work / "text", probe, losses, num_steps=args.text_steps, learning_rate=1e-3, ema_decay=0.99
+        "text",
+        args.work / "text",
+        probe,
+        losses,
+        num_steps=args.text_steps,
+        learning_rate=1e-3,
+        ema_decay=0.99,
     )
     for _ in training.ticks(args.minutes):
         texts, labels = draw_captions(10**9, 512, "validation")
@@ -231,9 +245,12 @@ def measure_scale(autoencoder: nn.Module, pool: ViewPool) -> float:
 
 
 def train_unet(args: argparse.Namespace) -> None:
-    """UNet: v-prediction at uniform timesteps, frozen text encoder and autoencoder, a tenth of captions empty."""
+    """UNet: v-prediction at uniform timesteps, frozen text encoder and autoencoder, a tenth of captions
+    empty."""
     tokenizer = build_tokenizer()
-    encoder = load_module(args.work / "text", TextProbe(build_text_encoder(tokenizer))).encoder.to(args.device)
+    encoder = load_module(args.work / "text", TextProbe(build_text_encoder(tokenizer))).encoder.to(
+        args.device
+    )
     autoencoder = load_module(args.work / "autoencoder", build_autoencoder()).to(args.device)
     pool = ViewPool(args.work / "views", "seen", args.num_shards, args.device)
     scale = measure_scale(autoencoder, pool)
@@ -245,14 +262,18 @@ def train_unet(args: argparse.Namespace) -> None:
         rng, generator = random.Random(step), torch.Generator().manual_seed(step)
         images, _, meanings, views = pool.draw(args.batch_size, step)
         texts = [
-            "" if rng.random() < 0.1 else draw_caption(m, v, rng) for m, v in zip(meanings, views, strict=True)
+            "" if rng.random() < 0.1 else draw_caption(m, v, rng)
+            for m, v in zip(meanings, views, strict=True)
         ]
         t = torch.randint(1000, (len(texts),), generator=generator).to(args.device)
         with torch.no_grad():
             latents = autoencoder.encode(to_signed(images)).latent_dist.mode() * scale
             tokens = encoder(tokenize(tokenizer, texts).to(args.device)).last_hidden_state
         noise = torch.randn(latents.shape, generator=generator).to(args.device)
-        alpha, sigma = alpha_bar[t].sqrt()[:, None, None, None], (1 - alpha_bar[t]).sqrt()[:, None, None, None]
+        alpha, sigma = (
+            alpha_bar[t].sqrt()[:, None, None, None],
+            (1 - alpha_bar[t]).sqrt()[:, None, None, None],
+        )
         predicted = unet(alpha * latents + sigma * noise, t, tokens).sample
         return {"v": F.mse_loss(predicted, alpha * noise - sigma * latents)}
 
@@ -278,7 +299,9 @@ def export(args: argparse.Namespace) -> None:
     autoencoder = load_module(args.work / "autoencoder", build_autoencoder())
     unet = load_module(args.work / "unet", build_unet())
     autoencoder.register_to_config(
-        scaling_factor=measure_scale(autoencoder, ViewPool(args.work / "views", "seen", args.num_shards, args.device))
+        scaling_factor=measure_scale(
+            autoencoder, ViewPool(args.work / "views", "seen", args.num_shards, args.device)
+        )
     )
     pipeline = StableDiffusionPipeline(
         vae=autoencoder,
@@ -302,11 +325,19 @@ def export(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("stages", nargs="+", choices=STAGES, help="what to train, in this order")
-    parser.add_argument("--minutes", type=float, default=60.0, help="of training in this piece, for each stage")
-    parser.add_argument("--work", type=Path, default=Path("outputs/tinyworld"), help="views and training states")
-    parser.add_argument("--out", type=Path, default=Path("scaledreamer/assets/tiny_prior"), help="of `export`")
+    parser.add_argument(
+        "--minutes", type=float, default=60.0, help="of training in this piece, for each stage"
+    )
+    parser.add_argument(
+        "--work", type=Path, default=Path("outputs/tinyworld"), help="views and training states"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("scaledreamer/assets/tiny_prior"), help="of `export`"
+    )
     parser.add_argument("--num-shards", type=int, default=24, help="thousands of views to train on")
     parser.add_argument("--text-steps", type=int, default=2000)
     parser.add_argument("--autoencoder-steps", type=int, default=3600)

@@ -1,8 +1,8 @@
 """The contract between score distillation and any frozen 2D diffusion prior.
 
-Letters: `x_t = alpha(t) x + sigma(t) eps`, with `t` a fraction in [0, 1] of the prior's own schedule (an adapter alone
-knows its network's steps), `x` the clean latents. Noise predictions are always epsilon, whatever the network predicts.
-Axes: `image` any number of images, `token` of a text.
+Letters: `x_t = alpha(t) x + sigma(t) eps`, with `t` a fraction in [0, 1] of the prior's own schedule (an
+adapter alone knows its network's steps), `x` the clean latents. Noise predictions are always epsilon,
+whatever the network predicts. Axes: `image` any number of images, `token` of a text.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ class TextEmbedding:
         """Joins embeddings of the same prior along their texts."""
         pooled = [part.pooled for part in parts if part.pooled is not None]
         assert len(pooled) in (0, len(parts))
-        return TextEmbedding(torch.cat([part.tokens for part in parts]), torch.cat(pooled) if pooled else None)
+        return TextEmbedding(
+            torch.cat([part.tokens for part in parts]), torch.cat(pooled) if pooled else None
+        )
 
 
 class DiffusionPrior(Protocol):
@@ -60,9 +62,12 @@ class DiffusionPrior(Protocol):
         ...
 
     def encode_image(
-        self, images: Float[Tensor, "image 3 h w"], noise: Float[Tensor, "image c h_latent w_latent"] | None = None
+        self,
+        images: Float[Tensor, "image 3 h w"],
+        noise: Float[Tensor, "image c h_latent w_latent"] | None = None,
     ) -> Float[Tensor, "image c h_latent w_latent"]:
-        """Scaled latents of images in [0, 1], differentiable: the posterior's mean, or a sample with the given noise."""
+        """Scaled latents of images in [0, 1], differentiable: the posterior's mean, or a sample with the
+        given noise."""
         ...
 
     def alpha(self, t: Float[Tensor, " image"]) -> Float[Tensor, " image"]:

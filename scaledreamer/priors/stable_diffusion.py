@@ -1,4 +1,5 @@
-"""Latent diffusion in Stable Diffusion's layout as a prior: the shipped tinyworld prior, and any folder like it."""
+"""Latent diffusion in Stable Diffusion's layout as a prior: the shipped tinyworld prior, and any folder like
+it."""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ from scaledreamer.priors.base import TextEmbedding
 class StableDiffusionPrior:
     """AutoencoderKL, UNet2DConditionModel and CLIP text encoder behind the `DiffusionPrior` contract.
 
-    Times between the network's discrete steps are rounded to the nearest step, for `alpha` and `sigma` alike, so that
-    noise level and the network's time always agree.
+    Times between the network's discrete steps are rounded to the nearest step, for `alpha` and `sigma` alike,
+    so that noise level and the network's time always agree.
 
     Args:
         autoencoder, unet, text_encoder, tokenizer: diffusers' and transformers' objects.
@@ -37,7 +38,8 @@ class StableDiffusionPrior:
     ) -> None:
         if prediction_type not in ("epsilon", "v_prediction"):
             raise ValueError(
-                f"the scheduler's prediction_type is {prediction_type!r}; accepted are 'epsilon' and 'v_prediction'."
+                f"the scheduler's prediction_type is {prediction_type!r}; accepted are "
+                "'epsilon' and 'v_prediction'."
             )
         for module in (autoencoder, unet, text_encoder):
             module.eval().requires_grad_(False)
@@ -79,8 +81,8 @@ class StableDiffusionPrior:
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())[:300]
             raise ValueError(
-                f"prior {source}: its weights cannot be loaded ({reason}); give a folder in the diffusers layout with "
-                "safetensors, or a hub id that can be reached."
+                f"prior {source}: its weights cannot be loaded ({reason}); give a folder in the "
+                "diffusers layout with safetensors, or a hub id that can be reached."
             ) from None
         return cls(
             autoencoder.to(device),
@@ -93,7 +95,8 @@ class StableDiffusionPrior:
 
     @torch.no_grad()
     def encode_text(self, prompts: list[str]) -> TextEmbedding:
-        """Token embeddings padded to the encoder's full length, as Stable Diffusion reads them; longer text is cut."""
+        """Token embeddings padded to the encoder's full length, as Stable Diffusion reads them; longer text
+        is cut."""
         ids = self._tokenizer(
             prompts,
             padding="max_length",
@@ -104,13 +107,19 @@ class StableDiffusionPrior:
         return TextEmbedding(self._text_encoder(ids.to(self._unet.device)).last_hidden_state)
 
     def encode_image(
-        self, images: Float[Tensor, "image 3 h w"], noise: Float[Tensor, "image c h_latent w_latent"] | None = None
+        self,
+        images: Float[Tensor, "image 3 h w"],
+        noise: Float[Tensor, "image c h_latent w_latent"] | None = None,
     ) -> Float[Tensor, "image c h_latent w_latent"]:
         """See `DiffusionPrior.encode_image`; images at the prior's `image_size`."""
         config = self._autoencoder.config
         signed = (images * 2 - 1).to(self._autoencoder.dtype)
         posterior = self._autoencoder.encode(signed).latent_dist
-        latents = posterior.mean if noise is None else posterior.mean + posterior.std * noise.to(posterior.mean.dtype)
+        latents = (
+            posterior.mean
+            if noise is None
+            else posterior.mean + posterior.std * noise.to(posterior.mean.dtype)
+        )
         return (latents.float() - (config.shift_factor or 0.0)) * config.scaling_factor
 
     @torch.no_grad()
@@ -120,7 +129,9 @@ class StableDiffusionPrior:
         """Images in [0, 1] of scaled latents."""
         config = self._autoencoder.config
         unscaled = latents / config.scaling_factor + (config.shift_factor or 0.0)
-        return (self._autoencoder.decode(unscaled.to(self._autoencoder.dtype)).sample.float() / 2 + 0.5).clamp(0, 1)
+        return (
+            self._autoencoder.decode(unscaled.to(self._autoencoder.dtype)).sample.float() / 2 + 0.5
+        ).clamp(0, 1)
 
     def _steps(self, t: Tensor) -> Tensor:
         last = len(self._alpha_bar) - 1
@@ -141,7 +152,8 @@ class StableDiffusionPrior:
         t: Float[Tensor, " image"],
         conditioning: TextEmbedding,
     ) -> Float[Tensor, "image c h_latent w_latent"]:
-        """Epsilon from the UNet; `eps = alpha v + sigma x_t` where it predicts v (Salimans and Ho 2022, appendix D)."""
+        """Epsilon from the UNet; `eps = alpha v + sigma x_t` where it predicts v (Salimans and Ho 2022,
+        appendix D)."""
         dtype = self._unet.dtype
         output = self._unet(x_t.to(dtype), self._steps(t), conditioning.tokens.to(dtype)).sample.float()
         if self._prediction_type == "epsilon":
@@ -158,7 +170,8 @@ class StableDiffusionPrior:
         guidance_scale: float = 7.5,
         num_steps: int = 30,
     ) -> Float[Tensor, "image 3 h w"]:
-        """Images of prompts by DDIM (Song et al. 2021) with classifier-free guidance: to look at what a prior knows."""
+        """Images of prompts by DDIM (Song et al. 2021) with classifier-free guidance: to look at what a prior
+        knows."""
         text, null = self.encode_text(prompts), self.encode_text([""])
         null = null[torch.zeros(len(prompts), dtype=torch.long)]
         conditioning = TextEmbedding.cat([text, null])
@@ -172,6 +185,9 @@ class StableDiffusionPrior:
             clean = (x - sigma * eps) / alpha
             last = then == 0
             t_next = then.expand(len(x))
-            alpha_next, sigma_next = self.alpha(t_next)[:, None, None, None], self.sigma(t_next)[:, None, None, None]
+            alpha_next, sigma_next = (
+                self.alpha(t_next)[:, None, None, None],
+                self.sigma(t_next)[:, None, None, None],
+            )
             x = clean if last else alpha_next * clean + sigma_next * eps
         return self.decode_latents(x)

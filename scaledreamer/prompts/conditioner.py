@@ -1,4 +1,5 @@
-"""The text encoder whose output a generator is given. Apart from any prior's own, and part of what is exported."""
+"""The text encoder whose output a generator is given. Apart from any prior's own, and part of what is
+exported."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ class TextConditioner:
 
     @classmethod
     def from_pretrained(cls, folder_or_id: str | Path, **options: Any) -> TextConditioner:
-        """Reads `text_encoder/` and `tokenizer/` of a folder (a pipeline's or an exported generator's) or a hub id.
+        """Reads `text_encoder/` and `tokenizer/` of a folder (a pipeline's or an exported generator's) or a
+        hub id.
 
         Raises: ValueError if either is missing or cannot be read.
         """
@@ -45,11 +47,13 @@ class TextConditioner:
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())[:300]
             raise ValueError(
-                f"conditioner {source}: text_encoder/ and tokenizer/ cannot be loaded ({reason}); give a folder that "
-                "holds both, or a hub id that can be reached."
+                f"conditioner {source}: text_encoder/ and tokenizer/ cannot be loaded ({reason}); give a "
+                "folder that holds both, or a hub id that can be reached."
             ) from None
         words_path = Path(source) / "tokenizer" / WORDS_FILE
-        words = frozenset(json.loads(words_path.read_text(encoding="utf-8"))) if words_path.is_file() else None
+        words = (
+            frozenset(json.loads(words_path.read_text(encoding="utf-8"))) if words_path.is_file() else None
+        )
         return cls(encoder, tokenizer, words)
 
     @property
@@ -80,7 +84,9 @@ class TextConditioner:
         )
         device = self._encoder.device
         output = self._encoder(batch.input_ids.to(device))
-        return TextCondition(output.pooler_output, output.last_hidden_state, batch.attention_mask.to(device).bool())
+        return TextCondition(
+            output.pooler_output, output.last_hidden_state, batch.attention_mask.to(device).bool()
+        )
 
     def num_tokens(self, prompt: str) -> int:
         """Tokens of a prompt before any cut, marks of start and end included."""
@@ -94,12 +100,15 @@ class TextConditioner:
         return list(dict.fromkeys(word for word in found if word not in self.words))
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes `text_encoder/` (safetensors) and `tokenizer/`, and the closed vocabulary if there is one."""
+        """Writes `text_encoder/` (safetensors) and `tokenizer/`, and the closed vocabulary if there is
+        one."""
         folder = Path(folder)
         self._encoder.save_pretrained(folder / "text_encoder", safe_serialization=True)
         self._tokenizer.save_pretrained(folder / "tokenizer")
         if self.words is not None:
-            (folder / "tokenizer" / WORDS_FILE).write_text(json.dumps(sorted(self.words)) + "\n", encoding="utf-8")
+            (folder / "tokenizer" / WORDS_FILE).write_text(
+                json.dumps(sorted(self.words)) + "\n", encoding="utf-8"
+            )
 
     def state(self) -> dict[str, Tensor]:
         """The encoder's weights by name, for hashes."""

@@ -1,7 +1,7 @@
 """Training images of the tinyworld: geometry traced once, colours painted afresh at every use.
 
-Colours do not move edges, so one traced view (materials, pattern marks and light of each pixel) serves every object of
-the same geometry. Views are traced at twice the resolution and averaged, which gives soft edges.
+Colours do not move edges, so one traced view (materials, pattern marks and light of each pixel) serves every
+object of the same geometry. Views are traced at twice the resolution and averaged, which gives soft edges.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ DISTANCE = (2.5, 2.7)
 FOV_DEG = (38.0, 44.0)
 LOW_ELEVATION_DEG, HIGH_ELEVATION_DEG = (-10.0, 45.0), (45.0, 90.0)
 HIGH_FRACTION = 0.2
-"""Cameras of the prior's data: the generator's default ones, and a fifth from above so that "overhead view" occurs."""
+"""Cameras of the prior's data: the generator's default ones, and a fifth from above so that "overhead view"
+occurs."""
 
 _NOTHING = len(MATERIALS)
 
@@ -81,7 +82,9 @@ def trace_views(
     surface.masked_fill_(~hit, _NOTHING)
     lights = torch.zeros(hit.shape, dtype=torch.uint8, device=device)
     lights.scatter_(1, index, (light.clamp(0, 1) * 255).round().to(torch.uint8))
-    return Views(surface.unflatten(1, (edge, edge)), lights.unflatten(1, (edge, edge)), list(meanings), cameras)
+    return Views(
+        surface.unflatten(1, (edge, edge)), lights.unflatten(1, (edge, edge)), list(meanings), cameras
+    )
 
 
 @torch.no_grad()
@@ -146,7 +149,8 @@ def load_views(paths: Sequence[Path]) -> Views:
 
 
 def recolor(meaning: Meaning, rng: random.Random, split: str | None = "seen") -> Meaning:
-    """A meaning of the same geometry and split with everything else drawn as `grammar.sample_meaning` draws it."""
+    """A meaning of the same geometry and split with everything else drawn as `grammar.sample_meaning` draws
+    it."""
     kind = grammar.KINDS[meaning.kind]
     free = grammar.MAX_EXTRAS - (meaning.wear is not None) - (meaning.support is not None)
     slots = ["pattern"] + ["part"] * (kind.part is not None)

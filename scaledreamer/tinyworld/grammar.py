@@ -1,8 +1,9 @@
-"""Meanings of the tinyworld, the captions that say them, and the splits that hold for the training of everything.
+"""Meanings of the tinyworld, the captions that say them, and the splits that hold for the training of
+everything.
 
-A *meaning* is one object: a kind, its colour, optionally the colour of its named part, a pattern, something it wears
-and something it stands on. Where a caption is silent about a colour the kind's canonical colour is meant, so a
-caption has exactly one meaning and a meaning at least two captions.
+A *meaning* is one object: a kind, its colour, optionally the colour of its named part, a pattern, something
+it wears and something it stands on. Where a caption is silent about a colour the kind's canonical colour is
+meant, so a caption has exactly one meaning and a meaning at least two captions.
 
 Splits are decided by a stable hash of the meaning alone, never by a random state.
 """
@@ -67,7 +68,8 @@ KINDS: dict[str, Kind] = {
 
 @dataclass(frozen=True, order=True)
 class Meaning:
-    """One object of the world. `part_color` is None for kinds without a named part and always set for the others."""
+    """One object of the world. `part_color` is None for kinds without a named part and always set for the
+    others."""
 
     kind: str
     color: str
@@ -96,7 +98,9 @@ def _part_colors(kind: Kind) -> tuple[str | None, ...]:
 def num_extras(meaning: Meaning) -> int:
     """Number of things said beyond kind and colour: part colour, pattern, wearing, standing on."""
     special_part = meaning.part_color != KINDS[meaning.kind].part_color
-    return sum((special_part, meaning.pattern is not None, meaning.wear is not None, meaning.support is not None))
+    return sum(
+        (special_part, meaning.pattern is not None, meaning.wear is not None, meaning.support is not None)
+    )
 
 
 def is_valid(meaning: Meaning) -> bool:
@@ -132,7 +136,7 @@ def all_meanings() -> tuple[Meaning, ...]:
     return tuple(found)
 
 
-# --- splits -----------------------------------------------------------------------------------------------------------
+# --- splits ------------------------------------------------------------------------------------------------
 
 
 def _unit_hash(text: str) -> float:
@@ -174,7 +178,9 @@ def meanings_of(split: str) -> tuple[Meaning, ...]:
     return tuple(meaning for meaning in all_meanings() if split_of(meaning) == split)
 
 
-def sample_meaning(rng: random.Random, split: str | None = "seen", kinds: tuple[str, ...] = tuple(KINDS)) -> Meaning:
+def sample_meaning(
+    rng: random.Random, split: str | None = "seen", kinds: tuple[str, ...] = tuple(KINDS)
+) -> Meaning:
     """Draws a meaning evenly over kinds and numbers of extras (0, 1, 2) rather than over the list.
 
     The list is dominated by two-extra creatures; drawing from it evenly would hardly ever show a plain cube.
@@ -196,7 +202,7 @@ def sample_meaning(rng: random.Random, split: str | None = "seen", kinds: tuple[
             return meaning
 
 
-# --- captions ---------------------------------------------------------------------------------------------------------
+# --- captions ----------------------------------------------------------------------------------------------
 
 
 def _article(words: str) -> str:
@@ -217,10 +223,17 @@ def _subjects(meaning: Meaning) -> list[str]:
         if kind.part == "eyes":
             parts.insert(0, (f"{meaning.part_color}-eyed ", ""))
         if kind.part in ("handle", "lid", "roof", "shell", "stem", "trunk"):
-            parts = [("", f" with a{'n' if meaning.part_color == 'orange' else ''} {meaning.part_color} {kind.part}")]
+            parts = [
+                (
+                    "",
+                    f" with {_article(f'{meaning.part_color} {kind.part}')}",
+                )
+            ]
     phrases = []
     for color, (before, after), (part_before, part_after) in itertools.product(colors, patterns, parts):
-        tail = f"{after} and{part_after.removeprefix(' with')}" if after and part_after else after + part_after
+        tail = (
+            f"{after} and{part_after.removeprefix(' with')}" if after and part_after else after + part_after
+        )
         phrases.append(_article(f"{part_before}{before}{color}{meaning.kind}") + tail)
     return phrases
 
@@ -235,7 +248,9 @@ def captions(meaning: Meaning) -> tuple[str, ...]:
     if meaning.support and meaning.support_color:
         thing = _article(f"{meaning.support_color} {meaning.support}")
         supports = [f" on {thing}", f" on top of {thing}", f" standing on {thing}"]
-    said = [subject + wear + support for subject in _subjects(meaning) for wear in wears for support in supports]
+    said = [
+        subject + wear + support for subject in _subjects(meaning) for wear in wears for support in supports
+    ]
     return tuple(said) + tuple(f"{text[2:].lstrip()}" for text in said)
 
 
@@ -297,7 +312,22 @@ def parse(text: str) -> Meaning | None:
 @cache
 def vocabulary() -> frozenset[str]:
     """Every word that a caption can hold (hyphens split)."""
-    words = {"a", "an", "the", "and", "with", "on", "top", "of", "standing", "wearing", "in", "eyed", "stripes", "spots"}
+    words = {
+        "a",
+        "an",
+        "the",
+        "and",
+        "with",
+        "on",
+        "top",
+        "of",
+        "standing",
+        "wearing",
+        "in",
+        "eyed",
+        "stripes",
+        "spots",
+    }
     words.update(COLORS, PATTERNS, WEARS, SUPPORTS)
     for kind in KINDS.values():
         words.update(kind.name.split())
@@ -305,7 +335,7 @@ def vocabulary() -> frozenset[str]:
     return frozenset(words)
 
 
-# --- neighbours -------------------------------------------------------------------------------------------------------
+# --- neighbours --------------------------------------------------------------------------------------------
 
 
 def _variants(meaning: Meaning) -> Iterator[tuple[str, Meaning]]:
@@ -330,7 +360,8 @@ def _variants(meaning: Meaning) -> Iterator[tuple[str, Meaning]]:
 
 
 def hard_distractors(meaning: Meaning) -> list[tuple[str, Meaning]]:
-    """Every meaning that differs in exactly one attribute's value or by one attribute more or less, with its name.
+    """Every meaning that differs in exactly one attribute's value or by one attribute more or less, with its
+    name.
 
     Distractors may have one extra more than the world's meanings; all are captions that the grammar can say.
     """

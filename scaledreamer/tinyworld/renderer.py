@@ -1,7 +1,7 @@
 """Batched sphere tracing of signed distances on CPU and CUDA.
 
-Rays that have hit or left are dropped as the march goes on: after every few steps the rays still under way are packed
-to the front, padded to the batch's largest count, so that different objects stay one tensor expression.
+Rays that have hit or left are dropped as the march goes on: after every few steps the rays still under way
+are packed to the front, padded to the batch's largest count, so that different objects stay one expression.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ def trace(
 
     Args:
         origins, directions: world rays, directions of unit length.
-        num_steps: marching steps; a ray still under way afterwards counts as a miss unless it is near the surface.
+        num_steps: marching steps; a ray still under way afterwards counts as a miss unless it is near the
+            surface.
         tolerance: distance at which a ray has hit.
     """
     depth, leave, alive = _sphere_span(origins, directions, BOUND)

@@ -1,13 +1,14 @@
 """Signed distances and colours of the tinyworld's objects.
 
 Every object is a union of one universal primitive, so that a whole batch of different objects is one tensor
-expression. In its own frame the primitive is a body of revolution around z (or of square cross-section): a frustum of
-half-height `half` whose radius runs from `bottom` to `top`, swept around a ring of radius `ring`, grown by `rounding`;
-a square one may be longer by `long` along x or y. Ball, ellipsoid, capsule, cylinder, cone, box, pyramid and torus are special cases.
+expression. In its own frame the primitive is a body of revolution around z (or of square cross-section): a
+frustum of half-height `half` whose radius runs from `bottom` to `top`, swept around a ring of radius `ring`,
+grown by `rounding`; a square one may be longer by `long` along x or y. Ball, ellipsoid, capsule, cylinder,
+cone, box, pyramid and torus are special cases.
 
-Axes: z up, front +x, lengths in units of the scene cube [-1, 1]^3. The zero set is exact. Distances are exact outside
-of round primitives that are not scaled, lower bounds beside edges of square ones, and right to first order around
-unevenly scaled ones: good for sphere tracing, and for densities made of distances.
+Axes: z up, front +x, lengths in units of the scene cube [-1, 1]^3. The zero set is exact. Distances are exact
+outside of round primitives that are not scaled, lower bounds beside edges of square ones, and right to first order
+around unevenly scaled ones: good for sphere tracing, and for densities made of distances.
 """
 
 from __future__ import annotations
@@ -92,7 +93,9 @@ def frustum(
     return Primitive(paint, at, max(bottom - grow, 0.0), max(top - grow, 0.0), half - grow, grow, turn=turn)
 
 
-def torus(paint: str, at: Vec, ring: float, tube: float, turn: Vec = (0, 0, 0), flat: float = 1.0) -> Primitive:
+def torus(
+    paint: str, at: Vec, ring: float, tube: float, turn: Vec = (0, 0, 0), flat: float = 1.0
+) -> Primitive:
     """A torus around z before its turn; `flat` squeezes it along its axis."""
     return Primitive(paint, at, rounding=tube, ring=ring, scale=(1.0, 1.0, flat), turn=turn)
 
@@ -106,7 +109,7 @@ def both_sides(*primitives: Primitive) -> list[Primitive]:
     return mirrored
 
 
-# --- kinds: heights run from about z = -0.5 to z = 0.5 ---------------------------------------------------------------
+# --- kinds: heights run from about z = -0.5 to z = 0.5 -----------------------------------------------------
 
 
 def _frog() -> list[Primitive]:
@@ -343,7 +346,8 @@ def _rocket() -> list[Primitive]:
 
 @dataclass(frozen=True)
 class Anchors:
-    """Where a creature wears things: centre of the head's top and its radius, centre of the neck and its radius."""
+    """Where a creature wears things: centre of the head's top and its radius, centre of the neck and its
+    radius."""
 
     head: Vec
     head_radius: float
@@ -431,15 +435,17 @@ def primitives_of(meaning: Meaning) -> list[Primitive]:
 
 
 def pattern_color(color: str) -> str:
-    """The colour of stripes and spots on a body of the given colour: black on light ones, white on dark ones."""
+    """The colour of stripes and spots on a body of the given colour: black on light ones, white on dark
+    ones."""
     return "black" if color in _LIGHT_COLORS else "white"
 
 
-# --- tensors ----------------------------------------------------------------------------------------------------------
+# --- tensors -----------------------------------------------------------------------------------------------
 
 FIXED_PAINTS = ("black", "gray", "brown", "beige", "orange", "yellow", "pink", "cyan", "white")
 MATERIALS = ("body", "part", "wear", "support", "second", *FIXED_PAINTS)
-"""What a surface point is made of: a role whose colour the meaning gives ("second" is the pattern's), or a fixed paint."""
+"""What a surface point is made of: a role whose colour the meaning gives ("second" is the pattern's), or a
+fixed paint."""
 
 _FAR = 10.0
 _PADDING = [0.0] * 14 + [1.0, 0.0, -_FAR, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0]
@@ -467,7 +473,9 @@ def _row(p: Primitive) -> list[float]:
     return [*to_local.flatten().tolist(), *offset.tolist(), *scalars]
 
 
-def palette(meanings: Sequence[Meaning], device: torch.device | str = "cpu") -> Float[Tensor, "batch material 3"]:
+def palette(
+    meanings: Sequence[Meaning], device: torch.device | str = "cpu"
+) -> Float[Tensor, "batch material 3"]:
     """The unlit rgb of every material in `MATERIALS`, for each meaning; black where a role is absent."""
     fixed = [RGB[name] for name in FIXED_PAINTS]
     rows = []
@@ -503,8 +511,8 @@ def paint_material(
 class WorldScene:
     """Ground truth of a batch of meanings as a `Scene`: distance, lit colour, plain background.
 
-    Colours hold a fixed light from above, `0.82 + 0.18 n_z`, so that the same point looks the same from everywhere and
-    a radiance field can reproduce it exactly.
+    Colours hold a fixed light from above, `0.82 + 0.18 n_z`, so that the same point looks the same from
+    everywhere and a radiance field can reproduce it exactly.
 
     Args:
         meanings: one object each; lengths and axes as in the module's head.
@@ -541,7 +549,8 @@ class WorldScene:
     def _distances(self, points: Float[Tensor, "batch n 3"]) -> Float[Tensor, "batch primitive n"]:
         flat = points.transpose(1, 2)
         x, y, z = (
-            torch.baddbmm(self._offset[..., axis : axis + 1], self._matrix[..., axis, :], flat) for axis in range(3)
+            torch.baddbmm(self._offset[..., axis : axis + 1], self._matrix[..., axis, :], flat)
+            for axis in range(3)
         )
         middle, slope, cosine, half, rounding, ring, is_square, long_x, long_y, *_ = self._scalars
         round_radius = (x * x).addcmul_(y, y).sqrt_()
@@ -573,7 +582,8 @@ class WorldScene:
         cap_out: Tensor,
         outside: Tensor,
     ) -> Float[Tensor, "batch primitive n"]:
-        """Length of the gradient, in world units, of the scaled primitives' functions; at least 1, as scales are below."""
+        """Length of the gradient, in world units, of the scaled primitives' functions; at least 1, as scales
+        are below."""
         scalars = self._scalars[:, :, : self._num_scaled]
         _, slope, cosine, _, _, _, is_square, _, _, stretch_x, stretch_y, stretch_z = scalars
         is_corner, is_side = outside > 0, side > cap
@@ -599,7 +609,8 @@ class WorldScene:
     def surface(
         self, points: Float[Tensor, "batch n 3"]
     ) -> tuple[Int[Tensor, "batch n"], Int[Tensor, "batch n"], Float[Tensor, "batch n"]]:
-        """Material, pattern marks (see `paint_material`) and light in [0, 1] of points at or near the surface."""
+        """Material, pattern marks (see `paint_material`) and light in [0, 1] of points at or near the
+        surface."""
         nearest = self._distances(points).argmin(dim=1)
         material = self._materials.gather(1, nearest)
         x, y, z = points.unbind(-1)

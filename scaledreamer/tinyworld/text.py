@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 import torch
@@ -35,7 +36,8 @@ def attribute_labels(meanings: Sequence[Meaning]) -> dict[str, Int[Tensor, " bat
 
 
 def build_tokenizer():
-    """A CLIPTokenizer whose byte pairs are learnt from the world's vocabulary, so that every known word is one token."""
+    """A CLIPTokenizer whose byte pairs are learnt from the world's vocabulary, so that every known word is
+    one token."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     from transformers import CLIPTokenizer
 
@@ -46,8 +48,6 @@ def build_tokenizer():
         vocab_size=4000, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), end_of_word_suffix="</w>"
     )
     model.train_from_iterator(words * 2, trainer)
-    import json
-
     learnt = json.loads(model.to_str())["model"]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = [*alphabet, *(f"{letter}</w>" for letter in alphabet)]
