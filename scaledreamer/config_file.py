@@ -111,7 +111,7 @@ def flatten(data: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-# --- merging ------------------------------------------------------------------------------------------------
+# --- merging -----------------------------------------------------------------------------------------------
 
 
 def _merge(data: dict[str, Any], changes: Mapping[Any, Any]) -> None:
@@ -166,7 +166,7 @@ def _list_item(items: list[Any], name: str, path: str) -> Any:
     return items[index]
 
 
-# --- messages -----------------------------------------------------------------------------------------------
+# --- messages ----------------------------------------------------------------------------------------------
 
 
 def valid_keys(model: type[BaseModel] = Config, prefix: str = "") -> dict[str, FieldInfo]:

@@ -156,9 +156,12 @@ def test_full_disk_keeps_the_earlier_one_and_says_so(tmp_path: Path) -> None:
     assert_same(load_newest(tmp_path)[0] or make(0), make(1))
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
-@pytest.mark.parametrize(("before", "after"), [(0, 0), (1, 1), (2, 2), (0, 1), (1, 0), (2, 0), (1, 2)])
-def test_state_moves_between_zero_stages(optimizer: str, before: int, after: int) -> None:
+@pytest.mark.parametrize(
+    ("before", "after", "optimizer"),
+    [(b, a, "adam") for b, a in ((0, 0), (1, 1), (2, 2), (0, 1), (1, 0), (2, 0), (1, 2))]
+    + [(0, 1, "sgd"), (2, 0, "sgd"), (0, 2, "adamw")],
+)
+def test_state_moves_between_zero_stages(before: int, after: int, optimizer: str) -> None:
     first = make_trainer(zero_stage=before, optimizer=optimizer)
     straight = make_trainer(zero_stage=before, optimizer=optimizer)
     second = make_trainer(zero_stage=after, optimizer=optimizer, seed=9)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -112,7 +113,7 @@ def test_clip_embeddings_are_those_of_transformers_with_whole_padding_and_images
 ):
     from transformers import CLIPModel, CLIPTokenizer
 
-    model = CLIPModel.from_pretrained(folder, dtype=torch.float32).eval()
+    model: Any = CLIPModel.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = CLIPTokenizer.from_pretrained(folder)
     captions = ["a cube", *(grammar.caption(meaning, 2) for meaning in MEANINGS)]
     images = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(1))
@@ -123,7 +124,6 @@ def test_clip_embeddings_are_those_of_transformers_with_whole_padding_and_images
     clip = TinyClip.from_pretrained(folder)
     for got, expected in ((clip.embed_texts(captions), texts), (clip.embed_images(images), pictures)):
         torch.testing.assert_close(got.norm(dim=-1), torch.ones(len(got)))
-        assert expected is not None
         expected = expected / expected.norm(dim=-1, keepdim=True)
         torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
 

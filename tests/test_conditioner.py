@@ -1,6 +1,9 @@
 """The shipped text encoder: tokens, vocabulary, and a linear probe that recovers every attribute."""
 
+import os
 import random
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -19,6 +22,23 @@ def conditioner() -> TextConditioner:
 def test_every_word_of_the_world_is_one_token():
     tokenizer = build_tokenizer()
     assert all(len(tokenizer.tokenize(word)) == 1 for word in grammar.vocabulary())
+
+
+def test_tokenizer_is_the_same_in_every_process():
+    code = (
+        "from scaledreamer.tinyworld.text import build_tokenizer as b; print(sorted(b().get_vocab().items()))"
+    )
+    run = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": "."},
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert "car</w>" in run[0] and run[0] == run[1]
 
 
 def test_pooled_is_read_at_the_end_of_text(conditioner: TextConditioner):

@@ -155,6 +155,12 @@ def test_other_settings_are_refused_by_name_but_harmless_ones_are_not(
     error = capsys.readouterr().err
     assert "was trained with other settings" in error and error.count("\n") == 1
     assert "optimizer.lr is 0.5, was 0.001" in error and "generator.hyper_ingp.mlp_width is 5, was 4" in error
+    prompts = tmp_path / "prompts.txt"
+    corpus = prompts.read_text()
+    prompts.write_text(corpus + "\na dragon")
+    assert main(["--config", config]) == 2
+    assert "prompts.sha256 is" in capsys.readouterr().err
+    prompts.write_text(corpus)
     harmless = ["training.max_steps=2", "training.log_every=1", "training.zero_stage=1"]
     assert main(["--config", config, *harmless]) == 0
     assert "finished 2 steps" in capsys.readouterr().out

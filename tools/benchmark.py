@@ -89,7 +89,7 @@ def measure_step(config: Config, num_steps: int, num_warmup: int) -> dict[str, A
     import torch
 
     from scaledreamer.build import build_trainer
-    from scaledreamer.training.engine import leave_processes, start_process
+    from scaledreamer.training.engine import start_process
 
     process = start_process(config.training.device)
     trainer = build_trainer(config, process)
@@ -116,7 +116,6 @@ def measure_step(config: Config, num_steps: int, num_warmup: int) -> dict[str, A
         trainer.step(step)
     parts = {name: seconds / num_steps for name, seconds in timer.collect().items()}
     whole = (time.perf_counter() - start) / num_steps
-    leave_processes()
     inside = {
         name: parts.get(f"prior: {name}", 0.0) for name in ("encode text", "encode image", "predict noise")
     }

@@ -111,7 +111,9 @@ def _run(arguments: argparse.Namespace, config: Config) -> int:
     ):
         print(f"evaluating {arguments.num_prompts} {split} prompts", flush=True)
         draw = draw_prompts(0, split, arguments.num_prompts, **part)
-        report = evaluate.evaluate(pipe, [draw], encoder, **part, num_janus_objects=32, num_timed=3)
+        report = evaluate.evaluate(
+            pipe, [draw], encoder, gallery_size=len(draw.prompts), num_janus_objects=32, num_timed=3
+        )
         evaluate.save_report(folder / f"{split}.json", report)
         cards = make_cards(pipe, choose(draw, shown, is_unseen=split == "unseen"), folder / "assets", split)
         sections.append(Section(title, text, cards, report))
@@ -126,8 +128,8 @@ def _run(arguments: argparse.Namespace, config: Config) -> int:
         f"This command took {minutes:.1f} minutes, of which training {train_minutes:.1f}; peak memory of one "
         f"process {memory / 2**20:.1f} GiB.",
         "Turntables start at the front and go round counter-clockwise. Left what one forward pass made of "
-        "the prompt, right what the prompt means. Nothing is chosen by hand: shown are the first of each kind "
-        "in a random draw.",
+        "the prompt, right what the prompt means. Nothing is chosen by hand: shown are the first of each "
+        "kind in a random draw.",
     ]
     flags = f"{_flags(part)}--num-prompts {arguments.num_prompts} --seeds 1"
     again = f"python tools/evaluate.py --checkpoint {folder} {flags}"

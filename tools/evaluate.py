@@ -104,7 +104,14 @@ def _run(arguments: argparse.Namespace) -> None:
     draws = [draw_prompts(s, arguments.split, arguments.num_prompts, **part) for s in range(arguments.seeds)]
     pipe = TextTo3D.from_pretrained(arguments.checkpoint, device=arguments.device)
     encoder = TinyClip.from_pretrained(arguments.clip or TINY_CLIP, device=pipe.device)
-    report = evaluate(pipe, draws, encoder, gallery_size=arguments.gallery_size, **part)
+    report = evaluate(
+        pipe,
+        draws,
+        encoder,
+        gallery_size=arguments.gallery_size,
+        num_janus_objects=NUM_JANUS_OBJECTS,
+        num_timed=NUM_TIMED,
+    )
     report["settings"] |= {"split": arguments.split, **part}
     if arguments.sheet is not None:
         arguments.sheet.parent.mkdir(parents=True, exist_ok=True)
@@ -145,33 +152,27 @@ def evaluate(
     draws: Sequence[Draw],
     encoder: Any,
     *,
-    kinds: Sequence[str] | None = None,
-    max_extras: int = 2,
-    gallery_size: int = 256,
-    num_janus_objects: int = NUM_JANUS_OBJECTS,
-    num_timed: int = NUM_TIMED,
+    gallery_size: int,
+    num_janus_objects: int,
+    num_timed: int,
 ) -> dict[str, Any]:
     """All scores of an exported generator, with progress on stdout; `settings` says how they were measured.
 
     Args:
-        kinds, max_extras: part of the world on whose validation split the Janus test is validated.
-        num_janus_objects: for that.
+        num_janus_objects: of the validation split, on which the Janus test is validated.
         num_timed: assets whose forward pass and mesh are timed.
     """
     from scaledreamer.evaluation import ground_truth, janus
-    from scaledreamer.evaluation.draws import draw_prompts, part_of_split
+    from scaledreamer.evaluation.draws import draw_prompts
     from scaledreamer.evaluation.report import measure, summarise
 
     start = time.monotonic()
     observer = ground_truth.Observer(renderer_of(pipe), pipe.device)
-    fronted = [kind for kind in kinds or grammar.KINDS if grammar.KINDS[kind].has_front]
     janus_test = None
-    if fronted:
-        part = {"kinds": fronted, "max_extras": max_extras}
-        count = min(num_janus_objects, len(part_of_split("validation", **part)))
-        janus_test = janus.validate_janus(
-            encoder, observer, draw_prompts(0, "validation", count, **part).meanings
-        )
+    if any(janus.has_front(meaning) for draw in draws for meaning in draw.meanings):
+        fronted = [kind.name for kind in grammar.KINDS.values() if kind.has_front]
+        known = draw_prompts(0, "validation", num_janus_objects, kinds=fronted).meanings
+        janus_test = janus.validate_janus(encoder, observer, known)
         print(
             f"Janus test: {janus_test.true_rate:.2f} of true, {janus_test.united_rate:.2f} of united objects"
         )

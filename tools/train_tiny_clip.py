@@ -16,17 +16,18 @@ import argparse
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import torch
 from _pieces import PiecewiseTraining, ViewPool, draw_caption
 from torch import Tensor, nn
 from torch.nn import functional as F
-from train_tiny_prior import TextProbe, build_text_encoder, load_module
+from train_tiny_prior import TextProbe, build_text_encoder, load_module, load_tokenizer
 
 from scaledreamer.prompts.views import VIEW_WORDS, with_view
 from scaledreamer.tinyworld import grammar
 from scaledreamer.tinyworld.grammar import Meaning
-from scaledreamer.tinyworld.text import ATTRIBUTE_VALUES, MAX_TOKENS, attribute_labels, build_tokenizer
+from scaledreamer.tinyworld.text import ATTRIBUTE_VALUES, MAX_TOKENS, attribute_labels
 
 WIDTH = 128
 NUM_DISTRACTORS = 4
@@ -34,7 +35,7 @@ FIRST_SHARD = 500
 """The prior's views have lower numbers: no render is shared."""
 
 
-def build_clip(tokenizer) -> nn.Module:
+def build_clip(tokenizer) -> Any:
     """A CLIPModel of 1.7 M parameters: patches of 8 pixels, four layers each, width 128."""
     from transformers import CLIPConfig, CLIPModel
 
@@ -56,7 +57,7 @@ def build_clip(tokenizer) -> nn.Module:
     return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=WIDTH))
 
 
-def take_text_tower(clip: nn.Module, work: Path, tokenizer) -> None:
+def take_text_tower(clip: Any, work: Path, tokenizer) -> None:
     """Puts the trained text encoder into a new CLIP, frozen."""
     encoder = load_module(work / "text", TextProbe(build_text_encoder(tokenizer))).encoder
     tower = clip.text_model
@@ -74,9 +75,9 @@ def tokenize(tokenizer, texts: list[str]) -> Tensor:
 class ClipWithHeads(nn.Module):
     """CLIP with linear heads that name every attribute and the view from the image's embedding."""
 
-    def __init__(self, clip: nn.Module) -> None:
+    def __init__(self, clip: Any) -> None:
         super().__init__()
-        self.clip = clip
+        self.clip: Any = clip
         sizes = {name: len(values) for name, values in ATTRIBUTE_VALUES.items()} | {"view": len(VIEW_WORDS)}
         self.heads = nn.ModuleDict({name: nn.Linear(WIDTH, size) for name, size in sizes.items()})
 
@@ -120,7 +121,7 @@ def draw_distractors(meaning: Meaning, view: int, has_view: bool, rng: random.Ra
 
 def train(args: argparse.Namespace) -> None:
     """Contrastive training with hard negatives."""
-    tokenizer = build_tokenizer()
+    tokenizer = load_tokenizer(args.work)
     torch.manual_seed(args.seed)
     clip = build_clip(tokenizer)
     take_text_tower(clip, args.work, tokenizer)
@@ -189,7 +190,7 @@ def single_view_accuracy(model: ClipWithHeads, tokenizer, pool: ViewPool, device
 
 def export(args: argparse.Namespace) -> None:
     """Writes the CLIPModel and its tokenizer in the transformers layout, fp16 safetensors."""
-    tokenizer = build_tokenizer()
+    tokenizer = load_tokenizer(args.work)
     model = load_module(args.work / "clip", ClipWithHeads(build_clip(tokenizer)))
     model.clip.to(torch.float16).save_pretrained(args.out, safe_serialization=True)
     tokenizer.save_pretrained(args.out)

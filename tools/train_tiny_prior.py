@@ -9,12 +9,16 @@ done. On a CPU, views of the world are traced once into `--work`/views; on a GPU
 starts.
 """
 
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# (diffusers declares the types of its constructors and loaders too narrowly)
+
 from __future__ import annotations
 
 import argparse
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import torch
 from _pieces import PiecewiseTraining, ViewPool, draw_caption
@@ -33,7 +37,7 @@ STAGES = ("text", "autoencoder", "unet", "export")
 # --- networks ----------------------------------------------------------------------------------------------
 
 
-def build_text_encoder(tokenizer) -> nn.Module:
+def build_text_encoder(tokenizer) -> Any:
     """A three-layer CLIP text transformer; pooling reads the end-of-text token."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -53,7 +57,7 @@ def build_text_encoder(tokenizer) -> nn.Module:
     )
 
 
-def build_autoencoder() -> nn.Module:
+def build_autoencoder() -> Any:
     """A 1.6 M parameter AutoencoderKL: 64 pixels to 16 x 16 x 8."""
     from diffusers import AutoencoderKL
 
@@ -72,7 +76,7 @@ def build_autoencoder() -> nn.Module:
     ).to(memory_format=torch.channels_last)
 
 
-def build_unet() -> nn.Module:
+def build_unet() -> Any:
     """A 6 M parameter conditional UNet over 16 x 16 latents, cross-attention below the first level."""
     from diffusers import UNet2DConditionModel
 
@@ -118,12 +122,22 @@ def tokenize(tokenizer, texts: list[str]) -> Tensor:
     return batch.input_ids
 
 
+def load_tokenizer(work: Path):
+    """The tokenizer that the text stage was trained with; made and written down where there is none yet."""
+    from transformers import CLIPTokenizer
+
+    folder = work / "text" / "tokenizer"
+    if not folder.is_dir():
+        build_tokenizer().save_pretrained(folder)
+    return CLIPTokenizer.from_pretrained(folder)
+
+
 class TextProbe(nn.Module):
     """The text encoder with linear heads that read every attribute, and the view, from its pooled output."""
 
-    def __init__(self, encoder: nn.Module) -> None:
+    def __init__(self, encoder: Any) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder: Any = encoder
         sizes = {name: len(values) for name, values in ATTRIBUTE_VALUES.items()} | {"view": 5}
         self.heads = nn.ModuleDict({name: nn.Linear(TEXT_WIDTH, size) for name, size in sizes.items()})
 
@@ -145,7 +159,7 @@ def draw_captions(seed: int, count: int, split: str) -> tuple[list[str], dict[st
 
 def train_text(args: argparse.Namespace) -> None:
     """Text encoder: its pooled output must tell every attribute of a caption to a linear reader."""
-    tokenizer = build_tokenizer()
+    tokenizer = load_tokenizer(args.work)
     torch.manual_seed(args.seed)
     probe = TextProbe(build_text_encoder(tokenizer)).to(args.device)
 
@@ -228,7 +242,7 @@ def train_autoencoder(args: argparse.Namespace) -> None:
         training.writer.add_images("autoencoder/samples", pairs, step)
 
 
-def load_module(folder: Path, module: nn.Module) -> nn.Module:
+def load_module(folder: Path, module: nn.Module) -> Any:
     """The module with the moving average of a stage's weights, frozen."""
     path = folder / "state.pt"
     if not path.exists():
@@ -237,7 +251,7 @@ def load_module(folder: Path, module: nn.Module) -> nn.Module:
     return module.eval().requires_grad_(False)
 
 
-def measure_scale(autoencoder: nn.Module, pool: ViewPool) -> float:
+def measure_scale(autoencoder: Any, pool: ViewPool) -> float:
     """One over the standard deviation of latents: the autoencoder's scaling factor."""
     images, *_ = pool.draw(256, 0)
     with torch.no_grad():
@@ -247,7 +261,7 @@ def measure_scale(autoencoder: nn.Module, pool: ViewPool) -> float:
 def train_unet(args: argparse.Namespace) -> None:
     """UNet: v-prediction at uniform timesteps, frozen text encoder and autoencoder, a tenth of captions
     empty."""
-    tokenizer = build_tokenizer()
+    tokenizer = load_tokenizer(args.work)
     encoder = load_module(args.work / "text", TextProbe(build_text_encoder(tokenizer))).encoder.to(
         args.device
     )
@@ -294,7 +308,7 @@ def export(args: argparse.Namespace) -> None:
     """Writes the pipeline in the diffusers layout, fp16 safetensors."""
     from diffusers import StableDiffusionPipeline
 
-    tokenizer = build_tokenizer()
+    tokenizer = load_tokenizer(args.work)
     encoder = load_module(args.work / "text", TextProbe(build_text_encoder(tokenizer))).encoder
     autoencoder = load_module(args.work / "autoencoder", build_autoencoder())
     unet = load_module(args.work / "unet", build_unet())
@@ -303,7 +317,7 @@ def export(args: argparse.Namespace) -> None:
             autoencoder, ViewPool(args.work / "views", "seen", args.num_shards, args.device)
         )
     )
-    pipeline = StableDiffusionPipeline(
+    parts: dict[str, Any] = dict(
         vae=autoencoder,
         text_encoder=encoder,
         tokenizer=tokenizer,
@@ -313,7 +327,8 @@ def export(args: argparse.Namespace) -> None:
         feature_extractor=None,
         image_encoder=None,
         requires_safety_checker=False,
-    ).to(torch.float16)
+    )
+    pipeline = StableDiffusionPipeline(**parts).to(torch.float16)
     pipeline.save_pretrained(args.out, safe_serialization=True)
     TextConditioner(encoder, tokenizer, grammar.vocabulary()).save_pretrained(args.out)
     steps = {

@@ -29,24 +29,6 @@ class Draw:
     partners: tuple[int, ...]
 
 
-def part_of_split(
-    split: str, *, kinds: Sequence[str] | None = None, max_extras: int = grammar.MAX_EXTRAS
-) -> list[Meaning]:
-    """The meanings of a split with some kinds and at most so many extras.
-
-    Args:
-        kinds: only these; None is all.
-        max_extras: things said beyond kind and colour.
-    Raises: ValueError for an unknown split or kind.
-    """
-    _check(split, kinds)
-    return [
-        meaning
-        for meaning in grammar.meanings_of(split)
-        if meaning.kind in (kinds or grammar.KINDS) and grammar.num_extras(meaning) <= max_extras
-    ]
-
-
 def draw_prompts(
     seed: int,
     split: str,
@@ -54,13 +36,22 @@ def draw_prompts(
     *,
     kinds: Sequence[str] | None = None,
     max_extras: int = grammar.MAX_EXTRAS,
+    or_fewer: bool = False,
 ) -> Draw:
     """Draws distinct meanings of a split, even over kinds and numbers of extras where the split has enough.
 
-    Raises: ValueError if this part of the split has fewer meanings, and as `part_of_split`.
+    Args:
+        kinds: only these; None is all.
+        max_extras: things said beyond kind and colour.
+        or_fewer: take all meanings of a part that has fewer than `count`, but at least two.
+    Raises: ValueError for an unknown split or kind, and if this part of the split has fewer meanings.
     """
     assert count >= 2, count
-    _check(split, kinds)
+    if split not in grammar.SPLITS:
+        raise ValueError(f"split: got {split!r}; accepted are {', '.join(grammar.SPLITS)}.")
+    for kind in kinds or ():
+        if kind not in grammar.KINDS:
+            raise ValueError(f"kinds: got {kind!r}; accepted are {', '.join(grammar.KINDS)}.")
     chosen = tuple(kinds or grammar.KINDS)
     rng = random.Random(f"evaluation|{seed}")
     found: dict[Meaning, None] = {}
@@ -71,13 +62,18 @@ def draw_prompts(
         if len(found) == count:
             break
     else:  # a small part, of which some meanings hardly ever come up
-        there = part_of_split(split, kinds=kinds, max_extras=max_extras)
-        if count > len(there):
+        there = [
+            meaning
+            for meaning in grammar.meanings_of(split)
+            if meaning.kind in chosen and grammar.num_extras(meaning) <= max_extras
+        ]
+        if len(there) < (2 if or_fewer else count):
             part = f"this part of the {split} split accepts 2 to {len(there)}"
             raise ValueError(f"number of prompts: got {count}; {part}.")
         rng.shuffle(there)
         found.update(dict.fromkeys(there))
     meanings = tuple(found)[:count]
+    count = len(meanings)
     order = rng.sample(range(count), count)
     partners = dict(zip(order, order[1:] + order[:1], strict=True))
     return Draw(
@@ -87,11 +83,3 @@ def draw_prompts(
         start_azimuth_deg=rng.uniform(-45.0, 45.0),
         partners=tuple(partners[i] for i in range(count)),
     )
-
-
-def _check(split: str, kinds: Sequence[str] | None) -> None:
-    if split not in grammar.SPLITS:
-        raise ValueError(f"split: got {split!r}; accepted are {', '.join(grammar.SPLITS)}.")
-    for kind in kinds or ():
-        if kind not in grammar.KINDS:
-            raise ValueError(f"kinds: got {kind!r}; accepted are {', '.join(grammar.KINDS)}.")

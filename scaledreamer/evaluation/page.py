@@ -125,7 +125,7 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([*lines, "</table>"])
 
 
-# --- curves -------------------------------------------------------------------------------------------------
+# --- curves ------------------------------------------------------------------------------------------------
 
 
 def read_curves(path: Path, names: Sequence[str]) -> dict[str, tuple[list[float], list[float]]]:

@@ -143,7 +143,7 @@ def _compare(generated: Observation, true: Observation, *, align: bool = True) -
     return scores | ({"iou_aligned": aligned_iou(generated.distance, true.distance)[0]} if align else {})
 
 
-# --- from assets to means -----------------------------------------------------------------------------------
+# --- from assets to means ----------------------------------------------------------------------------------
 
 
 def clustered_mean(
@@ -235,7 +235,7 @@ def _joined(measured: Sequence[Measurement], column: str, name: str) -> Float[Te
     return torch.cat([getattr(m, column).get(name, nan) for m, nan in zip(measured, missing, strict=True)])
 
 
-# --- to be read ---------------------------------------------------------------------------------------------
+# --- to be read --------------------------------------------------------------------------------------------
 
 
 def table_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:

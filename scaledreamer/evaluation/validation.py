@@ -52,7 +52,8 @@ class ValidationScore:
     ) -> None:
         self._encoder = encoder or TinyClip.from_pretrained(device=device)
         self._observer = Observer(renderer or VolumeRenderer(), device, num_views=2, lattice=32)
-        self._draw = draw_prompts(0, "validation", num_prompts, kinds=kinds, max_extras=max_extras)
+        part = {"kinds": kinds, "max_extras": max_extras}
+        self._draw = draw_prompts(0, "validation", max(num_prompts, 2), **part, or_fewer=True)
 
     def __call__(self, make_scene: MakeScene, step: int) -> dict[str, float]:
         """Scores of a generator; `score` is the mean of hard R@1, plain R@1 and IoU, the higher the better.

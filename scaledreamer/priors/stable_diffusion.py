@@ -70,6 +70,10 @@ class StableDiffusionPrior:
                 "(model_index.json, vae/, unet/, text_encoder/, tokenizer/, scheduler/) or a hub id."
             )
         options: dict[str, Any] = {"torch_dtype": dtype, "use_safetensors": True}
+        autoencoder: Any
+        unet: Any
+        text_encoder: Any
+        scheduler: Any  # diffusers declares what its loaders return too narrowly
         try:
             tokenizer = CLIPTokenizer.from_pretrained(source, subfolder="tokenizer")
             text_encoder = CLIPTextModel.from_pretrained(
@@ -85,8 +89,8 @@ class StableDiffusionPrior:
                 "diffusers layout with safetensors, or a hub id that can be reached."
             ) from None
         return cls(
-            autoencoder.to(device),
-            unet.to(device),
+            autoencoder.to(device, memory_format=torch.channels_last),
+            unet.to(device, memory_format=torch.channels_last),
             text_encoder.to(device),
             tokenizer,
             scheduler.alphas_cumprod,

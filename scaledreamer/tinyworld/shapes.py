@@ -7,8 +7,8 @@ grown by `rounding`; a square one may be longer by `long` along x or y. Ball, el
 cone, box, pyramid and torus are special cases.
 
 Axes: z up, front +x, lengths in units of the scene cube [-1, 1]^3. The zero set is exact. Distances are exact
-outside of round primitives that are not scaled, lower bounds beside edges of square ones, and right to first order
-around unevenly scaled ones: good for sphere tracing, and for densities made of distances.
+outside of round primitives that are not scaled, lower bounds beside edges of square ones, and right to first
+order around unevenly scaled ones: good for sphere tracing, and for densities made of distances.
 """
 
 from __future__ import annotations

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
 
 import torch
 from jaxtyping import Int
+from tokenizers import pre_tokenizers
 from torch import Tensor
 
 from scaledreamer.tinyworld import grammar
@@ -36,23 +39,36 @@ def attribute_labels(meanings: Sequence[Meaning]) -> dict[str, Int[Tensor, " bat
 
 
 def build_tokenizer():
-    """A CLIPTokenizer whose byte pairs are learnt from the world's vocabulary, so that every known word is
-    one token."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    """A CLIPTokenizer whose byte pairs are learnt from the world's words, so that each is one token.
+
+    The same in every process: of the most frequent pairs, the alphabetically first is merged.
+    """
     from transformers import CLIPTokenizer
 
     words = sorted(grammar.vocabulary() | {"view", "front", "side", "back", "overhead", "-", ","})
-    model = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    model.pre_tokenizer = pre_tokenizers.Whitespace()
-    trainer = trainers.BpeTrainer(
-        vocab_size=4000, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), end_of_word_suffix="</w>"
-    )
-    model.train_from_iterator(words * 2, trainer)
-    learnt = json.loads(model.to_str())["model"]
+    pieces = [[*word[:-1], f"{word[-1]}</w>"] for word in words]
+    merges: list[tuple[str, str]] = []
+    while True:
+        counts = Counter(pair for word in pieces for pair in pairwise(word))
+        if not counts:
+            break
+        first, second = min(counts, key=lambda pair: (-counts[pair], pair))
+        merges.append((first, second))
+        pieces = [_merge(word, first, second) for word in pieces]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokens = [*alphabet, *(f"{letter}</w>" for letter in alphabet)]
-    tokens += [token for token in learnt["vocab"] if token not in set(tokens)]
-    tokens += ["<|startoftext|>", "<|endoftext|>"]
+    tokens = [*alphabet, *(f"{letter}</w>" for letter in alphabet), *(a + b for a, b in merges)]
+    tokens = [*dict.fromkeys(tokens), "<|startoftext|>", "<|endoftext|>"]
     vocabulary = {token: index for index, token in enumerate(tokens)}
-    merges = [tuple(pair) for pair in learnt["merges"]]
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=MAX_TOKENS)
+    learnt: Any = merges
+    return CLIPTokenizer(vocab=vocabulary, merges=learnt, model_max_length=MAX_TOKENS)
+
+
+def _merge(word: list[str], first: str, second: str) -> list[str]:
+    """Joins every place where the two pieces stand side by side."""
+    joined: list[str] = []
+    for piece in word:
+        if joined and joined[-1] == first and piece == second:
+            joined[-1] = first + second
+        else:
+            joined.append(piece)
+    return joined

@@ -145,7 +145,7 @@ class RenderedGenerator(nn.Module):
         return rendering.rgb.flatten(0, 1), rendering.opacity, values
 
 
-# --- the priors' opinion ------------------------------------------------------------------------------------
+# --- the priors' opinion -----------------------------------------------------------------------------------
 
 
 def upsample(images: Float[Tensor, "image 3 h w"], size: int) -> Float[Tensor, "image 3 size size"]:
@@ -202,7 +202,7 @@ def distill(
     raise ValueError(f"distillation.method: got {method!r}; accepted are 'asd', 'sds' and 'csd'.")
 
 
-# --- the step -----------------------------------------------------------------------------------------------
+# --- the step ----------------------------------------------------------------------------------------------
 
 
 @dataclass
