@@ -95,11 +95,14 @@ def _run(arguments: argparse.Namespace, config: Config) -> int:
         return 130 if status in (-2, 130) else 2
     train_minutes = (time.monotonic() - start) / 60
 
+    from transformers.utils import logging as transformers_logging
+
     from scaledreamer.evaluation.clip_scores import TinyClip
     from scaledreamer.evaluation.draws import draw_prompts
     from scaledreamer.evaluation.page import Section, read_curves, render_page
     from scaledreamer.pipeline import TextTo3D
 
+    transformers_logging.disable_progress_bar()
     folder = Path(config.training.output)
     pipe = TextTo3D.from_pretrained(folder)
     encoder = TinyClip.from_pretrained(device=pipe.device)

@@ -95,11 +95,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    from transformers.utils import logging as transformers_logging
+
     from scaledreamer.evaluation.clip_scores import TINY_CLIP, TinyClip
     from scaledreamer.evaluation.draws import draw_prompts
     from scaledreamer.evaluation.ground_truth import Observer
     from scaledreamer.pipeline import TextTo3D
 
+    transformers_logging.disable_progress_bar()
     part = {"kinds": arguments.kinds, "max_extras": arguments.max_extras}
     draws = [draw_prompts(s, arguments.split, arguments.num_prompts, **part) for s in range(arguments.seeds)]
     pipe = TextTo3D.from_pretrained(arguments.checkpoint, device=arguments.device)
