@@ -2,10 +2,10 @@
 
 From cameras around the front and around the back, the caption with ", front view" is set against the one with
 ", back view": the difference of their cosines, averaged over the cameras, says how much of a front CLIP sees
-there. An asset is a Janus if its back comes so close to its front in this that the difference of both exceeds a
-threshold. The threshold is chosen, and the test validated, on objects whose answer is known: true objects, and
-true objects united with themselves after half a turn. An object without any face, or with its face at the back
-only, counts as a Janus too, so the rate is an upper bound.
+there. An asset is a Janus if its back comes so close to its front in this that the difference of both exceeds
+a threshold. The threshold is chosen, and the test validated, on objects whose answer is known: true objects,
+and true objects united with themselves after half a turn. An object without any face, or with its face at the
+back only, counts as a Janus too, so the rate is an upper bound.
 """
 
 from __future__ import annotations
@@ -94,7 +94,8 @@ def front_margin(
     *,
     batch_size: int = 4,
 ) -> Float[Tensor, " prompt"]:
-    """How much more of a front the back has than the front itself, in cosines; negative for most true objects.
+    """How much more of a front the back has than the front itself, in cosines; negative for most true
+    objects.
 
     Args:
         make: scenes of some of the meanings, given by their indices.
