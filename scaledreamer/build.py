@@ -63,6 +63,29 @@ def renderer_settings(config: cfg.Renderer) -> dict[str, Any]:
     return config.model_dump(exclude={"image_size", "random_background"})
 
 
+def start_from(generator: nn.Module, name: str, settings: Mapping[str, Any], folder: str) -> None:
+    """Gives a new generator the weights of a run or of an exported generator (a warm restart: no optimizer).
+
+    Raises: ValueError if there is none, or one of other settings.
+    """
+    from scaledreamer.exported import find_generator, load_weights, read_index
+
+    try:
+        found = find_generator(folder)
+        index = read_index(found)["generator"]
+        theirs = {"name": index["name"]} | index["settings"]
+        ours = {"name": name} | dict(settings)
+        wrong = [key for key in ours if ours[key] != theirs.get(key)]
+        if wrong:
+            raise ValueError(
+                f"{found} has {wrong[0]} {theirs.get(wrong[0])!r}, this configuration {ours[wrong[0]]!r}; "
+                "set the same, or leave it out"
+            )
+        load_weights(generator, found)
+    except ValueError as error:
+        raise ValueError(f"generator.start: {error}") from None
+
+
 def build_prompts(config: cfg.Prompts) -> list[str]:
     """Training prompts."""
     from scaledreamer.prompts.corpus import read_prompts, split_prompts, tinyworld_prompts
@@ -205,6 +228,8 @@ def build_trainer(config: cfg.Config, process: Process) -> Trainer:
     torch.manual_seed(config.seed)  # of the initial weights; training never draws from the global generator
     settings = generator_settings(config.generator) | {"condition_dim": conditioner.condition_dim}
     generator = make_generator(config.generator.name, settings).to(device)
+    if config.generator.start is not None:
+        start_from(generator, config.generator.name, settings, config.generator.start)
     averaged = AveragedWeights(generator, training.ema_decay)
     engine = Engine(
         RenderedGenerator(generator, make_renderer(renderer_settings(config.renderer)), regularizers, views),

@@ -163,6 +163,8 @@ class Generator(Section):
 
     name: Literal["hyper_ingp"] = "hyper_ingp"
     """Architecture."""
+    start: str | None = None
+    """Run or exported generator whose weights the training starts from; None is from nothing."""
     hyper_ingp: HyperINGP = HyperINGP()
     """Settings of hyper_ingp."""
 

@@ -1,6 +1,6 @@
 """The folder of an exported generator (DESIGN, section 6): where it is, and what its `model_index.json` says.
 
-Needs no torch, so that command lines can refuse a wrong folder at once. Layout:
+Needs no torch until weights are read, so that command lines can refuse a wrong folder at once. Layout:
     model_index.json      class, format version, generator's name and settings, cameras, renderer, step
     generator/model.safetensors
     text_encoder/  tokenizer/
@@ -11,7 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
 
 CLASS_NAME = "TextTo3D"
 FORMAT_VERSION = 1
@@ -100,3 +103,29 @@ def weights_hash(folder: Path) -> str:
     """SHA-256 of the generator's weights, in hexadecimal."""
     with (folder / WEIGHTS).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load_weights(generator: nn.Module, folder: Path) -> None:
+    """Reads an exported generator's weights into one of the same settings.
+
+    Raises: ValueError if they are damaged, or of other settings.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        weights = load_file(folder / WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"checkpoint {folder}: {WEIGHTS} is damaged or truncated ({error}); copy it or export it again"
+        ) from None
+    wanted = {name: tuple(value.shape) for name, value in generator.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in weights.items()}
+    wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+    if wrong:
+        name = wrong[0]
+        raise ValueError(
+            f"checkpoint {folder}: {WEIGHTS} does not belong to its {INDEX}: {len(wrong)} tensors differ, "
+            f"first {name} (expected {wanted.get(name)}, found {found.get(name)}); export it again"
+        )
+    generator.load_state_dict(weights)

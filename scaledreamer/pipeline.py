@@ -20,8 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from scaledreamer import __version__
@@ -33,6 +32,7 @@ from scaledreamer.exported import (
     INDEX,
     WEIGHTS,
     find_generator,
+    load_weights,
     read_index,
     weights_hash,
 )
@@ -103,7 +103,7 @@ class TextTo3D:
         folder = find_generator(_download(folder_or_id))
         index = read_index(folder)
         generator = make_generator(index["generator"]["name"], index["generator"]["settings"])
-        _load_weights(generator, folder)
+        load_weights(generator, folder)
         pipe = cls(
             TextConditioner.from_pretrained(folder),
             generator.eval().requires_grad_(False),
@@ -234,25 +234,6 @@ Exported by scaledreamer {version}. `model_index.json` holds its settings, `gene
     from scaledreamer import TextTo3D
     TextTo3D.from_pretrained("FOLDER")("a red-eyed tree frog").export("frog.glb")
 """
-
-
-def _load_weights(generator: nn.Module, folder: Path) -> None:
-    try:
-        weights = load_file(folder / WEIGHTS)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(
-            f"checkpoint {folder}: {WEIGHTS} is damaged or truncated ({error}); copy it or export it again"
-        ) from None
-    wanted = {name: tuple(value.shape) for name, value in generator.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in weights.items()}
-    wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
-    if wrong:
-        name = wrong[0]
-        raise ValueError(
-            f"checkpoint {folder}: {WEIGHTS} does not belong to its {INDEX}: {len(wrong)} tensors differ, "
-            f"first {name} (expected {wanted.get(name)}, found {found.get(name)}); export it again"
-        )
-    generator.load_state_dict(weights)
 
 
 def _check_device(device: str) -> torch.device:

@@ -68,6 +68,19 @@ def test_hard_retrieval_asks_only_for_attributes_that_an_object_can_have():
     }
 
 
+def test_hard_retrieval_asks_only_for_the_attributes_it_is_told():
+    encoder, pooled = Oracle(), blend_of_captions(torch.tensor([1.0, 0.5, 0.4, 0.1]))
+    whole = clip_scores.hard_retrieval(encoder, pooled, MEANINGS)
+    asked = [{"color"}, {"wear", "pattern"}, {"support"}, {"color", "pattern"}]
+    found = clip_scores.hard_retrieval(encoder, pooled, MEANINGS, asked=asked)
+    for i, names in enumerate(asked):
+        told = {name for name, won in found.by_attribute.items() if not won[i].isnan()}
+        assert told == names
+        assert all(found.by_attribute[name][i] == whole.by_attribute[name][i] for name in names)
+        assert found.overall[i] == min(whole.by_attribute[name][i] for name in names)
+    assert found.num_distractors.lt(whole.num_distractors).all()
+
+
 def test_a_tie_is_lost():
     class Blind(Oracle):
         def embed_texts(self, texts):

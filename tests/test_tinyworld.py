@@ -192,6 +192,46 @@ def test_painting_traced_views_equals_rendering_them():
     assert torch.equal(cover[0, 0] > 0, hit.view(48, 48))
 
 
+def test_visible_pixels_are_those_that_change_with_the_attribute():
+    meanings = [
+        plain("cat", wear="hat", wear_color="red", pattern="striped"),
+        plain("mug", support="box", support_color="green"),
+        plain("ball"),
+    ]
+    cameras = dataset.draw_cameras(torch.Generator().manual_seed(5), len(meanings))
+    views = dataset.trace_views(meanings, cameras, 64)
+    shown = dataset.visible_pixels(views)
+    edge = views.surface.shape[1]
+
+    def paint(changed: list[Meaning]) -> Tensor:
+        return dataset.paint_views(views.surface, views.light, changed, torch.full((3, 3), 0.4), edge)[0]
+
+    before = paint(meanings)
+    for name, value in (("wear_color", "blue"), ("support_color", "blue"), ("part_color", "purple")):
+        changed = [replace(m, **{name: value}) if getattr(m, name) else m for m in meanings]
+        pixels = (paint(changed) != before).any(1).flatten(1).sum(1) / 4
+        assert torch.allclose(shown[name], pixels)
+        assert bool((pixels > 0).any())
+    bare = (paint([replace(m, pattern=None) for m in meanings]) != before).any(1).flatten(1).sum(1) / 4
+    assert shown["pattern"][0] == bare[0] > 0
+    assert shown["wear"][0] == shown["wear_color"][0]
+    covered = (views.surface != views.surface[0, 0, 0]).flatten(1).sum(1) / 4
+    assert torch.equal(shown["support"][2:], covered[2:])
+    assert shown["part_color"][2] == 0
+
+
+def test_true_objects_are_colored_wherever_a_volume_could_show_them():
+    scene = WorldScene([plain("cat", wear="hat", wear_color="red")])
+    points = grid_points(2000)
+    distance, rgb = scene.query(points)
+    material, marks, light = scene.surface(points)
+    colors = shapes.paint_material(material, marks, scene._palette, scene._patterns) * light[..., None]
+    is_near = distance.abs() < shapes.COLORED
+    assert 0.05 < is_near.float().mean() < 0.95
+    assert torch.equal(rgb[is_near], colors[is_near])
+    assert not rgb[~is_near].any()
+
+
 def test_recolor_keeps_geometry_and_split():
     rng = random.Random(0)
     for _ in range(200):

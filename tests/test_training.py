@@ -203,6 +203,30 @@ def test_steps_that_are_not_finite_end_the_run_with_the_state_before(
     assert_equal_weights(tmp_path / "straight", tmp_path / "run", 6)
 
 
+def test_training_starts_from_an_exported_generator_of_the_same_settings(
+    prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_config(tmp_path, prior)
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert main(["--config", str(config), f"training.output={first}"]) == 0
+    start = [f"generator.start={first}", "optimizer.lr=0", "optimizer.background_lr=0"]
+    assert main(["--config", str(config), f"training.output={second}", *start]) == 0
+    made, found = (
+        load_file(run / "generator" / "generator" / "model.safetensors") for run in (first, second)
+    )
+    assert made.keys() == found.keys()
+    assert all(torch.equal(made[name], found[name]) for name in made)
+
+    other = [f"training.output={tmp_path / 'third'}", f"generator.start={first}"]
+    for setting, message in (
+        ("generator.hyper_ingp.mlp_width=24", "has mlp_width"),
+        (f"generator.start={tmp_path / 'nowhere'}", "there is no such folder"),
+    ):
+        assert main(["--config", str(config), *other, setting]) == 2
+        error = capsys.readouterr().err
+        assert "generator.start: " in error and message in error and error.count("\n") == 1
+
+
 def test_best_generator_by_validation_is_kept(prior: Path, tmp_path: Path) -> None:
     config = load_config(write_config(tmp_path, prior, evaluation__every=2, evaluation__metric="up_and_down"))
     seen: list[int] = []

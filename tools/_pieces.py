@@ -48,12 +48,27 @@ class ViewPool:
         self.view = view_index(self.views.cameras.elevation[:, 0], self.views.cameras.azimuth[:, 0]).tolist()
 
     def draw(
-        self, count: int, seed: int, *, recolor: bool = True
+        self,
+        count: int,
+        seed: int,
+        *,
+        recolor: bool = True,
+        supersampled: bool = False,
+        wear_share: float = 0.0,
     ) -> tuple[Tensor, Tensor, list[Meaning], list[int]]:
         """Images (count, 3, 64, 64) and coverage in [0, 1], meanings, and view words' indices; a function of
-        `seed`."""
+        `seed`.
+
+        Args:
+            supersampled: give the images of 128 pixels that the others are averages of.
+            wear_share: this part of the images is drawn from objects that wear something, a tenth of all.
+        """
         rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
         index = torch.randint(len(self.views), (count,), generator=generator)
+        if wear_share > 0:
+            dressed = torch.tensor([row for row, m in enumerate(self.views.meanings) if m.wear])
+            chosen = torch.randint(len(dressed), (round(wear_share * count),), generator=generator)
+            index[: len(chosen)] = dressed[chosen]
         meanings = [self.views.meanings[i] for i in index.tolist()]
         if recolor:
             meanings = [dataset.recolor(meaning, rng, self.split) for meaning in meanings]
@@ -64,7 +79,7 @@ class ViewPool:
             self.views.light[rows],
             meanings,
             backgrounds,
-            self.views.surface.shape[1] // 2,
+            self.views.surface.shape[1] // (1 if supersampled else 2),
         )
         return images, cover, meanings, [self.view[i] for i in index.tolist()]
 
@@ -112,7 +127,7 @@ class PiecewiseTraining:
         folder.mkdir(parents=True, exist_ok=True)
         trainable = [p for p in module.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
-            trainable, lr=learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay
+            trainable, lr=learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True
         )
         self.ema = {k: v.detach().clone() for k, v in module.state_dict().items()}
         self.step, self.seconds = 0, 0.0
@@ -189,3 +204,26 @@ class PiecewiseTraining:
                 tick_started, sums, counted = time.time(), {}, 0
         self.save()
         writer.close()
+
+
+def start_record(kept: Path, restart: Path) -> dict[str, dict[str, float]]:
+    """The `training.json` of the export that training started from, copied to `kept` at the first start: the
+    export itself may be replaced later, and what it counted must not be counted twice."""
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text((restart / "training.json").read_text())
+    return json.loads(kept.read_text())
+
+
+def write_training(
+    out: Path, kept: Path, stages: dict[str, Path], extra: dict[str, dict[str, float]] | None = None
+) -> None:
+    """Writes `training.json`: each stage's last metrics, plus the steps and hours before a restart (`kept`)."""
+    steps = json.loads(kept.read_text()) if kept.exists() else {}
+    for stage, folder in stages.items():
+        path = folder / "metrics.jsonl"
+        if path.exists():
+            last, before = json.loads(path.read_text().splitlines()[-1]), steps.get(stage, {})
+            steps[stage] = last | {name: before.get(name, 0) + last[name] for name in ("step", "hours")}
+        steps[stage] = steps.get(stage, {}) | (extra or {}).get(stage, {})
+    (out / "training.json").write_text(json.dumps(steps, indent=1) + "\n")

@@ -87,10 +87,12 @@ def measure_step(config: Config, num_steps: int, num_warmup: int) -> dict[str, A
         measured.
     """
     import torch
+    from transformers.utils import logging as transformers_logging
 
     from scaledreamer.build import build_trainer
     from scaledreamer.training.engine import start_process
 
+    transformers_logging.disable_progress_bar()
     process = start_process(config.training.device)
     trainer = build_trainer(config, process)
     timer = trainer.timer
@@ -128,7 +130,7 @@ def measure_step(config: Config, num_steps: int, num_warmup: int) -> dict[str, A
         "generator and renderer, backward": parts["backward"],
         "optimizer and averaged weights": parts["update"],
     }
-    seconds["regularizers' sum, schedules"] = max(whole - sum(seconds.values()), 0.0)
+    seconds["everything else"] = max(whole - sum(seconds.values()), 0.0)
     images = config.training.batch_size * config.cameras.num_views
     return {
         "seconds_per_step": whole,

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 NUM_FRAMES, FRAME_SIZE = 16, 128
+NUM_JANUS_OBJECTS = 32
 CURVES = (
     "validation/score",
     "validation/hard_r1",
@@ -108,6 +109,7 @@ def _run(arguments: argparse.Namespace, config: Config) -> int:
     encoder = TinyClip.from_pretrained(device=pipe.device)
     part: dict[str, Any] = {"kinds": config.prompts.kinds, "max_extras": config.prompts.max_extras}
     sections = []
+    janus_test = evaluate.janus_test_of(pipe, encoder, NUM_JANUS_OBJECTS)
     for split, title, text, shown in (
         ("unseen", "Unseen prompts", _UNSEEN, arguments.num_unseen),
         ("seen", "Prompts of the training", _SEEN, arguments.num_seen),
@@ -115,7 +117,7 @@ def _run(arguments: argparse.Namespace, config: Config) -> int:
         print(f"evaluating {arguments.num_prompts} {split} prompts", flush=True)
         draw = draw_prompts(0, split, arguments.num_prompts, **part)
         report = evaluate.evaluate(
-            pipe, [draw], encoder, gallery_size=len(draw.prompts), num_janus_objects=32, num_timed=3
+            pipe, [draw], encoder, gallery_size=len(draw.prompts), janus_test=janus_test, num_timed=3
         )
         evaluate.save_report(folder / f"{split}.json", report)
         cards = make_cards(pipe, choose(draw, shown, is_unseen=split == "unseen"), folder / "assets", split)

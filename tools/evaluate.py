@@ -24,10 +24,11 @@ from scaledreamer.tinyworld import grammar
 if TYPE_CHECKING:
     from scaledreamer.evaluation.draws import Draw
     from scaledreamer.evaluation.ground_truth import MakeScene, Observer
+    from scaledreamer.evaluation.janus import JanusTest
     from scaledreamer.pipeline import TextTo3D
 
 NUM_TIMED = 6
-NUM_JANUS_OBJECTS = 96
+NUM_JANUS_OBJECTS = 80
 NUM_SHOWN = 16
 
 
@@ -112,7 +113,7 @@ def _run(arguments: argparse.Namespace) -> None:
         draws,
         encoder,
         gallery_size=arguments.gallery_size,
-        num_janus_objects=NUM_JANUS_OBJECTS,
+        janus_test=janus_test_of(pipe, encoder, NUM_JANUS_OBJECTS),
         num_timed=NUM_TIMED,
     )
     report["settings"] |= {"split": arguments.split, **part}
@@ -156,29 +157,20 @@ def evaluate(
     encoder: Any,
     *,
     gallery_size: int,
-    num_janus_objects: int,
+    janus_test: JanusTest,
     num_timed: int,
 ) -> dict[str, Any]:
     """All scores of an exported generator, with progress on stdout; `settings` says how they were measured.
 
     Args:
-        num_janus_objects: of the validation split, on which the Janus test is validated.
+        janus_test: of `janus_test_of`.
         num_timed: assets whose forward pass and mesh are timed.
     """
-    from scaledreamer.evaluation import ground_truth, janus
-    from scaledreamer.evaluation.draws import draw_prompts
+    from scaledreamer.evaluation import ground_truth
     from scaledreamer.evaluation.report import measure, summarise
 
     start = time.monotonic()
     observer = ground_truth.Observer(renderer_of(pipe), pipe.device)
-    janus_test = None
-    if any(janus.has_front(meaning) for draw in draws for meaning in draw.meanings):
-        fronted = [kind.name for kind in grammar.KINDS.values() if kind.has_front]
-        known = draw_prompts(0, "validation", num_janus_objects, kinds=fronted).meanings
-        janus_test = janus.validate_janus(encoder, observer, known)
-        print(
-            f"Janus test: {janus_test.true_rate:.2f} of true, {janus_test.united_rate:.2f} of united objects"
-        )
     measured = []
     for number, draw in enumerate(draws, start=1):
         measured.append(measure(make_scene_of(pipe), draw, encoder, observer, janus_test, gallery_size))
@@ -205,6 +197,19 @@ def evaluate(
         "minutes": round((time.monotonic() - start) / 60, 2),
     }
     return summarise(measured, janus_test, seconds) | {"settings": settings}
+
+
+def janus_test_of(pipe: TextTo3D, encoder: Any, num_objects: int) -> JanusTest:
+    """The Janus test, its threshold chosen and validated on true objects of the validation split."""
+    from scaledreamer.evaluation.draws import draw_prompts
+    from scaledreamer.evaluation.ground_truth import Observer
+    from scaledreamer.evaluation.janus import validate_janus
+
+    fronted = [kind.name for kind in grammar.KINDS.values() if kind.has_front]
+    known = draw_prompts(0, "validation", num_objects, kinds=fronted).meanings
+    test = validate_janus(encoder, Observer(renderer_of(pipe), pipe.device), known)
+    print(f"Janus test: {test.true_rate:.2f} of true, {test.united_rate:.2f} of united objects", flush=True)
+    return test
 
 
 def time_assets(pipe: TextTo3D, prompts: Sequence[str]) -> tuple[list[float], int]:

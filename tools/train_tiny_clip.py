@@ -1,85 +1,92 @@
 """Trains the tinyworld's CLIP from nothing, on other renders than the prior's. It is only ever used to
 evaluate.
 
-    python tools/train_tiny_clip.py train export --minutes 60
+    python tools/train_tiny_clip.py text image export --minutes 60
 
-Each image is contrasted with the other captions of its batch and with captions that differ from its own in
-one attribute, since those are what hard R@1 asks for. The text tower is the prior's text stage, which knows
-no image, frozen but for its projection; the image tower is trained from nothing. Linear heads that name the
-attributes help it to start; they are not exported. Training stops after `--minutes`; the same command goes on
-until `--steps` are done.
+Every attribute's value, and every view word, has a direction of its own in the embedding, all of them
+orthogonal. A caption's embedding is the sum of what it says, and the text tower learns to write that sum. The
+image tower learns to tell, along the directions of each attribute, the right value from all the others: the
+contrast with every caption that is wrong in one attribute, at the price of a few products.
+Training stops after `--minutes` for each stage; the same command goes on until its steps are done.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import random
 from pathlib import Path
 from typing import Any
 
 import torch
-from _pieces import PiecewiseTraining, ViewPool, draw_caption
+from _pieces import PiecewiseTraining, ViewPool, draw_caption, start_record, write_training
 from torch import Tensor, nn
 from torch.nn import functional as F
-from train_tiny_prior import TextProbe, build_text_encoder, load_module, load_tokenizer
+from train_tiny_prior import load_module
 
+from scaledreamer.evaluation.clip_scores import TinyClip, hard_retrieval
 from scaledreamer.prompts.views import VIEW_WORDS, with_view
 from scaledreamer.tinyworld import grammar
-from scaledreamer.tinyworld.grammar import Meaning
-from scaledreamer.tinyworld.text import ATTRIBUTE_VALUES, MAX_TOKENS, attribute_labels
+from scaledreamer.tinyworld.grammar import KINDS
+from scaledreamer.tinyworld.text import ATTRIBUTE_VALUES, MAX_TOKENS, attribute_labels, build_tokenizer
 
+STAGES = ("text", "image", "export")
 WIDTH = 128
-NUM_DISTRACTORS = 4
 FIRST_SHARD = 500
 """The prior's views have lower numbers: no render is shared."""
+NUM_HELD_OUT = 256
+NUM_VALUES = {name: len(values) for name, values in ATTRIBUTE_VALUES.items()} | {"view": len(VIEW_WORDS) + 1}
+"""Of each attribute; the last view is that of a caption without a view word."""
 
 
 def build_clip(tokenizer) -> Any:
-    """A CLIPModel of 1.7 M parameters: patches of 8 pixels, four layers each, width 128."""
+    """A CLIPModel of 2.1 M parameters: 8 pixel patches into a width of 192, which loses nothing of them."""
     from transformers import CLIPConfig, CLIPModel
 
-    transformer = {
+    text = {
         "hidden_size": WIDTH,
         "intermediate_size": 4 * WIDTH,
         "num_attention_heads": 4,
-        "projection_dim": WIDTH,
-    }
-    text = transformer | {
+        "num_hidden_layers": 2,
         "vocab_size": len(tokenizer),
-        "num_hidden_layers": 3,
         "max_position_embeddings": MAX_TOKENS,
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    vision = transformer | {"image_size": 64, "patch_size": 8, "num_hidden_layers": 4}
+    vision = {
+        "image_size": 64,
+        "patch_size": 8,
+        "hidden_size": 192,
+        "intermediate_size": 384,
+        "num_attention_heads": 6,
+        "num_hidden_layers": 5,
+    }
     return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=WIDTH))
 
 
-def take_text_tower(clip: Any, work: Path, tokenizer) -> None:
-    """Puts the trained text encoder into a new CLIP, frozen."""
-    encoder = load_module(work / "text", TextProbe(build_text_encoder(tokenizer))).encoder
-    tower = clip.text_model
-    tower.load_state_dict({k.removeprefix("text_model."): v for k, v in encoder.state_dict().items()})
-    tower.requires_grad_(False)
+class Tower(nn.Module):
+    """One side of a CLIP with the directions of all values, which are drawn once and fixed.
 
+    Args:
+        clip: CLIPModel, of which only this side is trained.
+        side: "text" or "image".
+    """
 
-def tokenize(tokenizer, texts: list[str]) -> Tensor:
-    """Token ids padded to the longest text."""
-    return tokenizer(
-        texts, padding=True, max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
-    ).input_ids
+    codes: Tensor
 
-
-class ClipWithHeads(nn.Module):
-    """CLIP with linear heads that name every attribute and the view from the image's embedding."""
-
-    def __init__(self, clip: Any) -> None:
+    def __init__(self, clip: Any, side: str) -> None:
         super().__init__()
         self.clip: Any = clip
-        sizes = {name: len(values) for name, values in ATTRIBUTE_VALUES.items()} | {"view": len(VIEW_WORDS)}
-        self.heads = nn.ModuleDict({name: nn.Linear(WIDTH, size) for name, size in sizes.items()})
+        model, projection = {
+            "text": (clip.text_model, clip.text_projection),
+            "image": (clip.vision_model, clip.visual_projection),
+        }[side]
+        clip.requires_grad_(False)
+        model.requires_grad_(True)
+        projection.requires_grad_(True)
+        frame = torch.linalg.qr(torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(0))).Q
+        self.register_buffer("codes", frame[: sum(NUM_VALUES.values())])
+        self.log_scale = nn.Parameter(torch.tensor(3.4))
 
     def embed_images(self, images: Tensor) -> Tensor:
         """Unit vectors of images in [0, 1]."""
@@ -89,77 +96,140 @@ class ClipWithHeads(nn.Module):
         """Unit vectors of token ids."""
         return F.normalize(self.clip.get_text_features(input_ids=ids).pooler_output, dim=-1)
 
+    def naming_losses(self, embedded: Tensor, labels: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Cross-entropy of each attribute's value, read along the directions of that attribute's values."""
+        scale = self.log_scale.clamp(max=4.6).exp()
+        logits = (scale * embedded @ self.codes.T).split(list(NUM_VALUES.values()), 1)
+        return {
+            name: F.cross_entropy(each, labels[name].to(embedded.device))
+            for name, each in zip(NUM_VALUES, logits, strict=True)
+        }
 
-def disturb(images: Tensor, cover: Tensor, generator: torch.Generator) -> Tensor:
-    """Makes renders softer, noisier or a little off in colour, as a generator's are; a third stay as they
-    are."""
+    def sum_of_codes(self, labels: dict[str, Tensor]) -> Tensor:
+        """Unit vectors: what captions with these values should be embedded as."""
+        rows, first = [], 0
+        for name, count in NUM_VALUES.items():
+            rows.append(self.codes[first + labels[name].to(self.codes.device)])
+            first += count
+        return F.normalize(torch.stack(rows).sum(0), dim=-1)
+
+
+def draw_texts(seed: int, count: int, split: str | None) -> tuple[list[str], dict[str, Tensor]]:
+    """Captions with their values; half of them with a view word. Some hold one extra more than the world's
+    meanings do, as distractors may; these belong to no split."""
+    rng = random.Random(seed)
+    meanings = []
+    for _ in range(count):
+        meaning = grammar.sample_meaning(rng, split)
+        if rng.random() < 0.4:
+            _, other = rng.choice(grammar.hard_distractors(meaning))
+            if grammar.num_extras(other) > grammar.MAX_EXTRAS or grammar.split_of(other) == split:
+                meaning = other
+        meanings.append(meaning)
+    views = [rng.choice((0, 1, 2, 3, 4, 4, 4, 4)) for _ in meanings]
+    texts = [
+        draw_caption(m, v, rng, view_word_rate=float(v < 4)) for m, v in zip(meanings, views, strict=True)
+    ]
+    return texts, attribute_labels(meanings) | {"view": torch.tensor(views)}
+
+
+def tokenize(tokenizer, texts: list[str]) -> Tensor:
+    """Token ids padded to the longest text."""
+    return tokenizer(
+        texts, padding=True, max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
+    ).input_ids
+
+
+def start_tower(args: argparse.Namespace, side: str) -> Tower:
+    """A new tower, or that of the exported CLIP to go on from (a warm restart: no optimizer)."""
+    from transformers import CLIPModel
+
+    torch.manual_seed(args.seed)
+    tower = Tower(build_clip(build_tokenizer()), side)
+    if args.restart:
+        found: Any = CLIPModel.from_pretrained(str(args.restart), dtype=torch.float32, local_files_only=True)
+        tower.clip.load_state_dict(found.state_dict())
+        written = start_record(args.work / "clip_restart.json", args.restart)
+        tower.log_scale.data.fill_(written[side]["log_scale"])
+        print(f"clip {side}: starts from {args.restart}", flush=True)
+    return tower.to(args.device)
+
+
+def finished_tower(args: argparse.Namespace, side: str) -> Tower:
+    """The tower of this folder's stage, or, where there is none, of the exported CLIP to go on from."""
+    if args.restart and not (args.work / f"clip_{side}" / "state.pt").exists():
+        return start_tower(args, side)
+    return load_module(args.work / f"clip_{side}", Tower(build_clip(build_tokenizer()), side)).to(args.device)
+
+
+def train_text(args: argparse.Namespace) -> None:
+    """Text tower: captions to the sums of what they say."""
+    tokenizer = build_tokenizer()
+    tower = start_tower(args, "text")
+
+    def losses(step: int) -> dict[str, Tensor]:
+        texts, labels = draw_texts(step, 96, "seen")
+        embedded = tower.embed_texts(tokenize(tokenizer, texts).to(args.device))
+        far = 1 - (embedded * tower.sum_of_codes(labels)).sum(1)
+        return {
+            "far": far.mean(),
+            "naming": 0.1 * torch.stack([*tower.naming_losses(embedded, labels).values()]).sum(),
+        }
+
+    training = PiecewiseTraining(
+        "clip text", args.work / "clip_text", tower, losses, num_steps=args.text_steps, learning_rate=1e-3
+    )
+    for _ in training.ticks(args.minutes):
+        texts, labels = draw_texts(10**9, 512, "validation")
+        with torch.no_grad():
+            embedded = tower.embed_texts(tokenize(tokenizer, texts).to(args.device))
+        cosine = (embedded * tower.sum_of_codes(labels)).sum(1)
+        print(
+            f"  held-out cosine with its sum: mean {cosine.mean():.4f}, least {cosine.min():.4f}", flush=True
+        )
+
+
+def disturb(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Brings images of 128 pixels to 64, as a generator's renders are: mirrored, shifted by up to three
+    pixels, half of them not anti-aliased; two thirds are made softer, noisier or a little off in colour."""
     device, count = images.device, len(images)
-    amount = torch.rand(count, 3, 1, 1, generator=generator).to(device)
+    uniform = torch.rand(count, 8, 1, 1, 1, generator=generator).to(device).unbind(1)
+    images = torch.where(uniform[0] < 0.5, images, images.flip(-1))
+    left, top = torch.randint(-6, 7, (2,), generator=generator).tolist()
+    images = F.pad(images, (6, 6, 6, 6), mode="replicate")[..., 6 + top : 134 + top, 6 + left : 134 + left]
+    images = torch.where(uniform[1] < 0.5, F.avg_pool2d(images, 2), images[..., ::2, ::2])
     soft = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-    changed = images.lerp(soft, amount[:, :1])
+    changed = images.lerp(soft, uniform[2])
     gain = 1 + 0.2 * (torch.rand(count, 3, 1, 1, generator=generator) - 0.5).to(device)
     noise = torch.randn(images.shape, generator=generator).to(device)
-    changed = (changed * gain + 0.06 * amount[:, 1:2] * noise).clamp(0, 1)
-    return torch.where(amount[:, 2:3] < 0.33, images, changed)
+    changed = (changed * gain + 0.06 * uniform[3] * noise).clamp(0, 1)
+    return torch.where(uniform[4] < 0.33, images, changed)
 
 
-def draw_distractors(meaning: Meaning, view: int, has_view: bool, rng: random.Random) -> list[str]:
-    """Captions that are wrong in one attribute, and one of the wrong view where the view is said."""
-    wrong = grammar.hard_distractors(meaning)
-    names = sorted({name for name, _ in wrong})
-    chosen = []
-    for _ in range(NUM_DISTRACTORS - has_view):
-        name = rng.choice(names)
-        chosen.append(rng.choice([other for attribute, other in wrong if attribute == name]))
-    texts = [grammar.caption(other, rng.randrange(1 << 20)) for other in chosen]
-    if not has_view:
-        return texts
-    other_view = rng.choice([v for v in range(len(VIEW_WORDS)) if v != view])
-    same = grammar.caption(meaning, rng.randrange(1 << 20))
-    return [with_view(text, view) for text in texts] + [with_view(same, other_view)]
-
-
-def train(args: argparse.Namespace) -> None:
-    """Contrastive training with hard negatives."""
-    tokenizer = load_tokenizer(args.work)
-    torch.manual_seed(args.seed)
-    clip = build_clip(tokenizer)
-    take_text_tower(clip, args.work, tokenizer)
-    model = ClipWithHeads(clip).to(args.device)
+def train_image(args: argparse.Namespace) -> None:
+    """Image tower: along the directions of each attribute, what is seen."""
+    tokenizer = build_tokenizer()
+    tower = start_tower(args, "image")
     pool = ViewPool(args.work / "views", "seen", args.num_shards, args.device, first_shard=FIRST_SHARD)
 
     def losses(step: int) -> dict[str, Tensor]:
-        rng, generator = random.Random(step), torch.Generator().manual_seed(step)
-        images, cover, meanings, views = pool.draw(args.batch_size, step)
-        has_view = [rng.random() < 0.4 for _ in meanings]
-        texts, wrong = [], []
-        for m, v, h in zip(meanings, views, has_view, strict=True):
-            texts.append(draw_caption(m, v, rng, view_word_rate=float(h)))
-            wrong += draw_distractors(m, v, h, rng)
-        image = model.embed_images(disturb(images, cover, generator))
-        text = model.embed_texts(tokenize(tokenizer, texts + wrong).to(args.device))
-        right, wrong_text = text[: len(texts)], text[len(texts) :].unflatten(0, (len(texts), NUM_DISTRACTORS))
-        scale = model.clip.logit_scale.clamp(max=4.6).exp()
-        against_batch = scale * image @ right.T
-        against_wrong = scale * torch.einsum("bd,bkd->bk", image, wrong_text)
-        target = torch.arange(len(texts), device=image.device)
-        to_text = F.cross_entropy(torch.cat([against_batch, against_wrong], 1), target)
-        to_image = F.cross_entropy(against_batch.T, target)
-        labels = attribute_labels(meanings) | {"view": torch.tensor(views)}
-        named = [
-            F.cross_entropy(head(image * 8), labels[n].to(args.device)) for n, head in model.heads.items()
-        ]
-        return {"to_text": to_text, "to_image": 0.3 * to_image, "heads": 0.1 * torch.stack(named).sum()}
+        images, _, meanings, views = pool.draw(args.batch_size, step, supersampled=True, wear_share=0.35)
+        embedded = tower.embed_images(disturb(images, torch.Generator().manual_seed(step)))
+        return tower.naming_losses(embedded, attribute_labels(meanings) | {"view": torch.tensor(views)})
 
     training = PiecewiseTraining(
-        "clip", args.work / "clip", model, losses, num_steps=args.steps, learning_rate=1e-3, weight_decay=0.05
+        "clip image",
+        args.work / "clip_image",
+        tower,
+        losses,
+        num_steps=args.steps,
+        learning_rate=args.rate,
+        weight_decay=0.05,
     )
     held_out = ViewPool(args.work / "views", "validation", 1, args.device)
-    averaged = ClipWithHeads(build_clip(tokenizer)).to(args.device).eval()
     for step in training.ticks(args.minutes):
         if step % 500 == 0 or step == args.steps:
-            training.load_ema_into(averaged)
-            accuracy = single_view_accuracy(averaged, tokenizer, held_out, args.device)
+            accuracy = single_view_accuracy(TinyClip(joined_clip(args), tokenizer), held_out)
             print(
                 "  held-out, one view: " + "  ".join(f"{n} {a:.3f}" for n, a in accuracy.items()), flush=True
             )
@@ -167,51 +237,62 @@ def train(args: argparse.Namespace) -> None:
                 training.writer.add_scalar(f"clip/held_out_{name}", value, step)
 
 
-@torch.no_grad()
-def single_view_accuracy(model: ClipWithHeads, tokenizer, pool: ViewPool, device: str) -> dict[str, float]:
-    """How often one view's own caption beats every caption that is wrong in the named attribute."""
-    images, _, meanings, _ = pool.draw(128, 0)
-    embedded = model.embed_images(images)
-    won: dict[str, list[bool]] = {}
-    for image, meaning in zip(embedded, meanings, strict=True):
-        wrong = grammar.hard_distractors(meaning)
-        texts = [grammar.caption(meaning), *(grammar.caption(other) for _, other in wrong)]
-        scores = model.embed_texts(tokenize(tokenizer, texts).to(device)) @ image
-        for name in {name for name, _ in wrong}:
-            rivals = [
-                score
-                for score, (attribute, _) in zip(scores[1:].tolist(), wrong, strict=True)
-                if attribute == name
-            ]
-            won.setdefault(name, []).append(scores[0].item() > max(rivals))
-        won.setdefault("all", []).append(bool(scores.argmax() == 0))
-    return {name: sum(values) / len(values) for name, values in won.items()}
+def joined_clip(args: argparse.Namespace) -> Any:
+    """Both towers in one model."""
+    clip, text = (finished_tower(args, side).clip for side in ("image", "text"))
+    clip.text_model.load_state_dict(text.text_model.state_dict())
+    clip.text_projection.load_state_dict(text.text_projection.state_dict())
+    return clip
+
+
+def single_view_accuracy(encoder: TinyClip, pool: ViewPool) -> dict[str, float]:
+    """How often one view's own caption beats every caption that is wrong in the named attribute, or in any;
+    and how often the right view word wins, on kinds with a front."""
+    images, _, meanings, views = pool.draw(NUM_HELD_OUT, 0)
+    embedded = encoder.embed_images(images)
+    found = hard_retrieval(encoder, embedded, meanings)
+    won = {name: value.nanmean().item() for name, value in found.by_attribute.items()}
+    rows = [row for row, meaning in enumerate(meanings) if KINDS[meaning.kind].has_front]
+    right = []
+    for row in rows:
+        said = encoder.embed_texts([with_view(grammar.caption(meanings[row]), v) for v in range(4)])
+        right.append(int((said @ embedded[row]).argmax()) == views[row])
+    return won | {"all": found.overall.mean().item(), "view": sum(right) / len(right)}
 
 
 def export(args: argparse.Namespace) -> None:
     """Writes the CLIPModel and its tokenizer in the transformers layout, fp16 safetensors."""
-    tokenizer = load_tokenizer(args.work)
-    model = load_module(args.work / "clip", ClipWithHeads(build_clip(tokenizer)))
-    model.clip.to(torch.float16).save_pretrained(args.out, safe_serialization=True)
+    tokenizer = build_tokenizer()
+    joined_clip(args).to(torch.float16).save_pretrained(args.out, safe_serialization=True)
     tokenizer.save_pretrained(args.out)
-    last = json.loads((args.work / "clip" / "metrics.jsonl").read_text().splitlines()[-1])
-    (args.out / "training.json").write_text(json.dumps(last, indent=1) + "\n")
-    print(f"wrote {args.out}")
+    extra = {side: {"log_scale": finished_tower(args, side).log_scale.item()} for side in ("text", "image")}
+    stages = {side: args.work / f"clip_{side}" for side in ("text", "image")}
+    write_training(args.out, args.work / "clip_restart.json", stages, extra)
+    print(f"wrote {args.out}: {sum(f.stat().st_size for f in args.out.rglob('*.safetensors')) / 1e6:.1f} MB")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("stages", nargs="+", choices=("train", "export"), help="what to do, in this order")
-    parser.add_argument("--minutes", type=float, default=60.0, help="of training in this piece")
+    parser.add_argument("stages", nargs="+", choices=STAGES, help="what to do, in this order")
+    parser.add_argument(
+        "--minutes", type=float, default=60.0, help="of training in this piece, for each stage"
+    )
     parser.add_argument(
         "--work", type=Path, default=Path("outputs/tinyworld"), help="views and training state"
     )
     parser.add_argument("--out", type=Path, default=Path("scaledreamer/assets/tiny_clip"), help="of `export`")
-    parser.add_argument("--num-shards", type=int, default=10, help="thousands of views to train on")
-    parser.add_argument("--steps", type=int, default=2500)
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument(
+        "--restart",
+        type=Path,
+        help="an exported CLIP to go on from, where there is no training state: weights only, a new rate",
+    )
+    parser.add_argument("--num-shards", type=int, default=12, help="thousands of views to train on")
+    parser.add_argument("--text-steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=8000, help="of the image tower")
+    parser.add_argument("--rate", type=float, default=1e-3, help="the image tower's peak learning rate")
+    parser.add_argument("--batch-size", type=int, default=64, help="of the image tower")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves it to torch")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
@@ -219,7 +300,7 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     for stage in args.stages:
-        {"train": train, "export": export}[stage](args)
+        {"text": train_text, "image": train_image, "export": export}[stage](args)
 
 
 if __name__ == "__main__":

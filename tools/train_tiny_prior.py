@@ -15,22 +15,35 @@ starts.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 from pathlib import Path
 from typing import Any
 
 import torch
-from _pieces import PiecewiseTraining, ViewPool, draw_caption
+from _pieces import PiecewiseTraining, ViewPool, draw_caption, start_record, write_training
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from scaledreamer.priors.stable_diffusion import StableDiffusionPrior
 from scaledreamer.prompts.conditioner import TextConditioner
+from scaledreamer.prompts.views import BACK, FRONT, with_view
 from scaledreamer.tinyworld import grammar
 from scaledreamer.tinyworld.text import ATTRIBUTE_VALUES, MAX_TOKENS, attribute_labels, build_tokenizer
 
 TEXT_WIDTH = 128
 LATENT_CHANNELS = 8
+NUM_MEASURED = 256
+"""Images over which the latents' spread is measured."""
+SAMPLE_PROMPTS = [
+    with_view(text, view)
+    for text in (
+        "a red-eyed tree frog",
+        "a cat wearing a blue hat",
+        "a robot",
+        "a spotted mug on a green box",
+    )
+    for view in (FRONT, BACK)
+]
 STAGES = ("text", "autoencoder", "unet", "export")
 
 
@@ -77,10 +90,13 @@ def build_autoencoder() -> Any:
 
 
 def build_unet() -> Any:
-    """A 6 M parameter conditional UNet over 16 x 16 latents, cross-attention below the first level."""
+    """A 6 M parameter conditional UNet over 16 x 16 latents, cross-attention below the first level.
+
+    The whole text is also pooled into the time embedding, as in DeepFloyd IF, and so reaches every block.
+    """
     from diffusers import UNet2DConditionModel
 
-    return UNet2DConditionModel(
+    unet = UNet2DConditionModel(
         sample_size=16,
         in_channels=LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
@@ -91,7 +107,12 @@ def build_unet() -> Any:
         cross_attention_dim=TEXT_WIDTH,
         attention_head_dim=[2, 4, 4],
         norm_num_groups=16,
+        addition_embed_type="text",
+        addition_embed_type_num_heads=8,
     )
+    pooled: Any = unet.add_embedding
+    nn.init.constant_(pooled.norm2.weight, 0.05)  # starts as next to nothing
+    return unet
 
 
 def build_scheduler():
@@ -251,9 +272,40 @@ def load_module(folder: Path, module: nn.Module) -> Any:
     return module.eval().requires_grad_(False)
 
 
+def exported(pipeline: Path, part: str) -> Any:
+    """One network of an exported pipeline, float32."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextModel
+
+    kind = {"text_encoder": CLIPTextModel, "vae": AutoencoderKL, "unet": UNet2DConditionModel}[part]
+    return kind.from_pretrained(pipeline / part, torch_dtype=torch.float32, local_files_only=True)
+
+
+def trained_text(args: argparse.Namespace) -> tuple[Any, Any]:
+    """Tokenizer and frozen text encoder: of this folder's text stage, or of the pipeline to go on from."""
+    if args.restart and not (args.work / "text" / "state.pt").exists():
+        from transformers import CLIPTokenizer
+
+        tokenizer = CLIPTokenizer.from_pretrained(args.restart / "tokenizer")
+        encoder = exported(args.restart, "text_encoder").eval().requires_grad_(False)
+    else:
+        tokenizer = load_tokenizer(args.work)
+        encoder = load_module(args.work / "text", TextProbe(build_text_encoder(tokenizer))).encoder
+    return tokenizer, encoder.to(args.device)
+
+
+def trained_autoencoder(args: argparse.Namespace) -> Any:
+    """Frozen autoencoder: of this folder's autoencoder stage, or of the pipeline to go on from."""
+    if args.restart and not (args.work / "autoencoder" / "state.pt").exists():
+        found = exported(args.restart, "vae").eval().requires_grad_(False)
+    else:
+        found = load_module(args.work / "autoencoder", build_autoencoder())
+    return found.to(args.device, memory_format=torch.channels_last)
+
+
 def measure_scale(autoencoder: Any, pool: ViewPool) -> float:
     """One over the standard deviation of latents: the autoencoder's scaling factor."""
-    images, *_ = pool.draw(256, 0)
+    images, *_ = pool.draw(NUM_MEASURED, 0)
     with torch.no_grad():
         return 1 / autoencoder.encode(to_signed(images)).latent_dist.mode().std().item()
 
@@ -261,15 +313,16 @@ def measure_scale(autoencoder: Any, pool: ViewPool) -> float:
 def train_unet(args: argparse.Namespace) -> None:
     """UNet: v-prediction at uniform timesteps, frozen text encoder and autoencoder, a tenth of captions
     empty."""
-    tokenizer = load_tokenizer(args.work)
-    encoder = load_module(args.work / "text", TextProbe(build_text_encoder(tokenizer))).encoder.to(
-        args.device
-    )
-    autoencoder = load_module(args.work / "autoencoder", build_autoencoder()).to(args.device)
+    tokenizer, encoder = trained_text(args)
+    autoencoder = trained_autoencoder(args)
     pool = ViewPool(args.work / "views", "seen", args.num_shards, args.device)
     scale = measure_scale(autoencoder, pool)
     torch.manual_seed(args.seed)
     unet = build_unet().to(args.device)
+    if args.restart:
+        start_record(args.work / "prior_restart.json", args.restart)
+        found = unet.load_state_dict(exported(args.restart, "unet").state_dict(), strict=False)
+        print(f"unet: starts from {args.restart}; new are {found.missing_keys or 'none'}", flush=True)
     alpha_bar = build_scheduler().alphas_cumprod.to(args.device)
 
     def losses(step: int) -> dict[str, Tensor]:
@@ -300,17 +353,23 @@ def train_unet(args: argparse.Namespace) -> None:
         learning_rate=args.unet_rate,
         ema_decay=0.999,
     )
-    for _ in training.ticks(args.minutes):
-        pass
+    averaged = build_unet().to(args.device)
+    autoencoder.register_to_config(scaling_factor=scale)
+    prior = StableDiffusionPrior(autoencoder, averaged, encoder, tokenizer, alpha_bar, "v_prediction")
+    noise = torch.randn(len(SAMPLE_PROMPTS), *prior.latent_shape, generator=torch.Generator().manual_seed(0))
+    for step in training.ticks(args.minutes):
+        if step % 500 == 0 or step == args.unet_steps:
+            training.load_ema_into(averaged)
+            images = prior.sample(SAMPLE_PROMPTS, noise.to(args.device), guidance_scale=4.0, num_steps=20)
+            training.writer.add_images("unet/samples", images, step)
 
 
 def export(args: argparse.Namespace) -> None:
     """Writes the pipeline in the diffusers layout, fp16 safetensors."""
     from diffusers import StableDiffusionPipeline
 
-    tokenizer = load_tokenizer(args.work)
-    encoder = load_module(args.work / "text", TextProbe(build_text_encoder(tokenizer))).encoder
-    autoencoder = load_module(args.work / "autoencoder", build_autoencoder())
+    tokenizer, encoder = trained_text(args)
+    autoencoder = trained_autoencoder(args)
     unet = load_module(args.work / "unet", build_unet())
     autoencoder.register_to_config(
         scaling_factor=measure_scale(
@@ -331,11 +390,10 @@ def export(args: argparse.Namespace) -> None:
     pipeline = StableDiffusionPipeline(**parts).to(torch.float16)
     pipeline.save_pretrained(args.out, safe_serialization=True)
     TextConditioner(encoder, tokenizer, grammar.vocabulary()).save_pretrained(args.out)
-    steps = {
-        stage: json.loads((args.work / stage / "metrics.jsonl").read_text().splitlines()[-1])
-        for stage in ("text", "autoencoder", "unet")
-    }
-    (args.out / "training.json").write_text(json.dumps(steps, indent=1) + "\n")
+    if args.restart:
+        start_record(args.work / "prior_restart.json", args.restart)
+    stages = {stage: args.work / stage for stage in ("text", "autoencoder", "unet")}
+    write_training(args.out, args.work / "prior_restart.json", stages)
     print(f"wrote {args.out}: {sum(f.stat().st_size for f in args.out.rglob('*.safetensors')) / 1e6:.1f} MB")
 
 
@@ -352,6 +410,11 @@ def main() -> None:
     )
     parser.add_argument(
         "--out", type=Path, default=Path("scaledreamer/assets/tiny_prior"), help="of `export`"
+    )
+    parser.add_argument(
+        "--restart",
+        type=Path,
+        help="an exported pipeline to go on from, where there is no training state: weights only, a new rate",
     )
     parser.add_argument("--num-shards", type=int, default=24, help="thousands of views to train on")
     parser.add_argument("--text-steps", type=int, default=2000)

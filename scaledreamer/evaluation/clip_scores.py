@@ -7,7 +7,7 @@ say no view word and are all of the same form, the plainest that the grammar has
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -128,10 +128,23 @@ def pool_views(
 
 
 def hard_retrieval(
-    encoder: ImageTextEncoder, pooled: Float[Tensor, "prompt d"], meanings: Sequence[Meaning]
+    encoder: ImageTextEncoder,
+    pooled: Float[Tensor, "prompt d"],
+    meanings: Sequence[Meaning],
+    *,
+    asked: Sequence[Collection[str]] | None = None,
 ) -> HardRetrieval:
-    """Hard R@1 of objects that should be what `meanings` say."""
+    """Hard R@1 of objects that should be what `meanings` say.
+
+    Args:
+        asked: attributes of each object that captions may be wrong in, at least one; None asks for all.
+    """
     rivals = [grammar.hard_distractors(meaning) for meaning in meanings]
+    if asked is not None:
+        rivals = [
+            [rival for rival in found if rival[0] in names]
+            for found, names in zip(rivals, asked, strict=True)
+        ]
     texts = [grammar.caption(other) for found in rivals for _, other in found]
     counts = torch.tensor([len(found) for found in rivals], device=pooled.device)
     owner = torch.repeat_interleave(torch.arange(len(meanings), device=pooled.device), counts)

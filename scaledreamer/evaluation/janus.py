@@ -2,9 +2,9 @@
 
 From cameras around the front and around the back, the caption with ", front view" is set against the one with
 ", back view": the difference of their cosines, averaged over the cameras, says how much of a front CLIP sees
-there. An asset is a Janus if its back comes so close to its front in this that the difference of both exceeds
-a threshold. The threshold is chosen, and the test validated, on objects whose answer is known: true objects,
-and true objects united with themselves after half a turn. An object without any face, or with its face at the
+there. An asset is a Janus if its back comes so close to its front in this that the difference exceeds a
+threshold. The threshold is chosen, and the test validated, on objects whose answer is known: true objects and
+true objects united with themselves after half a turn. An object without any face, or with its face at the
 back only, counts as a Janus too, so the rate is an upper bound.
 """
 
@@ -27,7 +27,7 @@ from scaledreamer.tinyworld import grammar
 from scaledreamer.tinyworld.grammar import Meaning
 from scaledreamer.tinyworld.shapes import WorldScene
 
-FRONT_AZIMUTHS_DEG, BACK_AZIMUTHS_DEG = (-20.0, 0.0, 20.0), (160.0, 180.0, 200.0)
+FRONT_AZIMUTHS_DEG, BACK_AZIMUTHS_DEG = (-20.0, 20.0), (160.0, 200.0)
 MAX_TRUE_RATE, MIN_UNITED_RATE = 0.05, 0.95
 """What the test has to reach on true and on united objects to be believed."""
 

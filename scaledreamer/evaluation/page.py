@@ -26,7 +26,7 @@ figure { margin: 0; border: 1px solid #ddd; border-radius: 6px; padding: 0.6em; 
 figure .pair { display: flex; gap: 8px; } figure .pair div { width: 132px; text-align: center; }
 figure img { width: 132px; height: 132px; display: block; }
 figcaption { font-weight: 600; min-height: 2.9em; } small { color: #666; }
-table { border-collapse: collapse; } td, th { padding: 0.15em 0.9em; text-align: right; }
+table { border-collapse: collapse; margin-top: 1.5em; } td, th { padding: 0.15em 0.9em; text-align: right; }
 td:first-child, th:first-child { text-align: left; white-space: pre; }
 tr:nth-child(even) { background: #f6f6f6; }
 svg text { font: 11px system-ui, sans-serif; fill: #444; }

@@ -109,6 +109,41 @@ def paint_views(
     return torch.nn.functional.avg_pool2d(rgb, factor), torch.nn.functional.avg_pool2d(cover, factor)
 
 
+def visible_pixels(views: Views, size: int = 64) -> dict[str, Float[Tensor, " n"]]:
+    """How many pixels of an image of `size` show each attribute, with parts of pixels.
+
+    That an object wears nothing, or stands on nothing, is shown by all of its pixels; that it has no pattern,
+    by its body's. Kinds without a named part show none of it.
+    """
+    code = views.surface.flatten(1).int()
+    material, marks = code % 16, code // 16
+    pixel = (size / views.surface.shape[1]) ** 2
+    shown = {
+        name: (material == MATERIALS.index(name)).float() for name in ("body", "part", "wear", "support")
+    }
+    count = {name: where.sum(1) * pixel for name, where in shown.items()}
+    kind_of_mark = pattern_index(views.meanings, code.device)[:, None]
+    marked = (shown["body"] * (marks & kind_of_mark > 0)).sum(1) * pixel
+    whole = (material != _NOTHING).sum(1) * pixel
+
+    def where_said(attribute: str, said: Tensor, silent: Tensor) -> Tensor:
+        is_said = torch.tensor(
+            [getattr(m, attribute) is not None for m in views.meanings], device=said.device
+        )
+        return torch.where(is_said, said, silent)
+
+    nothing = torch.zeros_like(whole)
+    return {
+        "color": count["body"] - marked,
+        "part_color": where_said("part_color", count["part"], nothing),
+        "pattern": where_said("pattern", marked, count["body"]),
+        "wear": where_said("wear", count["wear"], whole),
+        "wear_color": where_said("wear", count["wear"], nothing),
+        "support": where_said("support", count["support"], whole),
+        "support_color": where_said("support", count["support"], nothing),
+    }
+
+
 def make_views(seed: int, count: int, split: str, size: int = 64, device: str = "cpu") -> Views:
     """Draws and traces views of one split's meanings; a pure function of its arguments."""
     rng, generator = random.Random(f"{seed}|{split}"), torch.Generator().manual_seed(seed)

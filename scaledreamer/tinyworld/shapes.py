@@ -508,6 +508,10 @@ def paint_material(
     return colors.gather(1, shown.long()[..., None].expand(-1, -1, 3))
 
 
+COLORED = 0.3
+"""Colours are worth computing up to here: a volume's density, e^(-30 d), has nothing left beyond."""
+
+
 class WorldScene:
     """Ground truth of a batch of meanings as a `Scene`: distance, lit colour, plain background.
 
@@ -623,10 +627,16 @@ class WorldScene:
     def query(
         self, points: Float[Tensor, "batch n 3"]
     ) -> tuple[Float[Tensor, "batch n"], Float[Tensor, "batch n feature"]]:
-        """Distance and lit rgb in [0, 1]."""
-        material, marks, light = self.surface(points)
+        """Distance and lit rgb in [0, 1], black farther than `COLORED` from the surface."""
+        distance = self.sdf(points)
+        is_near = distance.abs() < COLORED
+        most = max(int(is_near.sum(1).max()), 1)
+        index = is_near.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :most, None]
+        index = index.expand(-1, -1, 3)
+        material, marks, light = self.surface(points.gather(1, index))
         albedo = paint_material(material, marks, self._palette, self._patterns)
-        return self.sdf(points), albedo * light[..., None]
+        colors = torch.zeros_like(points).scatter(1, index, albedo * light[..., None])
+        return distance, colors * is_near[..., None]
 
     def background(self, directions: Float[Tensor, "batch n 3"]) -> Float[Tensor, "batch n 3"]:
         """The plain background colour of every direction."""
