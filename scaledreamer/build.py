@@ -190,13 +190,14 @@ def build_validation(config: cfg.Config, device: torch.device) -> ValidationScor
         raise ValueError(
             "evaluation.every: prompts of a file have no ground truth to validate by; leave it out."
         )
+    from scaledreamer.evaluation.ground_truth import sharpened
     from scaledreamer.evaluation.validation import ValidationScore
 
     return ValidationScore(
         num_prompts=config.evaluation.num_prompts,
         kinds=config.prompts.kinds,
         max_extras=config.prompts.max_extras,
-        renderer=make_renderer(renderer_settings(config.renderer)),
+        renderer=sharpened(make_renderer(renderer_settings(config.renderer))),
         device=device,
     )
 

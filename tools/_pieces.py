@@ -218,7 +218,7 @@ def start_record(kept: Path, restart: Path) -> dict[str, dict[str, float]]:
 def write_training(
     out: Path, kept: Path, stages: dict[str, Path], extra: dict[str, dict[str, float]] | None = None
 ) -> None:
-    """Writes `training.json`: each stage's last metrics, plus the steps and hours before a restart (`kept`)."""
+    """Writes `training.json`: each stage's last metrics, plus steps and hours before a restart (`kept`)."""
     steps = json.loads(kept.read_text()) if kept.exists() else {}
     for stage, folder in stages.items():
         path = folder / "metrics.jsonl"

@@ -145,10 +145,11 @@ def make_scene_of(pipe: TextTo3D) -> MakeScene:
 
 
 def renderer_of(pipe: TextTo3D):
-    """The volume renderer with the settings that the generator was trained with."""
+    """The volume renderer with the settings that the generator was trained with, sharpened for scores."""
     from scaledreamer.build import make_renderer
+    from scaledreamer.evaluation.ground_truth import sharpened
 
-    return make_renderer(pipe.renderer)
+    return sharpened(make_renderer(pipe.renderer))
 
 
 def evaluate(

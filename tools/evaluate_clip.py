@@ -29,7 +29,7 @@ from scaledreamer.evaluation.clip_scores import (
     pool_views,
 )
 from scaledreamer.evaluation.draws import Draw, draw_prompts
-from scaledreamer.evaluation.ground_truth import BACKGROUND, Observer
+from scaledreamer.evaluation.ground_truth import BACKGROUND, Observer, sharpened
 from scaledreamer.evaluation.janus import validate_janus
 from scaledreamer.tinyworld import dataset, grammar
 
@@ -77,7 +77,7 @@ def main() -> None:
     args = parser.parse_args()
 
     encoder = TinyClip.from_pretrained(args.clip)
-    observer = Observer(make_renderer(renderer_settings(Renderer())))
+    observer = Observer(sharpened(make_renderer(renderer_settings(Renderer()))))
     draw = draw_prompts(args.seed, args.split, args.num_meanings)
     images, pixels = traced_views(draw, observer)
     rows = range(len(draw.meanings))

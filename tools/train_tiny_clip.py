@@ -34,6 +34,8 @@ WIDTH = 128
 FIRST_SHARD = 500
 """The prior's views have lower numbers: no render is shared."""
 NUM_HELD_OUT = 256
+VIEW_WEIGHT = 3.0
+"""Of the view word in the image tower's loss: it is what that tower is slowest to learn."""
 NUM_VALUES = {name: len(values) for name, values in ATTRIBUTE_VALUES.items()} | {"view": len(VIEW_WORDS) + 1}
 """Of each attribute; the last view is that of a caption without a view word."""
 
@@ -215,7 +217,8 @@ def train_image(args: argparse.Namespace) -> None:
     def losses(step: int) -> dict[str, Tensor]:
         images, _, meanings, views = pool.draw(args.batch_size, step, supersampled=True, wear_share=0.35)
         embedded = tower.embed_images(disturb(images, torch.Generator().manual_seed(step)))
-        return tower.naming_losses(embedded, attribute_labels(meanings) | {"view": torch.tensor(views)})
+        named = tower.naming_losses(embedded, attribute_labels(meanings) | {"view": torch.tensor(views)})
+        return named | {"view": VIEW_WEIGHT * named["view"]}
 
     training = PiecewiseTraining(
         "clip image",

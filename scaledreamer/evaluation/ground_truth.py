@@ -8,7 +8,7 @@ half.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -28,6 +28,10 @@ LATTICE = 64
 """Cells a side in which volumes are compared: fewer lose thin parts where a volume is scaled."""
 FAR = 0.25
 """Distances are cut here: only their sign, and where between cells it changes, is used."""
+
+SHARPNESS, NUM_SAMPLES, LATTICE_RESOLUTION = 60.0, 24, 40
+"""Least inverse deviation, importance samples and coarse lattice of scored images. At a training's 30 and 10, thin
+brims and small eyes are fog: of 64 true objects CLIP reads 70 % right, and 83 % with these or finer ones."""
 
 MakeScene = Callable[[list[str]], Scene]
 """Prompts to their scenes, one batch."""
@@ -51,6 +55,16 @@ class Observation:
         """Those of some prompts, in the given order."""
         chosen = torch.as_tensor(index, device=self.images.device)
         return Observation(self.images[chosen], self.covered[chosen], self.distance[chosen])
+
+
+def sharpened(renderer: VolumeRenderer) -> VolumeRenderer:
+    """A training's renderer as images are scored with: surfaces sharper, and sampled finely enough for it."""
+    return replace(
+        renderer,
+        inverse_deviation=max(renderer.inverse_deviation, SHARPNESS),
+        num_importance_samples=max(renderer.num_importance_samples, NUM_SAMPLES),
+        lattice_resolution=max(renderer.lattice_resolution, LATTICE_RESOLUTION),
+    )
 
 
 @dataclass(frozen=True)
