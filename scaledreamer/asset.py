@@ -23,6 +23,7 @@ from scaledreamer.meshing.turntable import Space, render_frames
 from scaledreamer.scene import Scene
 
 FRAMES_PER_SECOND = 12
+SUFFIXES = (".glb", ".obj", ".ply", ".mp4", ".gif", ".png")
 
 
 class Asset:
@@ -96,36 +97,37 @@ class Asset:
         return self.turntable(num_views, size)
 
     def export(self, path: str | Path, **mesh_settings: int) -> Path:
-        """Writes .glb (settings as `textured_mesh`), .mp4 or .gif (turntable) or .png (views side by side).
+        """Writes .glb, .obj (with its .mtl and texture), .ply, .mp4 or .gif (turntable) or .png (views side
+        by side); meshes with settings as of `textured_mesh`. Returns the path.
 
-        The file appears whole or not at all; its folder is made if missing.
+        Every file appears whole or not at all; the folder is made if missing.
 
         Raises: ValueError for another suffix; EmptySurfaceError; OSError if it cannot be written.
         """
         path = Path(path)
         kind = path.suffix.lower()
-        if kind not in (".glb", ".mp4", ".gif", ".png"):
-            raise ValueError(
-                f"cannot export {path.name}: accepted are names ending in .glb, .mp4, .gif and .png"
-            )
-        if mesh_settings and kind != ".glb":
-            raise ValueError(
-                f"cannot export {path.name} with {', '.join(mesh_settings)}: these belong to .glb"
-            )
-        if kind == ".glb":
+        if kind not in SUFFIXES:
+            accepted = ", ".join(SUFFIXES)
+            raise ValueError(f"cannot export {path.name}: accepted are names ending in {accepted}")
+        if kind in (".glb", ".obj", ".ply"):
             mesh = self.textured_mesh(**mesh_settings)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            export.save_glb(path, mesh, {"prompt": self.prompt, "seed": self.seed})
-            return path
-        frames = self.views() if kind == ".png" else self.turntable()
+        elif mesh_settings:
+            listed = ", ".join(mesh_settings)
+            raise ValueError(f"cannot export {path.name} with {listed}: these belong to .glb, .obj and .ply")
         path.parent.mkdir(parents=True, exist_ok=True)
         match kind:
+            case ".glb":
+                export.save_glb(path, mesh, {"prompt": self.prompt, "seed": self.seed})
+            case ".obj":
+                export.save_obj(path, mesh)
+            case ".ply":
+                export.save_ply(path, mesh)
             case ".mp4":
-                export.save_mp4(path, frames, FRAMES_PER_SECOND)
+                export.save_mp4(path, self.turntable(), FRAMES_PER_SECOND)
             case ".gif":
-                export.save_gif(path, frames, FRAMES_PER_SECOND)
+                export.save_gif(path, self.turntable(), FRAMES_PER_SECOND)
             case ".png":
-                export.save_png(path, export.contact_sheet(frames))
+                export.save_png(path, export.contact_sheet(self.views()))
         return path
 
     def _lattice(self, resolution: int) -> Lattice:

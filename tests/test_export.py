@@ -24,6 +24,8 @@ from scaledreamer.meshing.export import (
     save_gif,
     save_glb,
     save_mp4,
+    save_obj,
+    save_ply,
     save_png,
     to_gltf_axes,
 )
@@ -231,3 +233,56 @@ def _umask() -> int:
     current = os.umask(0)
     os.umask(current)
     return current
+
+
+def read_obj(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
+    """Positions and texture coordinates of every face's corners, their numbers, and the texture's name."""
+    columns: dict[str, list[list[str]]] = {"v": [], "vt": [], "f": [], "mtllib": [], "usemtl": []}
+    for line in path.read_text().splitlines():
+        key, *values = line.split() or [""]
+        if key in columns:
+            columns[key].append(values)
+    corners = np.array(
+        [[int(i) - 1 for i in corner.split("/")[:2]] for face in columns["f"] for corner in face]
+    )
+    positions, uv = (np.array(columns[key], float) for key in ("v", "vt"))
+    ((library,),) = columns["mtllib"]
+    ((material,),) = columns["usemtl"]
+    lines = (path.parent / library).read_text().splitlines()
+    entries = dict(line.split(maxsplit=1) for line in lines)
+    assert entries["newmtl"] == material
+    return positions[corners[:, 0]], uv[corners[:, 1]], corners[:, 0], entries["map_Kd"]
+
+
+def test_obj_read_by_its_specification_stands_upright_and_shows_each_point_in_its_color(textured, tmp_path):
+    save_obj(tmp_path / "figure.obj", textured)
+    positions, uv, _, texture = read_obj(tmp_path / "figure.obj")
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["figure-texture.png", "figure.mtl", "figure.obj"]
+    assert (positions[:, 1].min(), positions[:, 1].max()) == pytest.approx((-0.5, 0.5), abs=0.02)
+    assert positions[:, 2].max() == pytest.approx(0.6, abs=0.02)  # the nose, world +x
+    image = np.asarray(Image.open(tmp_path / texture))
+    size = len(image)  # OBJ: v = 0 is the bottom of the image
+    centers, (u, v) = positions.reshape(-1, 3, 3).mean(1), uv.reshape(-1, 3, 2).mean(1).T
+    column, row = (u * size).astype(int).clip(0, size - 1), ((1 - v) * size).astype(int).clip(0, size - 1)
+    error = np.abs(image[row, column] / 255 - (centers[:, [2, 0, 1]] + 1) / 2).max(axis=1)
+    assert np.quantile(error, 0.98) < 0.02
+
+
+def test_ply_read_by_its_header_has_each_vertex_in_its_color(textured, tmp_path):
+    save_ply(tmp_path / "figure.ply", textured)
+    data = (tmp_path / "figure.ply").read_bytes()
+    head, _, body = data.partition(b"end_header\n")
+    lines = [line.split() for line in head.decode().splitlines()]
+    assert ["format", "binary_little_endian", "1.0"] in lines
+    (count,) = (int(line[2]) for line in lines if line[:2] == ["element", "vertex"])
+    start, end = (
+        lines.index(next(ln for ln in lines if ln[:2] == ["element", n])) for n in ("vertex", "face")
+    )
+    types = {"float": "<f4", "uchar": "u1"}
+    row = np.dtype([(line[2], types[line[1]]) for line in lines[start + 1 : end] if line[0] == "property"])
+    vertices = np.frombuffer(body, row, count)
+    points = np.stack([vertices[axis] for axis in "xyz"], 1)
+    assert (points[:, 2].min(), points[:, 2].max()) == pytest.approx((-0.5, 0.5), abs=0.02)  # z up
+    assert points[:, 0].max() == pytest.approx(0.6, abs=0.02)
+    rgb = np.stack([vertices[name] for name in ("red", "green", "blue")], 1) / 255
+    assert np.quantile(np.abs(rgb - (points + 1) / 2).max(1), 0.95) < 0.02

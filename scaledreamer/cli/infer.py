@@ -36,7 +36,7 @@ from scaledreamer.prompts.check import check_prompt
 if TYPE_CHECKING:
     from scaledreamer.pipeline import TextTo3D
 
-FORMATS = ("glb", "mp4", "png", "gif")
+FORMATS = ("glb", "mp4", "png", "obj", "ply", "gif")
 EXAMPLE = 'python infer.py --prompt "a red-eyed tree frog"'
 
 
@@ -154,7 +154,7 @@ def _make(pipe: TextTo3D, prompt: str, arguments: argparse.Namespace) -> None:
     import numpy
     import torch
 
-    from scaledreamer.meshing.export import file_stem, save_json
+    from scaledreamer.meshing.export import file_stem, obj_companions, save_json
 
     print(f"prompt: {_short(prompt)}")
     seconds: dict[str, float] = {}
@@ -176,11 +176,13 @@ def _make(pipe: TextTo3D, prompt: str, arguments: argparse.Namespace) -> None:
     for name in arguments.formats:
         clock = time.perf_counter()
         path = arguments.output / f"{stem}.{name}"
-        if name == "glb":
-            asset.export(path, **settings)
-        else:
-            asset.export(path)
+        asset.export(path, **(settings if name in ("glb", "obj", "ply") else {}))
         files[name] = path.name
+        if name == "obj":
+            files |= {
+                "obj_material": obj_companions(path)[0].name,
+                "obj_texture": obj_companions(path)[1].name,
+            }
         seconds[name] = time.perf_counter() - clock
         print(f"  {path}  ({seconds[name]:.1f} s)")
     seconds["total"] = time.perf_counter() - start

@@ -30,8 +30,9 @@ FAR = 0.25
 """Distances are cut here: only their sign, and where between cells it changes, is used."""
 
 SHARPNESS, NUM_SAMPLES, LATTICE_RESOLUTION = 60.0, 24, 40
-"""Least inverse deviation, importance samples and coarse lattice of scored images. At a training's 30 and 10, thin
-brims and small eyes are fog: of 64 true objects CLIP reads 70 % right, and 83 % with these or finer ones."""
+"""Least inverse deviation, importance samples and coarse lattice of scored images. At a training's 30 and 10,
+thin brims and small eyes are fog: of 64 true objects CLIP read 70 % right, and 83 % with these or finer
+ones."""
 
 MakeScene = Callable[[list[str]], Scene]
 """Prompts to their scenes, one batch."""

@@ -1,8 +1,8 @@
-"""Files: GLB of a textured mesh, MP4 of frames, PNG sheet of views, and names for them.
+"""Files: GLB, OBJ and PLY of a textured mesh, MP4 and GIF of frames, PNG sheet of views, and names for them.
 
 Every file is written under a temporary name beside its place and then renamed, so an interrupted or failed
-run leaves no half of a file. glTF is y up, front +z; the world is z up, front +x: (x, y, z) becomes (y, z,
-x).
+run leaves no half of a file. glTF and OBJ are y up, front +z; the world, and PLY, are z up, front +x: (x, y,
+z) becomes (y, z, x).
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ import imageio_ffmpeg
 import numpy as np
 import trimesh
 import trimesh.exchange.gltf
+import trimesh.exchange.obj
+import trimesh.exchange.ply
 from jaxtyping import Float, UInt8
 from PIL import Image
 from trimesh.visual import TextureVisuals
@@ -79,6 +81,42 @@ def save_glb(path: Path | str, mesh: TexturedMesh, extras: dict[str, Any] | None
     scene = trimesh.Scene(to_trimesh(mesh, gltf_axes=True))
     data = trimesh.exchange.gltf.export_glb(scene, include_normals=True, tree_postprocessor=describe)
     save_bytes(path, bytes(data))
+
+
+def obj_companions(path: Path | str) -> tuple[Path, Path]:
+    """The material file and the texture that belong to an OBJ."""
+    path = Path(path)
+    return path.with_suffix(".mtl"), path.with_name(f"{path.stem}-texture.png")
+
+
+def save_obj(path: Path | str, mesh: TexturedMesh) -> None:
+    """Wavefront OBJ, y up, front +z, and its companions before it: where it is, they are."""
+    material, texture = obj_companions(path)
+    text = trimesh.exchange.obj.export_obj(
+        to_trimesh(mesh, gltf_axes=True),
+        include_normals=True,
+        mtl_name=material.name,
+        header=f"scaledreamer {__version__}",
+        digits=6,
+    )
+    save_png(texture, mesh.texture)
+    lines = ["newmtl baked", "Ka 0 0 0", "Kd 1 1 1", "Ks 0 0 0", "illum 1", f"map_Kd {texture.name}", ""]
+    save_bytes(material, "\n".join(lines).encode())
+    save_bytes(path, text.encode())
+
+
+def save_ply(path: Path | str, mesh: TexturedMesh) -> None:
+    """Binary PLY in world axes (z up, front +x), each vertex with its normal and its texel's colour."""
+    size = np.array(mesh.texture.shape[1::-1])
+    column, row = (mesh.atlas.uv * size).astype(int).clip(0, size - 1).T
+    colored = trimesh.Trimesh(
+        vertices=mesh.atlas.vertices,
+        faces=mesh.atlas.faces,
+        vertex_normals=mesh.atlas.normals,
+        vertex_colors=mesh.texture[mesh.texture.shape[0] - 1 - row, column],
+        process=False,
+    )
+    save_bytes(path, trimesh.exchange.ply.export_ply(colored, vertex_normal=True))
 
 
 def save_png(path: Path | str, image: UInt8[np.ndarray, "h w 3"]) -> None:
