@@ -14,9 +14,9 @@ import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -145,26 +145,44 @@ class TextTo3D:
             notes.append(f"the text encoder reads {limit} tokens; ignored from here on: {_short(cut)}")
         return notes
 
-    @torch.no_grad()
-    def __call__(self, prompt: str, *, seed: int = 0) -> Asset:
-        """One forward pass. `seed` matters to generators that take noise; warns of what `check` finds.
+    @overload
+    def __call__(self, prompt: str, *, seed: int = 0) -> Asset: ...
 
-        Raises: ValueError as `check`.
+    @overload
+    def __call__(self, prompt: Sequence[str], *, seed: int = 0) -> list[Asset]: ...
+
+    @torch.no_grad()
+    def __call__(self, prompt: str | Sequence[str], *, seed: int = 0) -> Asset | list[Asset]:
+        """One forward pass: an asset of a prompt, or a list of assets of several.
+
+        `seed` matters to generators that take noise (`has_noise`); warns of what `check` finds.
+
+        Raises: ValueError as `check`, or for an empty list.
         """
-        notes = self.check(prompt)
-        for note in notes:
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        notes = [self.check(each) for each in prompts]
+        for note in dict.fromkeys(note for each in notes for note in each):
             warnings.warn(note, UserWarning, stacklevel=2)
-        condition = self.conditioner([prompt])
-        return Asset(
-            prompt,
-            seed,
-            self.generator(condition),
-            notes=notes,
-            inverse_deviation=float(self.renderer.get("inverse_deviation", 30.0)),
-            distance=_middle(self.cameras.get("distance", 2.6)),
-            fov_deg=_middle(self.cameras.get("fov_deg", 41.0)),
-            device=self.device,
-        )
+        scenes = self.generator(self.conditioner(prompts))
+        assets = [
+            Asset(
+                each,
+                seed,
+                scenes.row(index),
+                notes=notes[index],
+                inverse_deviation=float(self.renderer.get("inverse_deviation", 30.0)),
+                distance=_middle(self.cameras.get("distance", 2.6)),
+                fov_deg=_middle(self.cameras.get("fov_deg", 41.0)),
+                device=self.device,
+            )
+            for index, each in enumerate(prompts)
+        ]
+        return assets[0] if isinstance(prompt, str) else assets
+
+    @property
+    def has_noise(self) -> bool:
+        """Whether the generator makes other assets of a prompt with other seeds."""
+        return bool(self.generator.has_noise)
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype = torch.float16) -> None:
         """Writes an exported generator (DESIGN, section 6): JSON and safetensors, never a pickle.

@@ -49,3 +49,11 @@ class Scene(Protocol):
     def background(self, directions: Float[Tensor, "batch n 3"]) -> Float[Tensor, "batch n 3"]:
         """Rgb in [0, 1] of what a ray of this unit direction sees behind the scene."""
         ...
+
+
+class SceneBatch(Scene, Protocol):
+    """What a generator returns: scenes that can also be had one by one."""
+
+    def row(self, index: int) -> Scene:
+        """The scene of one prompt of the batch, as a batch of one."""
+        ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -117,6 +118,36 @@ def test_several_prompts_unknown_words_and_chosen_formats(checkpoint, tmp_path, 
     )
 
 
+def test_prompts_of_file_and_standard_input_are_made_in_batches_and_throughput_is_said(
+    checkpoint, tmp_path, capsys, monkeypatch
+):
+    file = tmp_path / "prompts.txt"
+    file.write_text("\ufeffa green frog\r\n\n  a blue car \na green frog\n", encoding="utf-8")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a red house\n")))
+    output = ["--checkpoint", str(checkpoint), "--output", str(tmp_path / "out"), "--formats", "glb"]
+    options = ["--prompts-file", str(file), "--stdin", "--batch-size", "2"]
+    assert main(["--prompt", PROMPT, *options, *output, *SMALL]) == 0
+    reports = [json.loads(path.read_text()) for path in (tmp_path / "out").glob("*.json")]
+    assert {r["prompt"] for r in reports} == {PROMPT, "a green frog", "a blue car", "a red house"}
+    assert re.search(r"4 assets in [\d.]+ s, [\d.]+ a minute", capsys.readouterr().out)
+    alone = tmp_path / "alone"
+    main(["--prompt", "a blue car", *output[:2], "--output", str(alone), "--formats", "ply", *SMALL])
+    batched = next((tmp_path / "out").glob("a-blue-car-*.json"))
+    assert next(alone.glob("*.json")).name == batched.name
+    assert (
+        json.loads(next(alone.glob("*.json")).read_text())["mesh"] == json.loads(batched.read_text())["mesh"]
+    )
+
+
+def test_seeds_of_a_generator_without_noise_are_one_asset_and_it_says_so(checkpoint, tmp_path, capsys):
+    output = ["--checkpoint", str(checkpoint), "--output", str(tmp_path), "--formats", "obj"]
+    assert main(["--prompt", PROMPT, "--seeds", "2,0,1", *output, *SMALL]) == 0
+    (sidecar,) = tmp_path.glob("*.json")
+    report = json.loads(sidecar.read_text())
+    assert report["seed"] == 2 and "takes no noise" in capsys.readouterr().out
+    assert all((tmp_path / name).is_file() for name in report["files"].values()) and len(report["files"]) == 3
+
+
 def test_running_again_gives_the_same_names(checkpoint, tmp_path):
     for _ in range(2):
         main(
@@ -172,6 +203,12 @@ def run_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str
         (["--prompt", PROMPT, "--texture-size", "9999"], "--texture-size: got '9999'"),
         (["--prompt", PROMPT, "--max-faces", "0"], "--max-faces: got '0'"),
         (["--prompt", PROMPT, "--seed", "-1"], "--seed: got '-1'"),
+        (["--prompt", PROMPT, "--seeds", "0,x"], "--seeds: got 'x'; accepted are whole numbers from 0 to"),
+        (["--prompt", PROMPT, "--seeds", ","], "--seeds: got ','"),
+        (["--prompt", PROMPT, "--seed", "1", "--seeds", "1,2"], "not allowed with argument --seed"),
+        (["--prompt", PROMPT, "--batch-size", "0"], "--batch-size: got '0'"),
+        (["--prompts-file", "/no/such.txt"], "--prompts-file /no/such.txt: cannot be read (No such file"),
+        (["--prompts-file", "."], "--prompts-file .: is a folder"),
         (
             ["--prompt", PROMPT, "--formats", "glb,fbx"],
             "--formats: got 'glb,fbx'; accepted is a comma-separated list",
@@ -186,6 +223,26 @@ def test_bad_arguments_are_one_error_line_and_leave_nothing(checkpoint, tmp_path
     output = tmp_path / "new"
     extra = ["--checkpoint", str(checkpoint), "--output", str(output), "--formats", "glb"]
     assert message in run_refused([*extra, *arguments], capsys)
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "there is no prompt in it"),
+        (b" \n\t\n", "there is no prompt in it"),
+        (b"a frog\n\xff\xfe\n", "line 2 is not UTF-8"),
+        (b"a frog\n" + b"x" * 10_001, "line 2: the prompt has 10001 characters"),
+        (b"a frog\nqwertz\n", "knows no word of the prompt 'qwertz'"),
+    ],
+)
+def test_bad_prompts_files_are_one_error_line_and_leave_nothing(
+    checkpoint, tmp_path, capsys, content, message
+):
+    file, output = tmp_path / "prompts.txt", tmp_path / "new"
+    file.write_bytes(content)
+    options = ["--prompts-file", str(file), "--checkpoint", str(checkpoint), "--output", str(output)]
+    assert message in run_refused(options, capsys)
     assert not output.exists()
 
 

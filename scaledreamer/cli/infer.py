@@ -34,8 +34,10 @@ from scaledreamer.meshing import (
 from scaledreamer.prompts.check import check_prompt
 
 if TYPE_CHECKING:
+    from scaledreamer.asset import Asset
     from scaledreamer.pipeline import TextTo3D
 
+MAX_SEED = 2**31 - 1
 FORMATS = ("glb", "mp4", "png", "obj", "ply", "gif")
 EXAMPLE = 'python infer.py --prompt "a red-eyed tree frog"'
 
@@ -56,6 +58,14 @@ def _whole_number(low: int, high: int) -> Any:
         return value
 
     return parse
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    parse = _whole_number(0, MAX_SEED)
+    seeds = tuple(dict.fromkeys(parse(part.strip()) for part in text.split(",") if part.strip()))
+    if not seeds:
+        raise argparse.ArgumentTypeError(f"got {text!r}; accepted are whole numbers separated by commas")
+    return seeds
 
 
 def _formats(text: str) -> tuple[str, ...]:
@@ -88,10 +98,16 @@ def make_parser() -> argparse.ArgumentParser:
         parse = _whole_number(low, high)
         add(flag, default=default, type=parse, metavar="N", help=f"{meaning}, {low} to {high} (%(default)s)")
 
-    add("--prompt", action="append", required=True, metavar="TEXT", help="what to make; may be repeated")
+    add("--prompt", action="append", default=[], metavar="TEXT", help="what to make; may be repeated")
+    add("--prompts-file", type=Path, metavar="FILE", help="prompts to make, one a line, UTF-8")
+    add("--stdin", action="store_true", help="read prompts from standard input, one a line")
     add("--output", default="outputs/infer", type=Path, metavar="DIR", help="where to write (%(default)s)")
     add("--checkpoint", type=Path, metavar="DIR", help="run or exported generator (the shipped one)")
-    add_number("--seed", 0, 0, 2**31 - 1, "of generators that take noise")
+    seeds = parser.add_mutually_exclusive_group()
+    one = _whole_number(0, MAX_SEED)
+    seeds.add_argument("--seed", default=0, type=one, metavar="N", help="of generators that take noise (0)")
+    seeds.add_argument("--seeds", type=_seeds, metavar="LIST", help="an asset for each, as in 0,1,2")
+    add_number("--batch-size", 8, 1, 1024, "prompts in one forward pass")
     formats = f"some of {', '.join(FORMATS)} (glb,mp4,png)"
     add("--formats", default=FORMATS[:3], type=_formats, metavar="LIST", help=formats)
     add_number("--resolution", RESOLUTION, MIN_RESOLUTION, MAX_RESOLUTION, "cells a side of marching cubes")
@@ -107,8 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status."""
     arguments = make_parser().parse_args(argv)
     try:
-        for prompt in arguments.prompt:
-            check_prompt(prompt)
+        arguments.prompt = _read_prompts(arguments)
         read_index(find_generator(arguments.checkpoint))
         _check_output(arguments.output)
         return _run(arguments)
@@ -139,33 +154,93 @@ def _run(arguments: argparse.Namespace) -> int:
     print(
         f"generator: {_describe(pipe, arguments.checkpoint)}; loaded in {time.perf_counter() - start:.1f} s"
     )
-    status = 0
-    for prompt in dict.fromkeys(arguments.prompt):
-        try:
-            _make(pipe, prompt, arguments)
-        except EmptySurfaceError as error:
-            print(f"error: prompt {_short(prompt)}: {error}; nothing was written for it", file=sys.stderr)
-            status = 1
+    seeds = arguments.seeds or (arguments.seed,)
+    if len(seeds) > 1 and not pipe.has_noise:
+        print(f"note: this generator takes no noise; the seeds would all give seed {seeds[0]}'s assets")
+        seeds = seeds[:1]
+    status, num_made, start = 0, 0, time.perf_counter()
+    size = arguments.batch_size
+    for seed in seeds:
+        for first in range(0, len(arguments.prompt), size):
+            prompts = arguments.prompt[first : first + size]
+            clock = time.perf_counter()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # the assets' notes, printed below
+                assets = pipe(prompts, seed=seed)
+            forward = (time.perf_counter() - clock) / len(prompts)
+            for asset in assets:
+                try:
+                    _make(pipe, asset, forward, arguments)
+                    num_made += 1
+                except EmptySurfaceError as error:
+                    where = f"prompt {_short(asset.prompt)}"
+                    print(f"error: {where}: {error}; nothing was written for it", file=sys.stderr)
+                    status = 1
+    if len(seeds) * len(arguments.prompt) > 1:
+        seconds = time.perf_counter() - start
+        print(f"{num_made} assets in {seconds:.1f} s, {60 * num_made / seconds:.1f} a minute")
     return status
 
 
-def _make(pipe: TextTo3D, prompt: str, arguments: argparse.Namespace) -> None:
-    """All files of one prompt; the sidecar comes last, so where it is, everything is."""
+def _read_prompts(arguments: argparse.Namespace) -> list[str]:
+    """The prompts of all three sources, each once, in order.
+
+    Raises: ValueError if there is none, one of them cannot be one, or the file cannot be read.
+    """
+    found = [("", prompt) for prompt in arguments.prompt]
+    lines: list[tuple[str, list[str]]] = []
+    if arguments.prompts_file is not None:
+        lines.append((f"--prompts-file {arguments.prompts_file}", _read_lines(arguments.prompts_file)))
+    if arguments.stdin:
+        lines.append(("--stdin", _decode(sys.stdin.buffer.read(), "--stdin").splitlines()))
+    for source, texts in lines:
+        kept = [(f"{source}, line {n}: ", text.strip()) for n, text in enumerate(texts, 1) if text.strip()]
+        if not kept:
+            raise ValueError(f"{source}: there is no prompt in it; give one a line")
+        found += kept
+    if not found:
+        raise ValueError(
+            "nothing to make: give --prompt, --prompts-file or --stdin (--help lists all options)"
+        )
+    for where, prompt in found:
+        try:
+            check_prompt(prompt)
+        except ValueError as error:
+            raise ValueError(f"{where}{error}") from None
+    return list(dict.fromkeys(prompt for _, prompt in found))
+
+
+def _read_lines(path: Path) -> list[str]:
+    if path.is_dir():
+        raise ValueError(f"--prompts-file {path}: is a folder; give a text file with a prompt a line")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"--prompts-file {path}: cannot be read ({error.strerror})") from None
+    return _decode(data, f"--prompts-file {path}").splitlines()
+
+
+def _decode(data: bytes, source: str) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{source}: line {line} is not UTF-8; save it in that encoding") from None
+
+
+def _make(pipe: TextTo3D, asset: Asset, forward_seconds: float, arguments: argparse.Namespace) -> None:
+    """All files of one asset; the sidecar comes last, so where it is, everything is."""
     import numpy
     import torch
 
     from scaledreamer.meshing.export import file_stem, obj_companions, save_json
 
-    print(f"prompt: {_short(prompt)}")
-    seconds: dict[str, float] = {}
-    start = clock = time.perf_counter()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # the asset's notes, printed here
-        asset = pipe(prompt, seed=arguments.seed)
+    print(f"prompt: {_short(asset.prompt)}" + (f", seed {asset.seed}" if arguments.seeds else ""))
+    seconds = {"forward": forward_seconds}
+    start = time.perf_counter()
     for note in asset.notes:
         print(f"  note: {note}")
-    seconds["forward"] = time.perf_counter() - clock
-    stem = file_stem(prompt, arguments.seed, pipe.checkpoint_hash)
+    stem = file_stem(asset.prompt, asset.seed, pipe.checkpoint_hash)
     settings = {name: getattr(arguments, name) for name in ("resolution", "texture_size", "max_faces")}
     clock = time.perf_counter()
     mesh = asset.textured_mesh(
@@ -185,10 +260,10 @@ def _make(pipe: TextTo3D, prompt: str, arguments: argparse.Namespace) -> None:
             }
         seconds[name] = time.perf_counter() - clock
         print(f"  {path}  ({seconds[name]:.1f} s)")
-    seconds["total"] = time.perf_counter() - start
+    seconds["total"] = forward_seconds + time.perf_counter() - start
     report = {
-        "prompt": prompt,
-        "seed": arguments.seed,
+        "prompt": asset.prompt,
+        "seed": asset.seed,
         "notes": asset.notes,
         "checkpoint": {
             "folder": str(pipe.folder),

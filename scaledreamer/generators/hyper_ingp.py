@@ -31,6 +31,11 @@ class PromptMLP:
     weights: list[Tensor]
     biases: list[Tensor]
 
+    def row(self, index: int) -> PromptMLP:
+        """Of one prompt, as a batch of one."""
+        one = slice(index, index + 1)
+        return PromptMLP([w[one] for w in self.weights], [b[one] for b in self.biases])
+
     def __call__(self, x: Float[Tensor, "batch n in"]) -> Float[Tensor, "batch n out"]:
         for number, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             x = torch.baddbmm(bias, torch.relu(x) if number > 0 else x, weight)
@@ -39,7 +44,7 @@ class PromptMLP:
 
 @dataclass(frozen=True)
 class HyperINGPScene:
-    """Scenes of a batch of prompts (a `scaledreamer.scene.Scene`), differentiable in the generator."""
+    """Scenes of a batch of prompts (a `scaledreamer.scene.SceneBatch`), differentiable in the generator."""
 
     grid: HashGrid
     sdf_mlp: PromptMLP
@@ -63,6 +68,12 @@ class HyperINGPScene:
         if self.background_mlp is None:
             return torch.ones_like(directions)
         return torch.sigmoid(self.background_mlp(directions))
+
+    def row(self, index: int) -> HyperINGPScene:
+        """The scene of one prompt, as a batch of one."""
+        behind = None if self.background_mlp is None else self.background_mlp.row(index)
+        mlps = self.sdf_mlp.row(index), self.rgb_mlp.row(index), behind
+        return HyperINGPScene(self.grid, *mlps, self.sphere_radius)
 
     def _sdf(self, points: Tensor, encoded: Tensor) -> Tensor:
         return sphere_bias(points, self.sphere_radius) + self.sdf_mlp(encoded)[..., 0]
