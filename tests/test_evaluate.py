@@ -136,9 +136,8 @@ class Elements(HTMLParser):
 
 def test_the_page_is_whole_and_escapes_what_it_shows(report):
     cards = [
-        page.Card(
-            "a <b>cat</b> & hat", "assets/0.gif", "assets/0-true.gif", "no mesh", {"GLB": "assets/0.glb"}
-        )
+        page.Card("a <b>cat</b> & hat", "0.gif", "0-true.gif", "0.glb", "a <note>"),
+        page.Card("nothing", "1.gif", "1-true.gif"),
     ]
     sections = [page.Section("Unseen", "1 < 2", cards, report), page.Section("Seen", "", [], report)]
     text = page.render_page(
@@ -146,9 +145,16 @@ def test_the_page_is_whole_and_escapes_what_it_shows(report):
     )
     elements = Elements(text)
     assert elements.open == []
-    assert elements.files == ["assets/0.gif", "assets/0-true.gif", "assets/0.glb"]
+    assert elements.files == ["0.glb", "0.gif", "0-true.gif", "1.gif", "1-true.gif"]
+    assert text.count("<model-viewer ") == 1 and text.count("no surface, so no mesh") == 1
     assert "<b>cat" not in text and "a &lt;b&gt;cat&lt;/b&gt; &amp; hat" in text and "1 &lt; 2" in text
     assert text.count("<table>") == 2 and "plain R@1 of 2" in text and "make demo" in text
+
+
+def test_files_become_uris_that_hold_them(tmp_path):
+    for name, kind in (("a.glb", "model/gltf-binary"), ("a.gif", "image/gif"), ("a.png", "image/png")):
+        (tmp_path / name).write_bytes(b"\x00\xff<")
+        assert page.data_uri(tmp_path / name) == f"data:{kind};base64,AP88"
 
 
 def test_curves_are_read_from_metrics_and_survive_a_broken_last_line(tmp_path):

@@ -10,6 +10,7 @@ missing or wrong; 130 interrupted.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import resource
 import subprocess
 import sys
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 NUM_FRAMES, FRAME_SIZE = 16, 128
+MAX_FACES, TEXTURE_SIZE = 6000, 256
+"""Of the page's meshes: small, since the page holds them."""
 NUM_JANUS_OBJECTS = 32
 CURVES = (
     "validation/score",
@@ -132,9 +135,9 @@ def _run(arguments: argparse.Namespace, config: Config) -> int:
         f"{training.max_steps} steps of {training.batch_size} prompts. Shown is the one of step {pipe.step}.",
         f"This command took {minutes:.1f} minutes, of which training {train_minutes:.1f}; peak memory of one "
         f"process {memory / 2**20:.1f} GiB.",
-        "Turntables start at the front and go round counter-clockwise. Left what one forward pass made of "
-        "the prompt, right what the prompt means. Nothing is chosen by hand: shown are the first of each "
-        "kind in a random draw.",
+        "Drag a mesh to turn it around. Below it are turntables that start at the front and go round "
+        "counter-clockwise: left what one forward pass made of the prompt, right what the prompt means. "
+        "Nothing is chosen by hand: shown are the first of each kind in a random draw.",
     ]
     flags = f"{_flags(part)}--num-prompts {arguments.num_prompts} --seeds 1"
     again = f"python tools/evaluate.py --checkpoint {folder} {flags}"
@@ -173,7 +176,7 @@ def choose(draw: Draw, count: int, *, is_unseen: bool) -> list[tuple[str, Meanin
 def make_cards(pipe: TextTo3D, chosen: Sequence[tuple[str, Meaning]], folder: Path, name: str) -> list[Card]:
     """Turntables of assets and of true objects, and the assets' meshes."""
     from scaledreamer.asset import Asset
-    from scaledreamer.evaluation.page import Card
+    from scaledreamer.evaluation.page import Card, data_uri
     from scaledreamer.meshing.isosurface import EmptySurfaceError
     from scaledreamer.tinyworld.shapes import WorldScene
 
@@ -184,24 +187,26 @@ def make_cards(pipe: TextTo3D, chosen: Sequence[tuple[str, Meaning]], folder: Pa
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             asset = pipe(prompt)
-        note, files = "", {}
-        try:
-            asset.export(folder / f"{stem}.glb")
-            files = {"GLB": f"assets/{stem}.glb"}
-        except EmptySurfaceError:
-            note = "no surface, so no mesh"
-        _save_turntable(folder / f"{stem}.gif", asset)
+        model = None
+        with contextlib.suppress(EmptySurfaceError):
+            path = folder / f"{stem}.glb"
+            model = data_uri(asset.export(path, max_faces=MAX_FACES, texture_size=TEXTURE_SIZE))
         true = Asset(prompt, 0, WorldScene([meaning], pipe.device), device=pipe.device)
-        _save_turntable(folder / f"{stem}-true.gif", true)
-        cards.append(Card(prompt, f"assets/{stem}.gif", f"assets/{stem}-true.gif", note, files))
+        turntables = [
+            _save_turntable(folder / f"{stem}{suffix}.gif", shown)
+            for suffix, shown in (("", asset), ("-true", true))
+        ]
+        cards.append(Card(prompt, *turntables, model))
         print(f"  {prompt}", flush=True)
     return cards
 
 
-def _save_turntable(path: Path, asset: Asset) -> None:
+def _save_turntable(path: Path, asset: Asset) -> str:
+    from scaledreamer.evaluation.page import data_uri
     from scaledreamer.meshing.export import save_gif
 
     save_gif(path, asset.turntable(NUM_FRAMES, FRAME_SIZE), fps=8)
+    return data_uri(path)
 
 
 def _world(config: Config) -> str:

@@ -1,12 +1,18 @@
-"""One HTML page about a run: assets beside true objects, scores and training curves."""
+"""One HTML page about a run: assets to turn around, true objects beside them, scores and training curves.
+
+The page is one file: meshes and pictures are inside it as data URIs, and so is the viewer (model-viewer,
+vendored under `assets/`). It needs no network and no server.
+"""
 
 from __future__ import annotations
 
+import base64
 import html
 import json
 import math
+import mimetypes
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +22,24 @@ WIDTH, HEIGHT = 300, 110
 """Pixels of a curve, without its labels."""
 MAX_POINTS = 300
 
+VIEWER = Path(__file__).parent.parent / "assets" / "model_viewer" / "model-viewer-umd.min.js"
+
 _STYLE = """
+* { box-sizing: border-box; }
 body { font: 15px/1.45 system-ui, sans-serif; color: #222; }
-body { margin: 2em auto; max-width: 68em; padding: 0 1em; }
+body { margin: 2em auto; max-width: 74em; padding: 0 1em; }
 h1 { margin-bottom: 0.2em; } h2 { margin-top: 2em; border-bottom: 1px solid #ccc; }
 pre { background: #f4f4f4; padding: 0.8em; overflow-x: auto; }
-.cards, .curves { display: flex; flex-wrap: wrap; gap: 1em; }
-figure { margin: 0; border: 1px solid #ddd; border-radius: 6px; padding: 0.6em; width: 272px; }
-figure .pair { display: flex; gap: 8px; } figure .pair div { width: 132px; text-align: center; }
-figure img { width: 132px; height: 132px; display: block; }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 17em), 1fr)); gap: 1em; }
+.curves { display: flex; flex-wrap: wrap; gap: 1em; } .curves svg { max-width: 100%; height: auto; }
+figure { margin: 0; border: 1px solid #ddd; border-radius: 6px; padding: 0.6em; }
+figure model-viewer, figure .none { width: 100%; height: 15em; background: #f2f3f5; border-radius: 4px; }
+figure .none { display: flex; align-items: center; justify-content: center; color: #666; }
+figure .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 8px; margin-top: 8px; text-align: center; }
+figure img { width: 100%; aspect-ratio: 1; display: block; }
 figcaption { font-weight: 600; min-height: 2.9em; } small { color: #666; }
-table { border-collapse: collapse; margin-top: 1.5em; } td, th { padding: 0.15em 0.9em; text-align: right; }
+.wide { overflow-x: auto; margin-top: 1.5em; } table { border-collapse: collapse; }
+td, th { padding: 0.15em 0.9em; text-align: right; }
 td:first-child, th:first-child { text-align: left; white-space: pre; }
 tr:nth-child(even) { background: #f6f6f6; }
 svg text { font: 11px system-ui, sans-serif; fill: #444; }
@@ -39,16 +52,16 @@ class Card:
 
     Attributes:
         prompt: as the generator read it.
-        generated, true: image files, relative to the page.
+        generated, true: turntables, as URIs.
+        model: GLB to turn around, as a URI; None where there is no mesh.
         note: a line below them.
-        files: further files by label.
     """
 
     prompt: str
     generated: str
     true: str
+    model: str | None = None
     note: str = ""
-    files: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -89,12 +102,15 @@ def render_page(
     body += ["<h2>Training</h2>", '<div class="curves">']
     body += [curve_svg(name, steps, values) for name, (steps, values) in curves.items()]
     body += ["</div>", "<h2>Commands</h2>", f"<pre>{html.escape(chr(10).join(commands))}</pre>"]
-    head = f'<meta charset="utf-8">\n<title>{html.escape(title)}</title>\n<style>{_STYLE}</style>'
     lines = [
         "<!DOCTYPE html>",
         '<html lang="en">',
         "<head>",
-        head,
+        '<meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{html.escape(title)}</title>",
+        f"<style>{_STYLE}</style>",
+        f"<script>{VIEWER.read_text(encoding='utf-8')}</script>",
         "</head>",
         "<body>",
         *body,
@@ -104,25 +120,39 @@ def render_page(
     return "\n".join(lines) + "\n"
 
 
+def data_uri(path: Path) -> str:
+    """A file as a URI that holds all of it."""
+    kind = mimetypes.guess_type(path.name)[0] or "model/gltf-binary"
+    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
 def _card(card: Card) -> str:
     prompt = html.escape(card.prompt)
     pictures = "".join(
-        f'<div><img src="{html.escape(path)}" alt="{label}: {prompt}"><small>{label}</small></div>'
-        for label, path in (("generated", card.generated), ("true", card.true))
+        f'<div><img src="{html.escape(uri)}" alt="{label}: {prompt}"><small>{label}</small></div>'
+        for label, uri in (("generated", card.generated), ("true", card.true))
     )
-    links = [f'<a href="{html.escape(path)}">{html.escape(label)}</a>' for label, path in card.files.items()]
-    below = " ".join([html.escape(card.note), *links])
+    model = '<div class="none">no surface, so no mesh</div>'
+    if card.model is not None:
+        model = (
+            f'<model-viewer src="{html.escape(card.model)}" alt="{prompt}" camera-controls '
+            'camera-orbit="30deg 70deg 105%" touch-action="pan-y" interaction-prompt="none" loading="lazy">'
+            "</model-viewer>"
+        )
     return (
-        f'<figure><figcaption>{prompt}</figcaption><div class="pair">{pictures}</div>'
-        f"<small>{below}</small></figure>"
+        f'<figure><figcaption>{prompt}</figcaption>{model}<div class="pair">{pictures}</div>'
+        f"<small>{html.escape(card.note)}</small></figure>"
     )
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
     head, *others = rows
-    lines = ["<table>", "<tr>" + "".join(f"<th>{html.escape(cell)}</th>" for cell in head) + "</tr>"]
+    lines = [
+        '<div class="wide"><table>',
+        "<tr>" + "".join(f"<th>{html.escape(cell)}</th>" for cell in head) + "</tr>",
+    ]
     lines += ["<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in others]
-    return "\n".join([*lines, "</table>"])
+    return "\n".join([*lines, "</table></div>"])
 
 
 # --- curves ------------------------------------------------------------------------------------------------
