@@ -192,11 +192,9 @@ def make_cards(pipe: TextTo3D, chosen: Sequence[tuple[str, Meaning]], folder: Pa
             path = folder / f"{stem}.glb"
             model = data_uri(asset.export(path, max_faces=MAX_FACES, texture_size=TEXTURE_SIZE))
         true = Asset(prompt, 0, WorldScene([meaning], pipe.device), device=pipe.device)
-        turntables = [
-            _save_turntable(folder / f"{stem}{suffix}.gif", shown)
-            for suffix, shown in (("", asset), ("-true", true))
-        ]
-        cards.append(Card(prompt, *turntables, model))
+        turntable = _save_turntable(folder / f"{stem}.gif", asset)
+        true_turntable = _save_turntable(folder / f"{stem}-true.gif", true)
+        cards.append(Card(prompt, turntable, true_turntable, model))
         print(f"  {prompt}", flush=True)
     return cards
 
