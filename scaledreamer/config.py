@@ -211,7 +211,7 @@ class Prior(Section):
     """Hub id or folder; None is the shipped one (tinyworld)."""
     guidance_scale: Annotated[float, Field(ge=0)] = 7.5
     """Classifier-free guidance, 1 is none."""
-    eta: Annotated[float, Field(ge=0, le=1)] = 0.1
+    eta: Annotated[float, Field(ge=0, le=100)] = 0.1
     """Growth of ASD's timestep shift with t - t_min."""
     weight: Annotated[float, Field(ge=0)] = 1.0
     """Weight of its gradient, after pixel clipping."""

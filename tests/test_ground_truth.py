@@ -210,7 +210,9 @@ def test_janus_test_tells_objects_from_objects_with_a_second_face(monkeypatch):
     meanings = [CAT, MEANINGS[1], *(Meaning("frog", color, "white") for color in ("red", "blue", "pink"))]
     test = janus.validate_janus(RedIsFront(), observer, meanings)
     assert (test.true_rate, test.united_rate, test.num_objects, test.is_valid) == (0.0, 1.0, 2, True)
-    margin = janus.front_margin(RedIsFront(), observer, lambda rows: two_sided(rows), meanings[:3])
+    margin = janus.front_margin(
+        RedIsFront(), observer, lambda rows: two_sided(rows), meanings[:3], batch_size=2
+    )
     assert margin.shape == (3,) and (margin < test.threshold).all()
 
 

@@ -78,7 +78,7 @@ class Observer:
         num_views: cameras around each object.
         lattice: cells a side for volumes.
         batch_size: scenes in work at once; None is what measured fastest (on a CPU, what stays within its
-        cache).
+            cache: `generated_batch` and `true_batch`).
     """
 
     renderer: VolumeRenderer
@@ -90,6 +90,16 @@ class Observer:
     @property
     def _is_on_cpu(self) -> bool:
         return torch.device(self.device).type == "cpu"
+
+    @property
+    def generated_batch(self) -> int:
+        """Generated scenes in work at once."""
+        return self.batch_size or (4 if self._is_on_cpu else 32)
+
+    @property
+    def true_batch(self) -> int:
+        """True scenes in work at once: on a CPU, four take three times as long as four times one."""
+        return self.batch_size or (1 if self._is_on_cpu else 32)
 
     def cameras_around(self, start_azimuth_deg: float, batch: int) -> Cameras:
         """Cameras evenly around the object, the same for every prompt."""
@@ -128,13 +138,13 @@ class Observer:
         self, make_scene: MakeScene, prompts: Sequence[str], *, start_azimuth_deg: float
     ) -> Observation:
         """Views around generated scenes, and their volumes."""
-        size = self.batch_size or (4 if self._is_on_cpu else 32)
+        size = self.generated_batch
         parts = [list(prompts[first : first + size]) for first in range(0, len(prompts), size)]
         return _joined([self._look(make_scene(part), len(part), start_azimuth_deg) for part in parts])
 
     def observe_truth(self, meanings: Sequence[Meaning], *, start_azimuth_deg: float) -> Observation:
         """The same of the objects that are meant."""
-        size = self.batch_size or (1 if self._is_on_cpu else 32)
+        size = self.true_batch
         parts = [meanings[first : first + size] for first in range(0, len(meanings), size)]
         scenes = ((WorldScene(part, self.device), len(part)) for part in parts)
         return _joined([self._look(scene, batch, start_azimuth_deg) for scene, batch in scenes])

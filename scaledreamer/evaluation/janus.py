@@ -92,13 +92,14 @@ def front_margin(
     make: Callable[[Sequence[int]], Scene],
     meanings: Sequence[Meaning],
     *,
-    batch_size: int = 4,
+    batch_size: int,
 ) -> Float[Tensor, " prompt"]:
     """How much more of a front the back has than the front itself, in cosines; negative for most true
     objects.
 
     Args:
         make: scenes of some of the meanings, given by their indices.
+        batch_size: scenes that `make` is asked for at once.
     """
     margins = []
     for first in range(0, len(meanings), batch_size):
@@ -131,8 +132,11 @@ def validate_janus(encoder: ImageTextEncoder, observer: Observer, meanings: Sequ
     def true(rows: Sequence[int]) -> Scene:
         return WorldScene([chosen[row] for row in rows], observer.device)
 
-    true_margin = front_margin(encoder, observer, true, chosen)
-    united_margin = front_margin(encoder, observer, lambda rows: HalfTurnUnion(true(rows)), chosen)
+    size = observer.true_batch
+    true_margin = front_margin(encoder, observer, true, chosen, batch_size=size)
+    united_margin = front_margin(
+        encoder, observer, lambda rows: HalfTurnUnion(true(rows)), chosen, batch_size=size
+    )
     threshold = (true_margin[:half].quantile(0.95) + united_margin[:half].quantile(0.05)).item() / 2
     return JanusTest(
         threshold=threshold,

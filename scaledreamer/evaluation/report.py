@@ -120,13 +120,21 @@ def measure(
         prompts = dict(zip(meanings, draw.prompts, strict=True))
         fronted = [i for i, meaning in enumerate(meanings) if has_front(meaning)]
         chosen = [meanings[i] for i in fronted]
-        for column, make in (
-            (result.value, lambda rows: make_scene([prompts[chosen[row]] for row in rows])),
-            (result.ceiling, lambda rows: WorldScene([chosen[row] for row in rows], observer.device)),
+        for column, make, size in (
+            (
+                result.value,
+                lambda rows: make_scene([prompts[chosen[row]] for row in rows]),
+                observer.generated_batch,
+            ),
+            (
+                result.ceiling,
+                lambda rows: WorldScene([chosen[row] for row in rows], observer.device),
+                observer.true_batch,
+            ),
         ):
             rate = torch.full((len(meanings),), torch.nan)
             if chosen:
-                margin = front_margin(encoder, observer, make, chosen)
+                margin = front_margin(encoder, observer, make, chosen, batch_size=size)
                 rate[fronted] = (margin.cpu() > janus_test.threshold).float()
             column["janus_rate"] = rate
     for column in (result.value, result.ceiling, result.floor):
