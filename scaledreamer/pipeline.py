@@ -36,6 +36,7 @@ from scaledreamer.exported import (
     read_index,
     weights_hash,
 )
+from scaledreamer.files import TEMPORARY, replace_folder
 from scaledreamer.prompts.check import check_prompt
 from scaledreamer.prompts.conditioner import TextConditioner
 
@@ -205,7 +206,7 @@ class TextTo3D:
             "step": self.step,
         }
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".writing-{folder.name}-", dir=folder.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}{folder.name}-", dir=folder.parent))
         try:
             new = temporary / "new"
             (new / WEIGHTS).parent.mkdir(parents=True)
@@ -220,9 +221,7 @@ class TextTo3D:
             if (folder / "README.md").is_file():
                 shutil.copy2(folder / "README.md", new / "README.md")
             (new / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-            if folder.exists():
-                folder.rename(temporary / "old")
-            new.rename(folder)
+            replace_folder(new, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import resource
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from scaledreamer.files import clean_up
 from scaledreamer.training import checkpoint as module
 from scaledreamer.training.checkpoint import (
     Checkpoint,
     load_checkpoint,
     load_newest,
-    remove_unfinished,
     save_checkpoint,
 )
 from tests.training_fakes import make_trainer, parameters_of
@@ -103,39 +106,50 @@ def test_other_format_version_is_named(tmp_path: Path) -> None:
         load_checkpoint(path)
 
 
-def test_kill_anywhere_while_writing_leaves_the_earlier_one(tmp_path: Path) -> None:
-    """A child process is killed before each call that touches the disk, in turn."""
-    calls = ("save_file", "_sync", "_write_text", "_hash")
+def killed_before_call(count: int, save: Callable[[], object]) -> bool:
+    """Runs `save` in a child, killed before its `count`-th call that touches the disk; False: it ended."""
+    if (child := os.fork()) == 0:
+        left = [count]
+
+        def counted(original: Any) -> Any:
+            def call(*arguments: Any, **named: Any) -> Any:
+                left[0] -= 1
+                if left[0] == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return original(*arguments, **named)
+
+            return call
+
+        places: list[tuple[Any, str]] = [(module, "save_file"), (module, "_hash"), (shutil, "rmtree")]
+        places += [(os, "fsync"), (os, "rename"), (os, "replace"), (os, "mkdir")]
+        for place, name in places:
+            setattr(place, name, counted(getattr(place, name)))
+        save()
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return os.WIFSIGNALED(status)
+
+
+@pytest.mark.parametrize("step", [1, 2], ids=["the same step again", "the next step"])
+def test_kill_anywhere_while_writing_leaves_a_whole_one(tmp_path: Path, step: int) -> None:
     first = tmp_path / "first"
     save_checkpoint(first, make(1), keep=1)
-    for count in range(1, 13):
+    for count in itertools.count(1):
         folder = tmp_path / f"kill-{count}"
         shutil.copytree(first, folder)
-        if (child := os.fork()) == 0:
-            left = [count]
-
-            def counted(original: object, left: list[int] = left) -> object:
-                def call(*arguments: object) -> object:
-                    left[0] -= 1
-                    if left[0] == 0:
-                        os.kill(os.getpid(), signal.SIGKILL)
-                    return original(*arguments)  # type: ignore[operator]
-
-                return call
-
-            for name in calls:
-                setattr(module, name, counted(getattr(module, name)))
-            save_checkpoint(folder, make(2), keep=1)
-            os._exit(0)
-        _, status = os.waitpid(child, 0)
-        assert os.WIFSIGNALED(status), f"only {count - 1} calls touch the disk"
+        is_killed = killed_before_call(
+            count, lambda folder=folder: save_checkpoint(folder, make(step), keep=1)
+        )
+        clean_up(folder)
         found, problems = load_newest(folder)
         assert found is not None and not problems
         assert_same(found, make(found.step))
-        remove_unfinished(folder)
         assert not list(folder.glob(".*"))
         save_checkpoint(folder, make(3), keep=1)
         assert_same(load_newest(folder)[0] or make(0), make(3))
+        if not is_killed:
+            assert count > 15 and found.step == step
+            break
 
 
 def test_full_disk_keeps_the_earlier_one_and_says_so(tmp_path: Path) -> None:

@@ -10,11 +10,12 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from scaledreamer import __version__
-from scaledreamer.config import Config
-from scaledreamer.config_file import load_config
+
+if TYPE_CHECKING:
+    from scaledreamer.config import Config
 
 
 class _Parser(argparse.ArgumentParser):
@@ -46,6 +47,8 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status."""
     arguments = make_parser().parse_intermixed_args(argv)
+    from scaledreamer.config_file import load_config
+
     try:
         config = load_config(arguments.config, arguments.settings)
     except ValueError as error:

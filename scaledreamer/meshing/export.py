@@ -30,6 +30,7 @@ from trimesh.visual import TextureVisuals
 from trimesh.visual.material import PBRMaterial
 
 from scaledreamer import __version__
+from scaledreamer.files import TEMPORARY
 from scaledreamer.meshing.texture import TexturedMesh
 
 MAX_SLUG_LENGTH = 60
@@ -195,7 +196,7 @@ def save_bytes(path: Path | str, data: bytes) -> None:
 def temporary_beside(path: Path | str) -> Iterator[Path]:
     """A path with the same suffix in the same folder, renamed to `path` at the end, removed on failure."""
     path = Path(path)
-    handle, name = tempfile.mkstemp(prefix=".writing-", suffix=path.suffix, dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=TEMPORARY, suffix=path.suffix, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:

@@ -14,10 +14,8 @@ pickle.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,11 +26,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from scaledreamer.files import TEMPORARY, replace_folder, replace_text, sync, write_text
 from scaledreamer.training.engine import State
 
 FORMAT_VERSION = 1
 INDEX = "checkpoint.json"
-TEMPORARY = ".writing-"
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
         for stem, values in tensors.items():
             path = temporary / f"{stem}.safetensors"
             save_file({key: value.detach().cpu().contiguous() for key, value in values.items()}, path)
-            _sync(path)
+            sync(path)
             hashes[path.name] = _hash(path)
         index = {
             "format_version": FORMAT_VERSION,
@@ -86,14 +84,11 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
             "sha256": hashes,
             "config": checkpoint.config,
         }
-        _write_text(temporary / INDEX, json.dumps(index, indent=1))
-        _sync(temporary)
+        write_text(temporary / INDEX, json.dumps(index, indent=1))
+        sync(temporary)
         final = folder / name
-        if final.exists():  # of the same step, from before a resumption: the new one takes its place
-            shutil.rmtree(final)
-        os.rename(temporary, final)
+        replace_folder(temporary, final)  # there may be one of the same step, from before a resumption
         replace_text(folder / "latest", name + "\n")
-        _sync(folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         reason = getattr(error, "strerror", None) or str(error)
@@ -163,50 +158,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise ValueError(f"{path}: damaged ({reason}).") from None
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Replaces a file by another in one step, on the disk as well."""
-    temporary = path.with_name(f"{TEMPORARY}{path.name}")
-    _write_text(temporary, text)
-    os.replace(temporary, path)
-
-
-def replace_folder(temporary: Path, final: Path) -> None:
-    """Puts a finished folder in the place of another one."""
-    old = final.with_name(f"{TEMPORARY}old-{final.name}")
-    shutil.rmtree(old, ignore_errors=True)
-    if final.exists():
-        os.rename(final, old)
-    os.rename(temporary, final)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def remove_unfinished(folder: Path) -> None:
-    """Removes what a killed run left half-written."""
-    for path in folder.glob(f"{TEMPORARY}*"):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            with contextlib.suppress(OSError):
-                path.unlink()
-
-
 def _steps(folder: Path) -> list[Path]:
     """Checkpoints, newest first."""
     return sorted((path for path in folder.glob("step-*") if path.is_dir()), reverse=True)
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
-    _sync(path)
-
-
-def _sync(path: Path) -> None:
-    """Waits until a file, or the list of files of a folder, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _hash(path: Path) -> str:

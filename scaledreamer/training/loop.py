@@ -22,15 +22,10 @@ from scaledreamer.build import build_trainer, build_validation, make_renderer, r
 from scaledreamer.cameras import orbit_cameras
 from scaledreamer.config import Config
 from scaledreamer.config_file import dump_config, flatten
+from scaledreamer.files import clean_up, replace_text
 from scaledreamer.pipeline import TextTo3D
 from scaledreamer.scene import Scene
-from scaledreamer.training.checkpoint import (
-    Checkpoint,
-    load_newest,
-    remove_unfinished,
-    replace_text,
-    save_checkpoint,
-)
+from scaledreamer.training.checkpoint import Checkpoint, load_newest, save_checkpoint
 from scaledreamer.training.engine import Process, Update, start_process
 from scaledreamer.training.metrics import Report
 from scaledreamer.training.step import Trainer
@@ -330,8 +325,8 @@ def prepare(config: Config, evaluate: Evaluate | None = None, *, is_dry_run: boo
     run = Run(config, process, trainer, evaluate)
     if process.is_main and not is_dry_run:
         run.folder.mkdir(parents=True, exist_ok=True)
-        remove_unfinished(run.folder)
-        remove_unfinished(run.folder / "checkpoints")
+        clean_up(run.folder)
+        clean_up(run.folder / "checkpoints")
     process.barrier()
     for note in run.resume():
         if process.is_main:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
+from scaledreamer.files import replace_text
 from scaledreamer.training.engine import Process
 
 
@@ -192,9 +192,7 @@ def _drop_lines_after(path: Path, step: int) -> None:
         with contextlib.suppress(ValueError, KeyError, TypeError):
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    os.replace(temporary, path)
+    replace_text(path, "".join(kept))
 
 
 def _duration(seconds: float) -> str:
