@@ -346,6 +346,16 @@ def train_steps(zero_stage: int, accumulation_steps: int) -> dict[str, Any]:
     return {"gradients": gradients, "parameters": parameters_of(trainer), "norms": norms, "state": flat}
 
 
+def losses_of_steps(zero_stage: int) -> list[dict[str, float]]:
+    """All logged averages, regularizer terms among them, of 20 steps with the optimizer of the shipped configs."""
+    trainer = make_trainer(zero_stage=zero_stage, optimizer="adam", betas=(0.9, 0.99), lr=2e-3)
+    logged = []
+    for step in range(20):
+        norm = trainer.step(step).gradient_norm
+        logged.append(trainer.averages.collect(trainer.engine.process) | {"gradient": norm})
+    return logged
+
+
 def rank_main(rank: int, port: int, folder: str) -> None:
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
@@ -355,12 +365,13 @@ def rank_main(rank: int, port: int, folder: str) -> None:
         f"{stage}-{accumulation}": train_steps(stage, accumulation)
         for stage, accumulation in ((0, 1), (1, 1), (2, 1), (2, 2))
     }
+    losses = {f"losses-{stage}": losses_of_steps(stage) for stage in (0, 1, 2)}
     trainer = make_trainer()  # a step that only rank 1 finds not finite is skipped by both
     if rank == 1:
         encode = trainer.priors[0].prior.encode_image
         trainer.priors[0].prior.encode_image = lambda images, noise=None: encode(images, noise) * float("nan")
     results["skipped"] = {"is_applied": trainer.step(0).is_applied}
-    torch.save(results, Path(folder) / f"rank{rank}.pt")
+    torch.save(results | losses, Path(folder) / f"rank{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
@@ -376,4 +387,9 @@ def test_two_ranks_compute_what_one_does(tmp_path: Path) -> None:
         assert first[name]["norms"] == pytest.approx(wanted["norms"], rel=1e-3)
         assert torch.equal(first[name]["parameters"], second[name]["parameters"])
         assert torch.equal(first[name]["state"], second[name]["state"])
+    expected = losses_of_steps(0)
+    assert {"loss/eikonal", "loss/sparsity", "loss/opaque", "gradient"} <= expected[0].keys()
+    for stage in (0, 1, 2):
+        for mine, other in zip(first[f"losses-{stage}"], expected, strict=True):
+            assert mine == pytest.approx(other, rel=1e-3), stage
     assert first["skipped"] == second["skipped"] == {"is_applied": False}

@@ -116,6 +116,7 @@ def make_trainer(
     zero_stage: int = 0,
     optimizer: str = "adam",
     lr: float = 1e-2,
+    betas: tuple[float, float] = (0.5, 0.99),
     max_norm: float | None = None,
     method: str = "asd",
     regularizers: Regularizers | None = None,
@@ -135,7 +136,7 @@ def make_trainer(
     engine = Engine(
         RenderedGenerator(generator, renderer, regularizers, views),
         generator,
-        make_optimizer(generator, name=optimizer, momentum=0.5),
+        make_optimizer(generator, name=optimizer, betas=betas, momentum=0.5),
         process,
         micro_batch_size=batch_size // process.world_size // accumulation_steps,
         accumulation_steps=accumulation_steps,
