@@ -17,6 +17,7 @@ import torch
 import torch.multiprocessing
 import yaml
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
 from scaledreamer.cli.train import main
@@ -79,13 +80,30 @@ def test_run_leaves_its_folder_and_a_generator_that_loads(
         ticks[-1]
     )
     assert [path.name for path in (run / "samples").iterdir()] == ["step-00000006.png"]
-    assert list((run / "tensorboard").iterdir())
+    assert_tensorboard_has_everything(run / "tensorboard")
     pipe = TextTo3D.from_pretrained(run, device="cpu")
     assert pipe.step == 6
     exported, averaged = pipe.generator.state_dict(), weights(run, 6, "averaged")
     assert all(torch.equal(exported[name], averaged[name].half().float()) for name in averaged)
     assert main(["--config", str(config)]) == 0
     assert "going on from step 6" in capsys.readouterr().out
+
+
+def assert_tensorboard_has_everything(folder: Path) -> None:
+    """Scalars in groups, images, texts of configuration and prompts, and the table of hyper-parameters."""
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    tags: dict[str, Any] = events.Tags()
+    assert {"gradient/norm", "loss/eikonal", "prior0/timestep", "lr/generator"} <= set(tags["scalars"])
+    assert [event.step for event in events.Scalars("gradient/norm")] == [2, 3, 4, 6]
+    assert tags["images"] == ["samples"]
+    texts = {
+        name: events.Tensors(f"{name}/text_summary")[0].tensor_proto.string_val[0].decode()
+        for name in ("config", "prompts")
+    }
+    assert "max_steps: 6" in texts["config"] and "a red cat" in texts["prompts"]
+    session = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    assert b"optimizer.lr" in session and b"generator.hyper_ingp.mlp_width" in session
 
 
 def test_dry_run_prints_everything_and_writes_nothing(
@@ -347,7 +365,7 @@ def train_steps(zero_stage: int, accumulation_steps: int) -> dict[str, Any]:
 
 
 def losses_of_steps(zero_stage: int) -> list[dict[str, float]]:
-    """All logged averages, regularizer terms among them, of 20 steps with the optimizer of the shipped configs."""
+    """Logged averages, regularizers among them, of 20 steps with the shipped optimizer."""
     trainer = make_trainer(zero_stage=zero_stage, optimizer="adam", betas=(0.9, 0.99), lr=2e-3)
     logged = []
     for step in range(20):

@@ -67,8 +67,7 @@ def start_process(device: str = "auto") -> Process:
             "MASTER_PORT": _free_port(),
         }
         os.environ.update({name: str(value) for name, value in alone.items()})
-    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    rank, world_size, local_rank = _place()
     _import_deepspeed(device)
     if device == "cuda":
         torch.cuda.set_device(local_rank)
@@ -93,6 +92,24 @@ def start_process(device: str = "auto") -> Process:
     ):  # ranks that share cores would wait for each other
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_world_size))
     return Process(rank, world_size, torch.device("cpu"))
+
+
+def _place() -> tuple[int, int, int]:
+    """Rank, number of ranks and rank on this machine, as a launcher sets them.
+
+    Raises: ValueError if they are not what a launcher sets.
+    """
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")
+    given = {"LOCAL_RANK": "0"} | {name: os.environ[name] for name in names if name in os.environ}
+    numbers = [int(text) if (text := given.get(name, "")).isdecimal() else -1 for name in names]
+    rank, world_size, local_rank, port = numbers
+    if min(numbers) < 0 or rank >= world_size or port > 65535 or not os.environ.get("MASTER_ADDR"):
+        got = ", ".join(f"{name}={os.environ.get(name, '')}" for name in (*names, "MASTER_ADDR"))
+        raise ValueError(
+            f"the environment has {got}; accepted is what a launcher sets, with RANK below WORLD_SIZE. Start "
+            "with deepspeed or torchrun, or unset RANK to train in one process."
+        )
+    return rank, world_size, local_rank
 
 
 def _free_port() -> int:

@@ -28,6 +28,7 @@ from scaledreamer.scene import Scene
 from scaledreamer.training.checkpoint import Checkpoint, load_newest, save_checkpoint
 from scaledreamer.training.engine import Process, Update, start_process
 from scaledreamer.training.metrics import Report
+from scaledreamer.training.output import check_output, make_output
 from scaledreamer.training.step import Trainer
 
 SceneOf = Callable[[Sequence[str]], Scene]
@@ -125,9 +126,17 @@ class Run:
                 f"{self.folder} was trained with other settings: {'; '.join(differing)}. Set them back to go "
                 "on, or choose another training.output."
             )
-        self.trainer.engine.load_parameters(checkpoint.parameters)
-        self.trainer.engine.load_optimizer_state(checkpoint.optimizer)
-        self.trainer.averaged.module.load_state_dict(checkpoint.averaged)
+        try:
+            self.trainer.engine.load_parameters(checkpoint.parameters)
+            self.trainer.engine.load_optimizer_state(checkpoint.optimizer)
+            self.trainer.averaged.module.load_state_dict(checkpoint.averaged)
+        except (RuntimeError, KeyError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(
+                f"{self.folder}: the checkpoint of step {checkpoint.step} does not fit the generator of this "
+                f"configuration ({reason}); the conditioner or the program has changed. Choose another "
+                "training.output."
+            ) from None
         self.first_step, self.best = checkpoint.step, dict(checkpoint.best)
         return [*notes, f"going on from step {checkpoint.step}"]
 
@@ -149,6 +158,7 @@ class Run:
         )
         with report, StopSignals() as signals:
             report.texts({"config": f"```\n{dump_config(self.config)}\n```", "prompts": self._prompt_list()})
+            report.hyper_parameters(flatten(self.config.model_dump()), SHOWN)
             last_tick = (time.monotonic(), step)
             while step < settings.max_steps:
                 is_late = settings.minutes is not None and time.monotonic() - start > 60 * settings.minutes
@@ -289,7 +299,10 @@ class Run:
             renderer=renderer_settings(self.config.renderer),
             step=step,
         )
-        pipe.save_pretrained(folder)
+        try:
+            pipe.save_pretrained(folder)
+        except ValueError as error:
+            raise RunError(f"{error}, and run the same command again.") from None
 
     def _prompt_list(self) -> str:
         prompts = self.trainer.stream.prompts
@@ -318,13 +331,14 @@ def prepare(config: Config, evaluate: Evaluate | None = None, *, is_dry_run: boo
     """
     if config.training.deterministic:
         torch.use_deterministic_algorithms(True)
+    check_output(Path(config.training.output))
     process = start_process(config.training.device)
-    trainer = build_trainer(config, process)
     if config.evaluation.every is not None and evaluate is None:
         evaluate = build_validation(config, process.device)
+    trainer = build_trainer(config, process)
     run = Run(config, process, trainer, evaluate)
     if process.is_main and not is_dry_run:
-        run.folder.mkdir(parents=True, exist_ok=True)
+        make_output(run.folder)
         clean_up(run.folder)
         clean_up(run.folder / "checkpoints")
     process.barrier()

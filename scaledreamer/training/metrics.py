@@ -169,6 +169,20 @@ class Report:
             for name, text in texts.items():
                 self._board.add_text(name, text)
 
+    def hyper_parameters(self, settings: Mapping[str, Any], metrics: Sequence[str]) -> None:
+        """Settings by name for TensorBoard's table of hyper-parameters, beside the metrics named."""
+        if self._board is None:
+            return
+        from torch.utils.tensorboard.summary import hparams
+
+        plain = {
+            name: value if isinstance(value, bool | int | float | str) else str(value)
+            for name, value in settings.items()
+        }
+        # Not `add_hparams`, which starts a run of its own and writes a value for every metric.
+        for summary in hparams(plain, dict.fromkeys(metrics, 0.0)):
+            self._board.file_writer.add_summary(summary)
+
     def grid(self, step: int, rows: Float[Tensor, "row view 3 h w"]) -> None:
         """An image grid as samples/step-<n>.png and for TensorBoard."""
         from PIL import Image
