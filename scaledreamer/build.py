@@ -31,7 +31,8 @@ TINY_PRIOR = ASSETS / "tiny_prior"
 def make_generator(name: str, settings: Mapping[str, Any]) -> nn.Module:
     """A generator from its name and constructor settings, as `model_index.json` holds them.
 
-    Raises: ValueError for an unknown name, or settings that the generator does not take.
+    Raises: ValueError for an unknown name, or settings that the generator does not take; RuntimeError if
+        there is no memory for it.
     """
     match name:
         case "hyper_ingp":
@@ -40,8 +41,11 @@ def make_generator(name: str, settings: Mapping[str, Any]) -> nn.Module:
             raise ValueError(f"generator.name: got {name!r}; accepted is 'hyper_ingp'.")
     try:
         return Generator(**settings)
-    except TypeError as error:
-        raise ValueError(f"generator {name}: settings of another version ({error}).") from None
+    except (TypeError, ValueError, RuntimeError) as error:
+        if "allocate memory" in str(error):  # these settings are good, on a larger machine
+            raise
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise ValueError(f"generator {name}: does not take these settings ({reason}).") from None
 
 
 def make_renderer(settings: Mapping[str, Any]) -> VolumeRenderer:
@@ -68,12 +72,13 @@ def start_from(generator: nn.Module, name: str, settings: Mapping[str, Any], fol
 
     Raises: ValueError if there is none, or one of other settings.
     """
-    from scaledreamer.exported import find_generator, load_weights, read_index
+    from scaledreamer.exported import check_files, find_generator, load_weights, read_index
 
     try:
         found = find_generator(folder)
-        index = read_index(found)["generator"]
-        theirs = {"name": index["name"]} | index["settings"]
+        index = read_index(found)
+        check_files(found, index)
+        theirs = {"name": index["generator"]["name"]} | index["generator"]["settings"]
         ours = {"name": name} | dict(settings)
         wrong = [key for key in ours if ours[key] != theirs.get(key)]
         if wrong:
@@ -91,8 +96,14 @@ def build_prompts(config: cfg.Prompts) -> list[str]:
     from scaledreamer.prompts.corpus import read_prompts, split_prompts, tinyworld_prompts
 
     if config.file is not None:
-        prompts, _ = split_prompts(read_prompts(config.file), config.holdout)
-        return prompts[: config.limit]
+        prompts = read_prompts(config.file)
+        kept, _ = split_prompts(prompts, config.holdout)
+        if not kept:
+            raise ValueError(
+                f"prompts.holdout: got {config.holdout}, which keeps out all {len(prompts)} prompts of "
+                f"{config.file}; lower it."
+            )
+        return kept[: config.limit]
     return tinyworld_prompts(kinds=config.kinds, max_extras=config.max_extras, limit=config.limit)
 
 
@@ -191,7 +202,11 @@ def build_validation(config: cfg.Config, device: torch.device) -> ValidationScor
             "evaluation.every: prompts of a file have no ground truth to validate by; leave it out."
         )
     from scaledreamer.evaluation.ground_truth import sharpened
-    from scaledreamer.evaluation.validation import ValidationScore
+    from scaledreamer.evaluation.validation import SCORES, ValidationScore
+
+    if config.evaluation.metric not in SCORES:
+        accepted = ", ".join(map(repr, SCORES))
+        raise ValueError(f"evaluation.metric: got {config.evaluation.metric!r}; accepted are {accepted}.")
 
     return ValidationScore(
         num_prompts=config.evaluation.num_prompts,

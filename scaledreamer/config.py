@@ -10,11 +10,21 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
-from scaledreamer.schedules import parse_schedule
+from scaledreamer.prompts.check import check_prompt
+from scaledreamer.schedules import Linear, parse_schedule
 
 KEY = "<key>"  # stands for the setting's own path in the messages of validators
+MAX_WHOLE = 2**31 - 1
 LATER_METHODS = ("vsd",)
 
 
@@ -53,6 +63,15 @@ def _check_betas(value: list[float]) -> list[float]:
     return value
 
 
+def _check_texts(value: list[str] | None) -> list[str] | None:
+    for text in value or []:
+        try:
+            check_prompt(text)
+        except ValueError as error:
+            raise ValueError(f"{KEY}: {error}.") from None
+    return value
+
+
 def _refuse_later_methods(value: Any) -> Any:
     if value in LATER_METHODS:
         raise ValueError(f"{KEY}: {value!r} is not in this version; accepted are 'asd', 'sds' and 'csd'.")
@@ -81,6 +100,13 @@ class Section(BaseModel):
         extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
 
+    @field_validator("*")
+    @classmethod
+    def _fits_a_whole_number(cls, value: Any) -> Any:
+        if isinstance(value, int) and value > MAX_WHOLE:
+            raise ValueError(f"{KEY}: got {str(value)[:40]}; accepted are whole numbers up to {MAX_WHOLE}.")
+        return value
+
 
 class Prompts(Section):
     """What to train on: a part of the tinyworld, or a file."""
@@ -104,6 +130,11 @@ class Prompts(Section):
             raise ValueError(
                 "prompts: kinds and max_extras choose from the tinyworld; leave them out or leave out file."
             )
+        if self.file is None and self.holdout > 0:
+            raise ValueError(
+                "prompts.holdout: keeps out prompts of a file, and there is none; the tinyworld has its own "
+                "held-out splits. Leave it out or give prompts.file."
+            )
         return self
 
 
@@ -119,14 +150,14 @@ class Conditioner(Section):
 class Cameras(Section):
     """From where training looks at a scene; cameras look at the origin."""
 
-    num_views: Annotated[int, Field(ge=1)] = 1
+    num_views: Annotated[int, Field(ge=1, le=256)] = 1
     """Views of one prompt in a step, spread around it."""
     elevation_deg: Annotated[Pair, _range_from(-90, 90)] = [-10.0, 45.0]
     """Above the ground plane."""
     azimuth_deg: Annotated[Pair, _range_from(-360, 360)] = [-180.0, 180.0]
     """0 is the front."""
-    distance: Annotated[Pair, _range_from(0.1, 100)] = [2.5, 2.7]
-    """From the origin."""
+    distance: Annotated[Pair, _range_from(0.1, 4)] = [2.5, 2.7]
+    """From the origin; from farther away rays would end before the scene does."""
     fov_deg: Annotated[Pair, _range_from(1, 170)] = [38.0, 44.0]
     """Vertical field of view."""
 
@@ -140,15 +171,15 @@ class HyperINGP(Section):
     """Features of one level."""
     log2_table_size: Annotated[int, Field(ge=4, le=24)] = 14
     """Logarithm of the entries of one level."""
-    base_resolution: Annotated[int, Field(ge=2)] = 8
+    base_resolution: Annotated[int, Field(ge=2, le=512)] = 8
     """Cells a side of the coarsest level."""
     growth: Annotated[float, Field(gt=1, le=4)] = 1.5
     """Resolution of a level relative to the one before."""
-    hyper_width: Annotated[int, Field(ge=1)] = 128
+    hyper_width: Annotated[int, Field(ge=1, le=16384)] = 128
     """Width of the hyper-network."""
     hyper_depth: Annotated[int, Field(ge=1, le=8)] = 1
     """Hidden layers of the hyper-network."""
-    mlp_width: Annotated[int, Field(ge=1)] = 32
+    mlp_width: Annotated[int, Field(ge=1, le=4096)] = 32
     """Width of each prompt's MLPs."""
     mlp_depth: Annotated[int, Field(ge=1, le=8)] = 1
     """Hidden layers of each prompt's MLPs."""
@@ -174,9 +205,9 @@ class Renderer(Section):
 
     image_size: Annotated[int, Field(ge=4, le=1024)] = 32
     """Pixels a side; priors see it scaled up to their size."""
-    num_samples: Annotated[int, Field(ge=2)] = 32
+    num_samples: Annotated[int, Field(ge=2, le=4096)] = 32
     """Intervals of a ray in the coarse pass, without gradients."""
-    num_importance_samples: Annotated[int, Field(ge=1)] = 16
+    num_importance_samples: Annotated[int, Field(ge=1, le=4096)] = 16
     """Samples of a ray that the scene is asked for."""
     lattice_resolution: Annotated[int, Field(ge=4, le=256)] = 20
     """Points a side of the coarse pass' lattice."""
@@ -256,13 +287,22 @@ class Distillation(Section):
     pixel_clip: PixelClip = PixelClip()
     """Pixel-wise gradient clipping."""
 
+    @model_validator(mode="after")
+    def _shift_belongs_to_asd(self) -> Distillation:
+        if self.shift_steps is not None and self.method != "asd":
+            raise ValueError(
+                f"{KEY}.shift_steps: rounds the shift of asd, and {KEY}.method is {self.method!r}; leave it "
+                "out or choose asd."
+            )
+        return self
+
 
 class Eikonal(Section):
     """Pulls the SDF's gradient to length 1, at points in space and near the surface."""
 
     weight: Positive = [6.0, 1.0]
     """Weight over the training."""
-    num_points: Annotated[int, Field(ge=2)] = 512
+    num_points: Annotated[int, Field(ge=2, le=100_000)] = 512
     """Points of each prompt in a step."""
     epsilon: Annotated[float, Field(gt=0, le=0.5)] = 0.01
     """Step of the finite differences."""
@@ -324,6 +364,15 @@ class Optimizer(Section):
     max_gradient_norm: Annotated[float | None, Field(gt=0)] = None
     """Longest gradient of all parameters; None is any."""
 
+    @model_validator(mode="after")
+    def _momentum_belongs_to_sgd(self) -> Optimizer:
+        if self.momentum > 0 and self.name != "sgd":
+            raise ValueError(
+                f"{KEY}.momentum: belongs to sgd, and {KEY}.name is {self.name!r}, whose momentum is the "
+                "first of betas; leave it out or choose sgd."
+            )
+        return self
+
 
 class Training(Section):
     """The run."""
@@ -334,7 +383,7 @@ class Training(Section):
     """Optimizer steps; schedules stretch with it."""
     minutes: Annotated[float | None, Field(gt=0)] = None
     """Stop cleanly after this long, schedules as they are."""
-    batch_size: Annotated[int, Field(ge=1)] = 4
+    batch_size: Annotated[int, Field(ge=1, le=65536)] = 4
     """Prompts of a step over all ranks and accumulation steps."""
     accumulation_steps: Annotated[int, Field(ge=1)] = 1
     """Parts in which each rank computes a step."""
@@ -352,7 +401,7 @@ class Training(Section):
     """Steps between lines of metrics."""
     sample_every: Annotated[int, Field(ge=1)] = 200
     """Steps between image grids."""
-    sample_prompts: list[str] | None = None
+    sample_prompts: Annotated[list[str] | None, AfterValidator(_check_texts)] = None
     """Prompts of the image grids; None is eight of the corpus."""
     tensorboard: bool = True
     """Write TensorBoard files too."""
@@ -405,8 +454,16 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _timesteps_in_order(self) -> Config:
-        low = parse_schedule(self.distillation.t_min, key="distillation.t_min", max_steps=1000)
-        high = parse_schedule(self.distillation.t_max, key="distillation.t_max", max_steps=1000)
-        if any(low.value_at(step) > high.value_at(step) for step in range(1001)):
-            raise ValueError("distillation.t_min: above distillation.t_max during a part of the training.")
+        settings, last = self.distillation, self.training.max_steps
+        low = parse_schedule(settings.t_min, key="distillation.t_min", max_steps=last)
+        high = parse_schedule(settings.t_max, key="distillation.t_max", max_steps=last)
+        places = [(line.first_step, line.last_step) for line in (low, high) if isinstance(line, Linear)]
+        corners = {0, last, *(step for pair in places for step in pair)}
+        # Between its corners each is a straight line; where one jumps, the step before is a corner too.
+        for step in sorted(corners | {step - 1 for step in corners if step > 0}):
+            if low.value_at(step) > high.value_at(step):
+                raise ValueError(
+                    f"distillation.t_min: {low.value_at(step):g} at step {step} is above distillation.t_max, "
+                    f"{high.value_at(step):g}; lower it or raise t_max there."
+                )
         return self

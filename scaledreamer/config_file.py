@@ -17,7 +17,16 @@ from scaledreamer.config import KEY, Config
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which 1e-3 is a number, as everyone expects and YAML 1.1 does not."""
+    """YAML in which 1e-3 is a number, as everyone expects and YAML 1.1 does not, and no key stands twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
+        names = [key.value for key in keys]
+        for number, key in enumerate(keys):
+            if key.value in names[:number] and key.value != "<<":
+                problem = f"{key.value!r} is set twice; keep one"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+        return {str(key): value for key, value in super().construct_mapping(node, deep).items()}
 
 
 _Loader.add_implicit_resolver(
@@ -152,7 +161,7 @@ def _set(data: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _index(items: list[Any], name: str, path: str) -> int:
-    if not (name.isascii() and name.isdigit() and int(name) <= len(items)):
+    if not (name.isascii() and name.isdigit() and len(name) < 10 and int(name) <= len(items)):
         raise ValueError(f"{path}: no such item; the list has {len(items)}, numbered from 0.")
     return int(name)
 
@@ -205,6 +214,8 @@ def _message(error: ValidationError) -> str:
     problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
     problem = problems[0]
     path = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "json_invalid":  # what YAML can say and JSON cannot: half of a surrogate pair
+        return f"The configuration holds a text that is not valid Unicode ({problem['msg']})."
     if problem["type"] == "extra_forbidden":
         return _unknown(path)
     if problem["type"] == "value_error":

@@ -1,7 +1,8 @@
 """The folder of an exported generator (DESIGN, section 6): where it is, and what its `model_index.json` says.
 
 Needs no torch until weights are read, so that command lines can refuse a wrong folder at once. Layout:
-    model_index.json      class, format version, generator's name and settings, cameras, renderer, step
+    model_index.json      class, format version, generator's name and settings, cameras, renderer, step, and
+                          the SHA-256 of all other files
     generator/model.safetensors
     text_encoder/  tokenizer/
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +38,7 @@ def find_generator(folder: Path | str | None) -> Path:
             )
         return SHIPPED
     folder = Path(folder).expanduser()
-    if not folder.exists():
+    if not os.path.exists(folder):  # unlike Path.exists False for names that no file can have
         raise ValueError(
             f"checkpoint {folder}: there is no such folder; give a run's folder or an exported generator"
         )
@@ -64,7 +66,7 @@ def read_index(folder: Path) -> dict[str, Any]:
     path = folder / INDEX
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(
             f"checkpoint {folder}: {INDEX} cannot be read ({error}); export the generator again"
         ) from None
@@ -92,6 +94,17 @@ def read_index(folder: Path) -> dict[str, Any]:
             raise ValueError(
                 f"checkpoint {folder}: {section} in {INDEX} is not a section; export the generator again"
             )
+    for section, name in (("cameras", "distance"), ("cameras", "fov_deg"), ("renderer", "inverse_deviation")):
+        if not _is_positive(index[section].get(name, 1.0)):
+            raise ValueError(
+                f"checkpoint {folder}: {section}.{name} in {INDEX} is {index[section][name]!r}; accepted is "
+                "a number above 0, or a range of two; export the generator again"
+            )
+    hashes = index.get("sha256", {})
+    if not isinstance(index.get("step"), int | None) or not isinstance(hashes, dict):
+        raise ValueError(
+            f"checkpoint {folder}: step or sha256 in {INDEX} is damaged; export the generator again"
+        )
     if not (folder / WEIGHTS).is_file():
         raise ValueError(
             f"checkpoint {folder}: {WEIGHTS} is missing; copy the whole folder or export it again"
@@ -99,9 +112,43 @@ def read_index(folder: Path) -> dict[str, Any]:
     return index
 
 
+def _is_positive(value: Any) -> bool:
+    """Whether a value is a finite number above 0, or a range of two."""
+    numbers: list[Any] = value if isinstance(value, list) and len(value) == 2 else [value]
+    return all(type(number) in (int, float) and 0 < number < 1e6 for number in numbers)
+
+
+def check_files(folder: Path, index: dict[str, Any]) -> None:
+    """Raises ValueError unless all files are what was exported; one without hashes is taken as it is."""
+    for name, expected in index.get("sha256", {}).items():
+        try:
+            found = _hash(folder / name)
+        except (OSError, ValueError):
+            raise ValueError(
+                f"checkpoint {folder}: {name} is missing or cannot be read; copy the whole folder or export "
+                "it again"
+            ) from None
+        if found != expected:
+            raise ValueError(
+                f"checkpoint {folder}: {name} is damaged, or of another generator: it is not what was "
+                "exported with the rest; copy the whole folder or export it again"
+            )
+
+
+def file_hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of all files of an export by their path in it, apart from its index and README.md."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    names = {path.relative_to(folder).as_posix(): path for path in paths}
+    return {name: _hash(path) for name, path in names.items() if name not in (INDEX, "README.md")}
+
+
 def weights_hash(folder: Path) -> str:
     """SHA-256 of the generator's weights, in hexadecimal."""
-    with (folder / WEIGHTS).open("rb") as file:
+    return _hash(folder / WEIGHTS)
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -17,10 +17,16 @@ REPLACED = ".replaced-"
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Replaces a file by another in one step, on the disk as well."""
+    """Replaces a file by another in one step, on the disk as well; where that fails, it stays as it was."""
     temporary = path.with_name(f"{TEMPORARY}{path.name}")
-    write_text(temporary, text)
-    os.replace(temporary, path)
+    try:
+        write_text(temporary, text)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        if error.strerror:
+            error.filename = str(path)  # a full disk names none
+        raise
     sync(path.parent)
 
 

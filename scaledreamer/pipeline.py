@@ -20,6 +20,7 @@ from typing import Any, overload
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
@@ -31,6 +32,8 @@ from scaledreamer.exported import (
     FORMAT_VERSION,
     INDEX,
     WEIGHTS,
+    check_files,
+    file_hashes,
     find_generator,
     load_weights,
     read_index,
@@ -103,10 +106,24 @@ class TextTo3D:
         target = _check_device(device)
         folder = find_generator(_download(folder_or_id))
         index = read_index(folder)
-        generator = make_generator(index["generator"]["name"], index["generator"]["settings"])
+        check_files(folder, index)
+        try:
+            generator = make_generator(index["generator"]["name"], index["generator"]["settings"])
+        except ValueError as error:
+            raise ValueError(
+                f"checkpoint {folder}: {error} Use the version of scaledreamer that exported it, or export "
+                "it again"
+            ) from None
         load_weights(generator, folder)
+        conditioner = TextConditioner.from_pretrained(folder)
+        wanted, found = index["generator"]["settings"].get("condition_dim"), conditioner.condition_dim
+        if found != wanted:
+            raise ValueError(
+                f"checkpoint {folder}: its text encoder gives {found} numbers, its generator reads {wanted}; "
+                "copy the whole folder or export it again"
+            )
         pipe = cls(
-            TextConditioner.from_pretrained(folder),
+            conditioner,
             generator.eval().requires_grad_(False),
             generator_name=index["generator"]["name"],
             cameras=index["cameras"],
@@ -132,7 +149,7 @@ class TextTo3D:
         check_prompt(prompt)
         notes = []
         unknown = self.conditioner.unknown_words(prompt)
-        listed = ", ".join(repr(word) for word in unknown[:8]) + (", ..." if len(unknown) > 8 else "")
+        listed = ", ".join(_short(word) for word in unknown[:8]) + (", ..." if len(unknown) > 8 else "")
         if self.conditioner.words is not None and not _content_words(prompt) - set(unknown):
             raise ValueError(
                 f"this generator knows no word of the prompt {_short(prompt)}; describe the object in the "
@@ -190,7 +207,7 @@ class TextTo3D:
 
         The folder changes from the old export to the new one at once; a README.md that is there stays.
 
-        Raises: ValueError if the folder holds something other than an export.
+        Raises: ValueError if the folder holds something other than an export, or cannot be written.
         """
         folder = Path(folder)
         is_export = (folder / INDEX).is_file()
@@ -205,9 +222,10 @@ class TextTo3D:
             "renderer": self.renderer,
             "step": self.step,
         }
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}{folder.name}-", dir=folder.parent))
+        temporary: Path | None = None
         try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            temporary = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}{folder.name}-", dir=folder.parent))
             new = temporary / "new"
             (new / WEIGHTS).parent.mkdir(parents=True)
             state = self.generator.state_dict()
@@ -220,10 +238,18 @@ class TextTo3D:
             (new / "README.md").write_text(_README.format(version=__version__), encoding="utf-8")
             if (folder / "README.md").is_file():
                 shutil.copy2(folder / "README.md", new / "README.md")
+            index["sha256"] = file_hashes(new)
             (new / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
             replace_folder(new, folder)
+        except (OSError, SafetensorError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise ValueError(
+                f"{folder}: cannot be written ({reason}); what was there is untouched. Make room, or give "
+                "another folder"
+            ) from None
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            if temporary is not None:
+                shutil.rmtree(temporary, ignore_errors=True)
 
     def _cut_off(self, prompt: str) -> str:
         """The end of the prompt that the text encoder does not read, in whole words."""

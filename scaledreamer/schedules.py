@@ -10,7 +10,7 @@ In a configuration the places of a schedule are fractions of training, so that t
 Steps count from 0; the place 1.0 is step `max_steps`, one after the last.
 """
 
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -101,6 +101,6 @@ def _is_number(value: Any) -> bool:
 
 
 def _finite(value: Any, key: str) -> float:
-    if not _is_number(value) or not math.isfinite(value):
-        raise ValueError(f"{key}={value!r}: expected a finite number; a schedule is {_ACCEPTED}")
+    if not _is_number(value) or not abs(value) <= sys.float_info.max:
+        raise ValueError(f"{key}={repr(value)[:40]}: expected a finite number; a schedule is {_ACCEPTED}")
     return float(value)

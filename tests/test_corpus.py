@@ -28,32 +28,6 @@ def test_json_list_and_sections(tmp_path: Path) -> None:
     assert read_prompts(path, "val") == ["c"]
 
 
-@pytest.mark.parametrize(
-    ("name", "contents", "message"),
-    [
-        ("a.txt", b"", "a.txt: no prompts in it"),
-        ("a.txt", b"# only\n\n", "a.txt: no prompts in it"),
-        ("a.txt", b"\xff\xfea", "a.txt: not UTF-8 text"),
-        ("a.txt", b"ok\n" + b"x" * 20_000, "a.txt: line 2: the prompt has 20000 characters"),
-        ("a.json", b"[1", "a.json: not valid JSON"),
-        ("a.json", b'{"test": []}', "a.json: no list 'train' in it; it has 'test'"),
-        ("a.json", b'["a", 3]', "a.json: entry 1 is 3, not a text"),
-        ("a.json", b'["a", " "]', "a.json: entry 1: the prompt is empty"),
-        ("a.json", b"3", "a.json: expected a list"),
-    ],
-)
-def test_wrong_file_is_named(tmp_path: Path, name: str, contents: bytes, message: str) -> None:
-    path = tmp_path / name
-    path.write_bytes(contents)
-    with pytest.raises(ValueError, match=message):
-        read_prompts(path)
-
-
-def test_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"none\.txt: cannot be read"):
-        read_prompts(tmp_path / "none.txt")
-
-
 @pytest.mark.skipif(not LIBRARIES.is_dir(), reason="the shared prompt libraries are not here")
 @pytest.mark.parametrize(
     ("name", "count"),
@@ -88,8 +62,3 @@ def test_tinyworld_part_is_the_stated_part() -> None:
     assert len(prompts) == 12 * 8
     assert {meaning.kind for meaning in meanings if meaning} == {"cat", "ball"}
     assert all(grammar.num_extras(meaning) <= 1 for meaning in meanings if meaning)
-
-
-def test_unknown_kind_is_named() -> None:
-    with pytest.raises(ValueError, match=r"prompts\.kinds: got 'dragon'; accepted are frog"):
-        tinyworld_prompts(kinds=["cat", "dragon"])

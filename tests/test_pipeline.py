@@ -1,8 +1,7 @@
-"""The pipeline from prompt to files, its exports, and what it says to foreign or damaged checkpoints."""
+"""The pipeline from prompt to files, and its exports; foreign or damaged ones are in test_bad_input."""
 
 from __future__ import annotations
 
-import json
 import warnings
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import torch
 import trimesh
 from analytic_scenes import AnalyticScene, ball, box, position_color, union
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from tiny_export import tiny_pipeline
 from trimesh.visual import TextureVisuals
 
@@ -138,84 +137,6 @@ def test_without_a_folder_the_shipped_generator_is_meant():
     else:
         with pytest.raises(ValueError, match="shipped generator is missing"):
             find_generator(None)
-
-
-def damage_missing(folder: Path) -> None:
-    (folder / "model_index.json").unlink()
-
-
-def damage_other_class(folder: Path) -> None:
-    (folder / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
-
-
-def damage_not_json(folder: Path) -> None:
-    (folder / "model_index.json").write_text("{")
-
-
-def damage_newer(folder: Path) -> None:
-    edit_index(folder, format_version=99)
-
-
-def damage_settings(folder: Path) -> None:
-    edit_index(folder, generator={"name": "hyper_ingp", "settings": {"condition_dim": 16, "wings": 2}})
-
-
-def damage_name(folder: Path) -> None:
-    edit_index(folder, generator={"name": "dreamer", "settings": {}})
-
-
-def damage_no_weights(folder: Path) -> None:
-    (folder / "generator" / "model.safetensors").unlink()
-
-
-def damage_truncated(folder: Path) -> None:
-    path = folder / "generator" / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-100])
-
-
-def damage_other_weights(folder: Path) -> None:
-    save_file({"x": torch.zeros(3)}, folder / "generator" / "model.safetensors")
-
-
-def damage_no_text_encoder(folder: Path) -> None:
-    (folder / "text_encoder" / "model.safetensors").unlink()
-
-
-def edit_index(folder: Path, **changes: object) -> None:
-    path = folder / "model_index.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (damage_missing, "no model_index.json"),
-        (damage_other_class, "holds StableDiffusionPipeline, not a generator of this package"),
-        (damage_not_json, "model_index.json cannot be read"),
-        (damage_newer, "format_version is 99; accepted is 1"),
-        (damage_settings, "settings of another version.*wings"),
-        (damage_name, "generator.name: got 'dreamer'"),
-        (damage_no_weights, "model.safetensors is missing"),
-        (damage_truncated, "model.safetensors is damaged or truncated"),
-        (damage_other_weights, "does not belong to its model_index.json"),
-        (damage_no_text_encoder, "text_encoder"),
-    ],
-)
-def test_a_damaged_or_foreign_checkpoint_is_named_with_its_fault(exported, damage, message):
-    damage(exported)
-    with pytest.raises(ValueError, match=message):
-        TextTo3D.from_pretrained(exported, device="cpu")
-
-
-def test_a_missing_folder_a_file_and_an_unfinished_run_are_told_apart(tmp_path):
-    with pytest.raises(ValueError, match="no such folder"):
-        find_generator(tmp_path / "none")
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="is a file"):
-        find_generator(tmp_path / "file")
-    (tmp_path / "config.yaml").write_text("")
-    with pytest.raises(ValueError, match="a run that has not exported a generator yet"):
-        find_generator(tmp_path)
 
 
 def test_a_hub_name_that_cannot_be_had_is_a_clear_error(monkeypatch):

@@ -14,7 +14,7 @@ from scaledreamer.evaluation import report
 from scaledreamer.evaluation.draws import Draw, draw_prompts
 from scaledreamer.evaluation.ground_truth import Observer
 from scaledreamer.evaluation.janus import JanusTest
-from scaledreamer.evaluation.validation import ValidationScore
+from scaledreamer.evaluation.validation import SCORES, ValidationScore
 from scaledreamer.rendering.volume import VolumeRenderer
 from scaledreamer.tinyworld import grammar
 from scaledreamer.tinyworld.grammar import SPLITS
@@ -217,6 +217,7 @@ def test_validation_score_prefers_the_generator_that_follows_its_prompts(monkeyp
     score = ValidationScore(num_prompts=3, max_extras=1, encoder=oracle, renderer=renderer)
     good = score(perfect_scenes, 100)
     assert good == {"score": 1.0, "hard_r1": 1.0, "plain_r1": 1.0, "iou": 1.0, "silhouette_iou": 1.0}
+    assert tuple(good) == SCORES
     bad = score(lambda prompts: perfect_scenes(["a red donut"] * len(prompts)), 100)
     assert bad["score"] < 0.5 and score(perfect_scenes, 200) == good
 

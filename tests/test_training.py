@@ -164,21 +164,11 @@ def test_time_limit_stops_and_saves(prior: Path, tmp_path: Path, capsys: pytest.
     assert checkpoint is not None and checkpoint.step == 1
 
 
-def test_other_settings_are_refused_by_name_but_harmless_ones_are_not(
+def test_harmless_settings_may_change_between_a_run_and_its_resumption(
     prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = str(write_config(tmp_path, prior, training__max_steps=1))
     assert main(["--config", config]) == 0
-    assert main(["--config", config, "optimizer.lr=0.5", "generator.hyper_ingp.mlp_width=5"]) == 2
-    error = capsys.readouterr().err
-    assert "was trained with other settings" in error and error.count("\n") == 1
-    assert "optimizer.lr is 0.5, was 0.001" in error and "generator.hyper_ingp.mlp_width is 5, was 4" in error
-    prompts = tmp_path / "prompts.txt"
-    corpus = prompts.read_text()
-    prompts.write_text(corpus + "\na dragon")
-    assert main(["--config", config]) == 2
-    assert "prompts.sha256 is" in capsys.readouterr().err
-    prompts.write_text(corpus)
     harmless = ["training.max_steps=2", "training.log_every=1", "training.zero_stage=1"]
     assert main(["--config", config, *harmless]) == 0
     assert "finished 2 steps" in capsys.readouterr().out
@@ -221,9 +211,7 @@ def test_steps_that_are_not_finite_end_the_run_with_the_state_before(
     assert_equal_weights(tmp_path / "straight", tmp_path / "run", 6)
 
 
-def test_training_starts_from_an_exported_generator_of_the_same_settings(
-    prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_training_starts_from_an_exported_generator_of_the_same_settings(prior: Path, tmp_path: Path) -> None:
     config = write_config(tmp_path, prior)
     first, second = tmp_path / "first", tmp_path / "second"
     assert main(["--config", str(config), f"training.output={first}"]) == 0
@@ -234,15 +222,6 @@ def test_training_starts_from_an_exported_generator_of_the_same_settings(
     )
     assert made.keys() == found.keys()
     assert all(torch.equal(made[name], found[name]) for name in made)
-
-    other = [f"training.output={tmp_path / 'third'}", f"generator.start={first}"]
-    for setting, message in (
-        ("generator.hyper_ingp.mlp_width=24", "has mlp_width"),
-        (f"generator.start={tmp_path / 'nowhere'}", "there is no such folder"),
-    ):
-        assert main(["--config", str(config), *other, setting]) == 2
-        error = capsys.readouterr().err
-        assert "generator.start: " in error and message in error and error.count("\n") == 1
 
 
 def test_best_generator_by_validation_is_kept(prior: Path, tmp_path: Path) -> None:
@@ -264,30 +243,6 @@ def test_best_generator_by_validation_is_kept(prior: Path, tmp_path: Path) -> No
     assert scores == [0.1, 0.9, 0.3]
     checkpoint, _ = load_newest(run / "checkpoints")
     assert checkpoint is not None and checkpoint.best == {"score": 0.9, "step": 4}
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        (["training.accumulation_steps=3"], "training.batch_size: got 4, which cannot be divided"),
-        (["prompts.file=/nowhere/prompts.txt"], "error: /nowhere/prompts.txt: cannot be read"),
-        (["priors.0.model=/nowhere/prior"], "prior /nowhere/prior: "),
-        (["conditioner.model=/nowhere/text"], "conditioner /nowhere/text: "),
-        (["conditioner.model=null"], "conditioner.model: missing"),
-        (["evaluation.every=10"], "evaluation.every: prompts of a file have no ground truth"),
-        (["training.device=cuda"], "training.device: got 'cuda', but torch sees no CUDA device"),
-        (["training.output=/proc/run"], "error: /proc/run: "),
-    ],
-)
-def test_what_cannot_be_built_is_refused_with_one_line(
-    prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], settings: list[str], message: str
-) -> None:
-    if "training.device=cuda" in settings and torch.cuda.is_available():
-        pytest.skip("there is a CUDA device")
-    assert main(["--config", str(write_config(tmp_path, prior)), *settings]) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
 
 
 # --- processes ----------------------------------------------------------------------------------------------

@@ -72,12 +72,14 @@ Some rules concern several settings:
 
 - `prompts.file` excludes `prompts.kinds` and `prompts.max_extras`, which choose from the tinyworld, and
   `evaluation.every`, since only prompts of the tinyworld have a ground truth.
+- `prompts.holdout` needs `prompts.file`.
 - `conditioner.name: clip` needs `conditioner.model`, and `priors.N.name: stable_diffusion` needs
   `priors.N.model`.
 - `distillation.t_min` may at no time be above `distillation.t_max`.
+- `distillation.shift_steps` belongs to `distillation.method: asd`, and `optimizer.momentum` to
+  `optimizer.name: sgd`.
 - `training.batch_size` is a multiple of the number of ranks times `training.accumulation_steps`.
-- `generator.hyper_ingp`: `base_resolution` is at most 512, and at most 65,536 once it is multiplied by
-  `growth` to the power of `num_levels - 1`.
+- `generator.hyper_ingp`: `base_resolution` times `growth` to the power of `num_levels - 1` is at most 65,536.
 - A run that goes on from a checkpoint may change what stands under `evaluation`, and under `training` all
   but `batch_size` and `ema_decay`. Everything else has to stay as it was, the prompts too. Another
   `training.max_steps` stretches the schedules.

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from scaledreamer import __version__
+from scaledreamer.cli import accept_any_text, is_out_of_memory
 from scaledreamer.exported import find_generator, read_index
 from scaledreamer.meshing import (
     MAX_FACES,
@@ -68,6 +69,12 @@ def _seeds(text: str) -> tuple[int, ...]:
     return seeds
 
 
+def _folder(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("got ''; accepted is a folder's name, . for the current one")
+    return Path(text)
+
+
 def _formats(text: str) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(name.strip().lower() for name in text.split(",") if name.strip()))
     wrong = [name for name in names if name not in FORMATS]
@@ -101,7 +108,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--prompt", action="append", default=[], metavar="TEXT", help="what to make; may be repeated")
     add("--prompts-file", type=Path, metavar="FILE", help="prompts to make, one a line, UTF-8")
     add("--stdin", action="store_true", help="read prompts from standard input, one a line")
-    add("--output", default="outputs/infer", type=Path, metavar="DIR", help="where to write (%(default)s)")
+    add("--output", default="outputs/infer", type=_folder, metavar="DIR", help="where to write (%(default)s)")
     add("--checkpoint", type=Path, metavar="DIR", help="run or exported generator (the shipped one)")
     seeds = parser.add_mutually_exclusive_group()
     one = _whole_number(0, MAX_SEED)
@@ -122,20 +129,30 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status."""
     arguments = make_parser().parse_args(argv)
+    accept_any_text()
     try:
-        arguments.prompt = _read_prompts(arguments)
+        places = _read_prompts(arguments)
+        arguments.prompt = list(places)
         read_index(find_generator(arguments.checkpoint))
         _check_output(arguments.output)
-        return _run(arguments)
+        return _run(arguments, places)
     except (ValueError, OSError) as error:
         print(f"error: {_one_line(error)}", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print(
+            "error: out of memory; lower --batch-size, --resolution or --texture-size, or take --device cpu",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def _run(arguments: argparse.Namespace, places: dict[str, str]) -> int:
     start = time.perf_counter()
     # Threads that wait for work must not spin: beside another busy program that took 154 s instead of 12 s.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -148,9 +165,11 @@ def _run(arguments: argparse.Namespace) -> int:
     transformers.utils.logging.disable_progress_bar()
 
     pipe = TextTo3D.from_pretrained(arguments.checkpoint, device=arguments.device)
-    for prompt in arguments.prompt:
-        pipe.check(prompt)
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    for prompt, place in places.items():
+        try:
+            pipe.check(prompt)
+        except ValueError as error:
+            raise ValueError(f"{place}{error}") from None
     print(
         f"generator: {_describe(pipe, arguments.checkpoint)}; loaded in {time.perf_counter() - start:.1f} s"
     )
@@ -182,8 +201,8 @@ def _run(arguments: argparse.Namespace) -> int:
     return status
 
 
-def _read_prompts(arguments: argparse.Namespace) -> list[str]:
-    """The prompts of all three sources, each once, in order.
+def _read_prompts(arguments: argparse.Namespace) -> dict[str, str]:
+    """The prompts of all three sources, each once, in order; each with its place, as messages begin.
 
     Raises: ValueError if there is none, one of them cannot be one, or the file cannot be read.
     """
@@ -207,16 +226,20 @@ def _read_prompts(arguments: argparse.Namespace) -> list[str]:
             check_prompt(prompt)
         except ValueError as error:
             raise ValueError(f"{where}{error}") from None
-    return list(dict.fromkeys(prompt for _, prompt in found))
+    places: dict[str, str] = {}
+    for where, prompt in found:
+        places.setdefault(prompt, where)
+    return places
 
 
 def _read_lines(path: Path) -> list[str]:
-    if path.is_dir():
-        raise ValueError(f"--prompts-file {path}: is a folder; give a text file with a prompt a line")
     try:
         data = path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"--prompts-file {path}: cannot be read ({error.strerror})") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ValueError(
+            f"--prompts-file {path}: cannot be read ({reason}); give a text file with a prompt a line"
+        ) from None
     return _decode(data, f"--prompts-file {path}").splitlines()
 
 
@@ -247,6 +270,7 @@ def _make(pipe: TextTo3D, asset: Asset, forward_seconds: float, arguments: argpa
         **settings
     )  # first, so that an empty surface is known before anything is written
     seconds["mesh"] = time.perf_counter() - clock
+    _make_folder(arguments.output)
     files = {}
     for name in arguments.formats:
         clock = time.perf_counter()
@@ -301,14 +325,22 @@ def _describe(pipe: TextTo3D, checkpoint: Path | None) -> str:
 
 
 def _check_output(folder: Path) -> None:
-    """Raises ValueError unless the folder exists or can be made, and can be written to."""
+    """Raises ValueError unless the folder exists or, it seems, can be made, and can be written to."""
     existing = folder.absolute()
-    while not existing.exists() and existing != existing.parent:
+    while not os.path.lexists(existing) and existing != existing.parent:
         existing = existing.parent
     if not existing.is_dir():
         raise ValueError(f"--output {folder}: {existing} is not a folder; give another --output")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise ValueError(f"--output {folder}: no permission to write in {existing}; give another --output")
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ValueError(f"--output {folder}: cannot be made ({reason}); give another --output") from None
 
 
 def _one_line(error: Exception) -> str:

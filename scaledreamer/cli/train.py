@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from scaledreamer import __version__
+from scaledreamer.cli import accept_any_text, is_out_of_memory
 
 if TYPE_CHECKING:
     from scaledreamer.config import Config
@@ -47,6 +48,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status."""
     arguments = make_parser().parse_intermixed_args(argv)
+    accept_any_text()
     from scaledreamer.config_file import load_config
 
     try:
@@ -58,18 +60,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     try:
         return _train(config, is_dry_run=arguments.dry_run)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        sizes = "training.batch_size, cameras.num_views, renderer.image_size or the sizes of the generator"
+        return _fail(ValueError(f"out of memory; raise training.accumulation_steps, or lower {sizes}"))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
 
 
 def _train(config: Config, *, is_dry_run: bool) -> int:
+    from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
     from scaledreamer.training.loop import RunError, describe, prepare
 
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
+    diffusers_logging.set_verbosity(diffusers_logging.CRITICAL)  # what goes wrong is said below, once
     try:
         run = prepare(config, is_dry_run=is_dry_run)
     except (ValueError, OSError) as error:
@@ -91,7 +100,8 @@ def _fail(error: Exception) -> int:
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         message = f"{where}{error.strerror}; is the place writable, and is there space left on it?"
-    if int(os.environ.get("RANK", 0)) == 0:
+    rank, world_size = os.environ.get("RANK", ""), os.environ.get("WORLD_SIZE", "")
+    if not (rank.isdecimal() and world_size.isdecimal() and 0 < int(rank) < int(world_size)):
         print(f"error: {message}", file=sys.stderr)
     return 2
 

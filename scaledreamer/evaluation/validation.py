@@ -25,6 +25,9 @@ from scaledreamer.evaluation.ground_truth import (
 from scaledreamer.rendering.volume import VolumeRenderer
 from scaledreamer.tinyworld import grammar
 
+SCORES = ("score", "hard_r1", "plain_r1", "iou", "silhouette_iou")
+"""What a validation returns, by name; `score` is the mean of hard R@1, plain R@1 and IoU."""
+
 
 class ValidationScore:
     """Scores on fixed prompts of the validation split from fixed cameras, so that steps can be compared.

@@ -13,6 +13,7 @@ import io
 import json
 import os
 import re
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -144,30 +145,22 @@ def save_mp4(path: Path | str, frames: UInt8[np.ndarray, "frame h w 3"], fps: in
     """
     height, width = frames.shape[1:3]
     assert height % 2 == 0 and width % 2 == 0, (height, width)
+    raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "-"]
+    codec = ["-an", "-vcodec", "libx264", "-pix_fmt", "yuv420p", "-crf", "15", "-preset", "veryfast"]
     with temporary_beside(path) as temporary:
         try:
-            writer = imageio_ffmpeg.write_frames(
-                str(temporary),
-                (width, height),
-                fps=fps,
-                codec="libx264",
-                quality=7,
-                macro_block_size=2,
-                output_params=["-preset", "veryfast", "-movflags", "+faststart"],
-            )
-            writer.send(None)
-            for frame in frames:
-                writer.send(np.ascontiguousarray(frame))
-            writer.close()
+            # Not imageio_ffmpeg.write_frames, which takes half a video on a full disk for a whole one.
+            ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error"]
+            command = [*ffmpeg, *raw, *codec, "-movflags", "+faststart", str(temporary)]
+            done = subprocess.run(command, input=np.ascontiguousarray(frames).tobytes(), capture_output=True)
+            said = done.stderr.decode(errors="replace").strip() or f"ffmpeg ended with {done.returncode}"
+            is_whole = done.returncode == 0 and temporary.stat().st_size > 0
         except (RuntimeError, OSError) as error:
-            reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+            said, is_whole = str(error).strip() or type(error).__name__, False
+        if not is_whole:
             raise ValueError(
-                f"could not write the video {path}: {reason[0]} (ffmpeg comes with imageio-ffmpeg, or set "
-                "IMAGEIO_FFMPEG_EXE; --formats glb,png needs none)"
-            ) from error
-        if not temporary.stat().st_size:
-            raise ValueError(
-                f"could not write the video {path}: ffmpeg wrote nothing; --formats glb,png needs none"
+                f"could not write the video {path}: {said.splitlines()[-1]} (is there space left? ffmpeg "
+                "comes with imageio-ffmpeg, or set IMAGEIO_FFMPEG_EXE; --formats glb,png needs none)"
             )
 
 
@@ -203,6 +196,10 @@ def temporary_beside(path: Path | str) -> Iterator[Path]:
         yield temporary
         temporary.chmod(0o666 & ~_umask())
         os.replace(temporary, path)
+    except OSError as error:
+        if error.strerror:
+            error.filename = str(path)  # a full disk names none
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from scaledreamer.priors.base import TextEmbedding
+from scaledreamer.prompts.conditioner import load_text_encoder
 
 
 class StableDiffusionPrior:
@@ -61,7 +62,6 @@ class StableDiffusionPrior:
         """
         from diffusers import AutoencoderKL, UNet2DConditionModel
         from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-        from transformers import CLIPTextModel, CLIPTokenizer
 
         source = str(folder_or_id)
         if Path(source).is_dir() and not (Path(source) / "unet").is_dir():
@@ -72,30 +72,27 @@ class StableDiffusionPrior:
         options: dict[str, Any] = {"torch_dtype": dtype, "use_safetensors": True}
         autoencoder: Any
         unet: Any
-        text_encoder: Any
         scheduler: Any  # diffusers declares what its loaders return too narrowly
         try:
-            tokenizer = CLIPTokenizer.from_pretrained(source, subfolder="tokenizer")
-            text_encoder = CLIPTextModel.from_pretrained(
-                source, subfolder="text_encoder", dtype=dtype, use_safetensors=True
-            )
+            text_encoder, tokenizer = load_text_encoder(source, dtype)
             autoencoder = AutoencoderKL.from_pretrained(source, subfolder="vae", **options)
             unet = UNet2DConditionModel.from_pretrained(source, subfolder="unet", **options)
             scheduler = DDIMScheduler.from_pretrained(source, subfolder="scheduler")
-        except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:300]
+            autoencoder.to(device, memory_format=torch.channels_last)
+            unet.to(device, memory_format=torch.channels_last)
+        except (torch.OutOfMemoryError, MemoryError):
+            raise
+        except Exception as error:  # the libraries let through whatever a damaged file leads to
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise ValueError(
                 f"prior {source}: its weights cannot be loaded ({reason}); give a folder in the "
                 "diffusers layout with safetensors, or a hub id that can be reached."
             ) from None
-        return cls(
-            autoencoder.to(device, memory_format=torch.channels_last),
-            unet.to(device, memory_format=torch.channels_last),
-            text_encoder.to(device),
-            tokenizer,
-            scheduler.alphas_cumprod,
-            scheduler.config["prediction_type"],
-        )
+        parts = (autoencoder, unet, text_encoder.to(device), tokenizer)
+        try:
+            return cls(*parts, scheduler.alphas_cumprod, scheduler.config["prediction_type"])
+        except ValueError as error:
+            raise ValueError(f"prior {source}: {error}") from None
 
     @torch.no_grad()
     def encode_text(self, prompts: list[str]) -> TextEmbedding:

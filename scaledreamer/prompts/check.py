@@ -10,10 +10,12 @@ def check_prompt(prompt: str) -> None:
     if not prompt.strip():
         raise ValueError('the prompt is empty; say what to make, for example "a red-eyed tree frog"')
     if len(prompt) > MAX_CHARACTERS:
-        raise ValueError(f"the prompt has {len(prompt)} characters; accepted are at most {MAX_CHARACTERS}")
+        raise ValueError(
+            f"the prompt has {len(prompt)} characters; accepted are at most {MAX_CHARACTERS}: shorten it"
+        )
     try:
         prompt.encode("utf-8")
     except UnicodeEncodeError:
         raise ValueError(
-            f"the prompt {prompt!r} is not valid text (UTF-8); check the terminal's encoding"
+            f"the prompt {prompt[:60]!r} is not valid text (UTF-8); check the terminal's encoding"
         ) from None

@@ -36,24 +36,15 @@ class TextConditioner:
 
         Raises: ValueError if either is missing or cannot be read.
         """
-        from transformers import CLIPTextModel, CLIPTokenizer
-
         source = str(folder_or_id)
         try:
-            tokenizer = CLIPTokenizer.from_pretrained(source, subfolder="tokenizer", **options)
-            encoder = CLIPTextModel.from_pretrained(
-                source, subfolder="text_encoder", dtype=torch.float32, use_safetensors=True, **options
-            )
-        except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:300]
+            encoder, tokenizer = load_text_encoder(source, torch.float32, **options)
+            words = _read_words(Path(source) / "tokenizer" / WORDS_FILE)
+        except ValueError as error:
             raise ValueError(
-                f"conditioner {source}: text_encoder/ and tokenizer/ cannot be loaded ({reason}); give a "
+                f"conditioner {source}: text_encoder/ and tokenizer/ cannot be loaded ({error}); give a "
                 "folder that holds both, or a hub id that can be reached."
             ) from None
-        words_path = Path(source) / "tokenizer" / WORDS_FILE
-        words = (
-            frozenset(json.loads(words_path.read_text(encoding="utf-8"))) if words_path.is_file() else None
-        )
         return cls(encoder, tokenizer, words)
 
     @property
@@ -93,10 +84,13 @@ class TextConditioner:
         return len(self._tokenizer(prompt).input_ids)
 
     def unknown_words(self, prompt: str) -> list[str]:
-        """The prompt's words that a closed vocabulary lacks, in order, once each; empty for an open one."""
+        """The prompt's words that a closed vocabulary lacks, in order, once each; empty for an open one.
+
+        Signs beyond ASCII, such as emoji, count as words.
+        """
         if self.words is None:
             return []
-        found = re.findall(r"[^\W_]+(?:'[^\W_]+)?", prompt.lower())
+        found = re.findall(r"[^\W_]+(?:'[^\W_]+)?|[^\w\s\x00-\x7f]+", prompt.lower())
         return list(dict.fromkeys(word for word in found if word not in self.words))
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -113,3 +107,48 @@ class TextConditioner:
     def state(self) -> dict[str, Tensor]:
         """The encoder's weights by name, for hashes."""
         return self._encoder.state_dict()
+
+
+def load_text_encoder(source: str, dtype: torch.dtype, **options: Any) -> tuple[Any, Any]:
+    """CLIP text encoder and tokenizer of `text_encoder/` and `tokenizer/` in a folder or hub id.
+
+    Raises: ValueError with the reason alone if either is missing, damaged or of another kind.
+    """
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(source, subfolder="tokenizer", **options)
+        loaded: Any = CLIPTextModel.from_pretrained(
+            source,
+            subfolder="text_encoder",
+            dtype=dtype,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # named below
+            output_loading_info=True,
+            **options,
+        )
+    except Exception as error:  # the libraries let through whatever a damaged file leads to
+        raise ValueError(" ".join(str(error).split())[:300] or type(error).__name__) from None
+    encoder, report = loaded
+    wrong = sorted(report["missing_keys"]) + sorted(key for key, *_ in report["mismatched_keys"])
+    if wrong:
+        raise ValueError(f"text_encoder/ has no weights for {wrong[0]} of the size in its config.json")
+    # Without its files the library makes an empty tokenizer; a whole one has at least 256 bytes, twice.
+    if not 512 <= len(tokenizer) <= encoder.config.vocab_size:
+        raise ValueError(
+            f"tokenizer/ has {len(tokenizer)} tokens, text_encoder/ {encoder.config.vocab_size}, so they do "
+            "not belong together"
+        )
+    return encoder, tokenizer
+
+
+def _read_words(path: Path) -> frozenset[str] | None:
+    if not path.is_file():
+        return None
+    try:
+        words = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise ValueError("no list of words")
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"tokenizer/{path.name}: {error}") from None
+    return frozenset(words)

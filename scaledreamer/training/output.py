@@ -1,4 +1,7 @@
-"""The folder that a run is told to write to: is it one, and is nothing of the user's in its way. Needs no torch."""
+"""The folder that a run is told to write to: it is one, and nothing of the user's is in its way.
+
+Needs no torch.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,7 @@ from scaledreamer.exported import INDEX
 
 
 def check_output(folder: Path) -> None:
-    """Raises ValueError unless a run may write there: into an existing folder only if what is in it is a run's,
-    or stays as it is.
-    """
+    """Raises ValueError unless a run may write there and replaces nothing that is not a run's."""
     existing = folder.absolute()
     while not os.path.lexists(existing) and existing != existing.parent:
         existing = existing.parent
