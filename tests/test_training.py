@@ -202,7 +202,8 @@ def test_steps_that_are_not_finite_end_the_run_with_the_state_before(
     assert main(["--config", config]) == 2
     printed = capsys.readouterr()
     assert "step 2 skipped, not finite: " in printed.out
-    assert "2 steps in a row were not finite, since step 2; stopped." in printed.err
+    assert "2 steps in a row were not finite, since step 2; stopped; the state before" in printed.err
+    assert TextTo3D.from_pretrained(tmp_path / "run", device="cpu").step == 2
     checkpoint, _ = load_newest(tmp_path / "run" / "checkpoints")
     assert checkpoint is not None and checkpoint.step == 2
     monkeypatch.setattr(Trainer, "image_gradient", original)

@@ -217,7 +217,9 @@ def train_image(args: argparse.Namespace) -> None:
     def losses(step: int) -> dict[str, Tensor]:
         images, _, meanings, views = pool.draw(args.batch_size, step, supersampled=True, wear_share=0.35)
         embedded = tower.embed_images(disturb(images, torch.Generator().manual_seed(step)))
-        named = tower.naming_losses(embedded, attribute_labels(meanings) | {"view": torch.tensor(views)})
+        # From where a thing without a front is seen cannot be told: -100 is what cross_entropy passes over.
+        seen = [view if KINDS[m.kind].has_front else -100 for m, view in zip(meanings, views, strict=True)]
+        named = tower.naming_losses(embedded, attribute_labels(meanings) | {"view": torch.tensor(seen)})
         return named | {"view": VIEW_WEIGHT * named["view"]}
 
     training = PiecewiseTraining(

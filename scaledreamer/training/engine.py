@@ -218,7 +218,7 @@ class Engine:
         report = torch.stack([flag.to(squared_norm.device) for flag in flags])
         if self.process.world_size > 1:
             dist.all_reduce(report)
-        total, num_nonfinite, num_stops = report.tolist()  # the only wait for the device in a step
+        total, num_nonfinite, num_stops = report.tolist()  # waits for the device
         is_applied = math.isfinite(total) and num_nonfinite == 0
         norm = math.sqrt(total) if math.isfinite(total) else math.nan
         scale = 1.0

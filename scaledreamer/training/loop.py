@@ -203,10 +203,18 @@ class Run:
             first = step - self.num_skipped_in_row
             if first > self.first_step and first % self.config.training.checkpoint_every:
                 self._save(first)  # no parameter has changed since
+            if first and self.process.is_main:
+                self._export(self.folder / "generator", first)
+            kept = (
+                f"the state before them is kept; another training.output with generator.start={self.folder} "
+                "goes on from it with other settings"
+                if first
+                else "nothing was trained before them; run again with other settings"
+            )
             raise RunError(
-                f"{self.num_skipped_in_row} steps in a row were not finite, since step {first}; stopped. The "
-                f"state before them is in {self.folder / 'checkpoints'}. Lower optimizer.lr, set "
-                "optimizer.max_gradient_norm, or look at what was not finite above."
+                f"{self.num_skipped_in_row} steps in a row were not finite, since step {first}; stopped; "
+                f"{kept}. Lower optimizer.lr, set optimizer.max_gradient_norm, or look at what was not "
+                "finite above."
             )
 
     # --- ticks ----------------------------------------------------------------------------------------------
