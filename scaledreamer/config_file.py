@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,10 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from scaledreamer.config import KEY, Config
+
+PACKAGE = Path(__file__).parent
+SHIPPED = (PACKAGE / "configs", PACKAGE.parent / "configs")
+"""Where the shipped configurations are: installed from a wheel, or in the repository."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -38,13 +43,13 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
     """Reads an experiment file, applies `key.path=value` settings to it, and fills in the defaults.
 
     Args:
-        path: YAML file; None is the defaults alone.
+        path: YAML file, or the name of a shipped one ("tiny"); None is the defaults alone.
         overrides: such as `training.max_steps=20`, `priors.0.model=/path` (items of lists by number).
     Raises: ValueError with one message that names the key, what it got, and what is accepted.
     """
     data: dict[str, Any] = Config().model_dump()
     if path is not None:
-        _merge(data, read_yaml(path))
+        _merge(data, read_yaml(find_config(path)))
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator or not key:
@@ -59,6 +64,22 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
     return parse_config(data)
 
 
+def find_config(name: str | Path) -> Path:
+    """A file of this name, or else the shipped configuration "tiny" or "configs/tiny.yaml"."""
+    path = Path(name)
+    if not os.path.exists(path) and path.parent in (Path(), Path("configs")):
+        for folder in SHIPPED:
+            shipped = folder / f"{path.name.removesuffix('.yaml')}.yaml"
+            if os.path.isfile(shipped):
+                return shipped
+    return path
+
+
+def shipped_configs() -> list[str]:
+    """Names of the shipped configurations."""
+    return sorted({path.stem for folder in SHIPPED for path in folder.glob("*.yaml")})
+
+
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """The mapping in a YAML file; an empty file is an empty mapping.
 
@@ -71,7 +92,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ValueError(
-            f"{path}: cannot be read ({reason}); give a YAML file, such as configs/tiny.yaml."
+            f"{path}: cannot be read ({reason}); give a YAML file, or the name of a shipped one: "
+            f"{', '.join(shipped_configs())}."
         ) from None
     try:
         data = yaml.load(text, _Loader)  # noqa: S506, a SafeLoader
@@ -144,6 +166,8 @@ def _set(data: dict[str, Any], key: str, value: Any) -> None:
     for depth, name in enumerate(parents):
         path = ".".join(parents[: depth + 1])
         if isinstance(place, dict):
+            if name not in place and _is_section(path):  # of a list's item, which holds no defaults
+                place[name] = {}
             if name not in place:
                 raise ValueError(_unknown(path))
             if not isinstance(place[name], dict | list):
@@ -189,6 +213,11 @@ def valid_keys(model: type[BaseModel] = Config, prefix: str = "") -> dict[str, F
             is_list = field.annotation is not section
             keys.update(valid_keys(section, f"{path}.0." if is_list else f"{path}."))
     return keys
+
+
+def _is_section(path: str) -> bool:
+    field = valid_keys().get(re.sub(r"\.\d+(?=\.|$)", ".0", path))
+    return field is not None and _section(field) is field.annotation
 
 
 def _section(field: FieldInfo) -> type[BaseModel] | None:

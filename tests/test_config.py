@@ -58,6 +58,28 @@ def test_setting_on_the_command_line(setting: str, key: str, value: object) -> N
     assert flatten(load_config(None, [setting]).model_dump())[key] == value
 
 
+def test_setting_of_a_prior_that_the_file_lists_without_its_subsection(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("priors: [{guidance_scale: 4.0}]")
+    config = load_config(path, ["priors.0.tinyworld.dtype=float16"])
+    assert config.priors[0].tinyworld.dtype == "float16" and config.priors[0].guidance_scale == 4.0
+    with pytest.raises(
+        ValueError, match=r"priors\.0\.tinyword: no such setting; did you mean priors\.0\.tiny"
+    ):
+        load_config(path, ["priors.0.tinyword.dtype=float16"])
+
+
+def test_shipped_configurations_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_config("tiny") == load_config("configs/tiny.yaml") == load_config(ROOT / "configs/tiny.yaml")
+    (tmp_path / "tiny").write_text("seed: 7")
+    assert load_config("tiny").seed == 7  # a file goes before a name
+    with pytest.raises(
+        ValueError, match=r"tinny: cannot be read .* or the name of a shipped one: demo, tiny"
+    ):
+        load_config("tinny")
+
+
 def test_config_and_help_need_no_torch() -> None:
     code = (
         "import sys, contextlib, scaledreamer.config_file, scaledreamer.build, scaledreamer.cli.train as t\n"

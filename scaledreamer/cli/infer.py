@@ -94,7 +94,6 @@ def _device(text: str) -> str:
 def make_parser() -> argparse.ArgumentParser:
     """All options of `infer.py`."""
     parser = _Parser(
-        prog="infer.py",
         description="Makes a textured 3D asset of a text prompt, in one forward pass of a trained generator.",
         epilog=f"Example: {EXAMPLE}",
         allow_abbrev=False,

@@ -27,13 +27,17 @@ class _Parser(argparse.ArgumentParser):
 def make_parser() -> argparse.ArgumentParser:
     """All options of `train.py`."""
     parser = _Parser(
-        prog="train.py",
         description="Trains a text-to-3D generator. The same command again goes on with an interrupted run.",
         epilog="Example: deepspeed train.py --config configs/tiny.yaml training.max_steps=500",
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--config", required=True, metavar="FILE", help="YAML file with what differs from the defaults")
+    add(
+        "--config",
+        required=True,
+        metavar="FILE",
+        help="YAML file of what differs from the defaults, or a shipped one's name (tiny)",
+    )
     add("settings", nargs="*", metavar="key.path=value", help="settings that go before the file's")
     add(
         "--dry-run",
