@@ -94,10 +94,16 @@ class TextConditioner:
         return list(dict.fromkeys(word for word in found if word not in self.words))
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes `text_encoder/` (safetensors) and `tokenizer/`, and the closed vocabulary if there is
-        one."""
+        """Writes `text_encoder/` (safetensors) and `tokenizer/`, and the closed vocabulary if there is one.
+
+        Weights that lose nothing in fp16, as those of the shipped encoder, are written in fp16.
+        """
         folder = Path(folder)
-        self._encoder.save_pretrained(folder / "text_encoder", safe_serialization=True)
+        state = {
+            name: value.half() if torch.equal(value.half().to(value.dtype), value) else value
+            for name, value in self._encoder.state_dict().items()
+        }
+        self._encoder.save_pretrained(folder / "text_encoder", state_dict=state)
         self._tokenizer.save_pretrained(folder / "tokenizer")
         if self.words is not None:
             (folder / "tokenizer" / WORDS_FILE).write_text(
