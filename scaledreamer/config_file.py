@@ -24,7 +24,7 @@ SHIPPED = (PACKAGE / "configs", PACKAGE.parent / "configs")
 class _Loader(yaml.SafeLoader):
     """YAML in which 1e-3 is a number, as everyone expects and YAML 1.1 does not, and no key stands twice."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         keys = [key for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
         names = [key.value for key in keys]
         for number, key in enumerate(keys):

@@ -764,6 +764,11 @@ TRAIN = [
         "has format_version 9; this version of the package reads 1",
     ),
     run_case(
+        "checkpoints of another step than their names",
+        every_checkpoint(lambda name: index(lambda data: data.update(step=1), name), "checkpoint.json"),
+        "damaged (step, best or config in its checkpoint.json is not what was written). No other",
+    ),
+    run_case(
         "of another architecture, same settings",
         other_parameters,
         "run: the checkpoint of step 3 does not fit the generator of this configuration (",

@@ -127,7 +127,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         index = json.loads((path / INDEX).read_text(encoding="utf-8"))
         version = index["format_version"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise ValueError(
             f"{path}: not a checkpoint of this package, or a damaged one ({INDEX} cannot be read)."
         ) from None
@@ -136,6 +136,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
             f"{path}: has format_version {version!r}; this version of the package reads {FORMAT_VERSION}."
         )
     try:
+        step, best, config = index["step"], index["best"], index["config"]
+        are_numbers = all(type(value) in (int, float) for value in best.values())
+        if path.name != f"step-{step:08d}" or not are_numbers or not isinstance(config, dict):
+            raise ValueError(f"step, best or config in its {INDEX} is not what was written")
         tensors = {}
         for name, expected in index["sha256"].items():
             if _hash(path / name) != expected:
@@ -146,12 +150,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
             parameter, _, state = key.rpartition("/")
             optimizer.setdefault(parameter, {})[state] = value
         return Checkpoint(
-            step=index["step"],
+            step=step,
             parameters=tensors["parameters"],
             averaged=tensors["averaged"],
             optimizer=optimizer,
-            config=index["config"],
-            best=index["best"],
+            config=config,
+            best=best,
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
