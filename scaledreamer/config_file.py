@@ -262,6 +262,7 @@ def _accepted(path: str, problem: Any) -> str:
         "float_type": "a number",
         "bool_type": "true or false",
         "string_type": "a text",
+        "string_too_short": "a text that is not empty",
         "list_type": "a list",
         "model_type": "a mapping of settings",
         "model_attributes_type": "a mapping of settings",

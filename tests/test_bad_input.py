@@ -47,8 +47,8 @@ class Case:
         name: what is wrong.
         arguments: on the command line, beside those in `COMMON`; paths are relative to the case's folder.
         message: what stderr (or stdout, if the status is 0) has to contain, literally.
-        prepare: brings the folder into its state; it holds `checkpoint` (an export), `prior` and `run` only
-            where `copies` names them, and config.yaml and prompts.txt for `train`.
+        prepare: brings the folder into its state; it holds `checkpoint` (an export) and `run` where
+            `copies` names them, and for `train` config.yaml, prompts.txt and a link to a `prior`.
         patch: changes of the process.
         limit: bytes that a file may have, as on a full disk.
         code: exit status.
@@ -245,8 +245,9 @@ def corpus_case(name: str, suffix: str, content: bytes, message: str) -> Case:
     return Case("train", f"corpus: {name}", arguments, message, file(f"list.{suffix}", content))
 
 
-def prior_case(name: str, prepare: Prepare, message: str, key: str = "priors.0.model") -> Case:
-    return Case("train", f"{key}: {name}", [f"{key}=prior"], message, prepare, copies=("prior",))
+def prior_case(name: str, damage: Prepare, message: str, key: str = "priors.0.model") -> Case:
+    prepare = both(lambda folder: shutil.copytree(folder / "prior", folder / "damaged"), damage)
+    return Case("train", f"{key}: {name}", [f"{key}=damaged"], message, prepare)
 
 
 def run_case(name: str, prepare: Prepare, message: str, *arguments: str) -> Case:
@@ -532,7 +533,9 @@ TRAIN = [
     setting_case("cameras.distance=[5, 6]", message="cameras.distance: got [5.0, 6.0]; accepted is [lowest,"),
     setting_case("priors=[]", message="priors: got []; accepted is a list with at least 1 item(s)"),
     setting_case("training.output=", message="training.output: got None; accepted is a text"),
-    setting_case("training.output=''", message="training.output: got ''; accepted is string should have at"),
+    setting_case(
+        "training.output=''", message="training.output: got ''; accepted is a text that is not empty"
+    ),
     setting_case("training.sample_prompts=['']", message="training.sample_prompts: the prompt is empty; say"),
     setting_case(
         "generator.hyper_ingp.hyper_width=1000000000", message="hyper_width: got 1000000000; accepte"
@@ -632,30 +635,32 @@ TRAIN = [
         "conditioner.model=/nowhere", message="conditioner /nowhere: text_encoder/ and tokenizer/ can"
     ),
     prior_case(
-        "another folder", without("prior/unet"), "prior prior: no unet/ in this folder; give a pipeline"
+        "another folder", without("damaged/unet"), "prior damaged: no unet/ in this folder; give a pipeline"
     ),
     prior_case(
-        "truncated", truncated("prior/unet/diffusion_pytorch_model.safetensors"), "(Unable to load weights"
+        "truncated", truncated("damaged/unet/diffusion_pytorch_model.safetensors"), "(Unable to load weights"
     ),
     prior_case(
-        "foreign", foreign_weights("prior/vae/diffusion_pytorch_model.safetensors"), "cannot be loaded ("
+        "foreign", foreign_weights("damaged/vae/diffusion_pytorch_model.safetensors"), "cannot be loaded ("
     ),
     prior_case(
-        "text truncated", truncated("prior/text_encoder/model.safetensors"), "cannot be loaded (Error whi"
+        "text truncated",
+        truncated("damaged/text_encoder/model.safetensors"),
+        "prior damaged: its weights cannot be loaded (Error while",
     ),
     prior_case(
-        "no scheduler", without("prior/scheduler"), "cannot be loaded (Error no file named scheduler_con"
+        "no scheduler", without("damaged/scheduler"), "cannot be loaded (Error no file named scheduler_con"
     ),
     prior_case(
         "another scheduler",
-        file("prior/scheduler/scheduler_config.json", '{"prediction_type": "sample"}'),
-        "prior prior: the scheduler's prediction_type is 'sample'; accepted are",
+        file("damaged/scheduler/scheduler_config.json", '{"prediction_type": "sample"}'),
+        "prior damaged: the scheduler's prediction_type is 'sample'; accepted are",
     ),
-    prior_case("no tokenizer", without("prior/tokenizer"), "do not belong together", "conditioner.model"),
+    prior_case("no tokenizer", without("damaged/tokenizer"), "do not belong together", "conditioner.model"),
     prior_case(
         "truncated",
-        truncated("prior/text_encoder/model.safetensors"),
-        "conditioner prior: text_encoder/ and tokenizer/ cannot be loaded (",
+        truncated("damaged/text_encoder/model.safetensors"),
+        "conditioner damaged: text_encoder/ and tokenizer/ cannot be loaded (",
         "conditioner.model",
     ),
     setting_case("generator.start=none", message="generator.start: checkpoint none: there is no such folder"),
@@ -819,8 +824,7 @@ def enter(case: Case, folder: Path, templates: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(folder)
     if case.program == "train":
         write_config(Path(), Path("prior"))
-        if "prior" not in case.copies:
-            Path("prior").symlink_to(templates / "prior")
+        Path("prior").symlink_to(templates / "prior")
     for name in case.copies:
         shutil.copytree(templates / name, folder / name)
     if case.prepare is not None:
