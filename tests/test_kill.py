@@ -56,8 +56,9 @@ def finish(config: Path, output: Path) -> None:
     assert process.exitcode == 0, output.with_suffix(".log").read_text()[-2000:]
 
 
-def wait_for_first_step(run: Path, process: multiprocessing.Process) -> None:
-    while not (run / "metrics.jsonl").is_file() and process.is_alive():
+def wait_for_step(step: int, run: Path, process: multiprocessing.Process) -> None:
+    path = run / "metrics.jsonl"
+    while process.is_alive() and not (path.is_file() and path.read_text().count("\n") >= step):
         time.sleep(0.002)
 
 
@@ -80,10 +81,10 @@ def test_killed_at_random_moments_and_resumed_equals_uninterrupted_bit_for_bit(t
     )
     straight = tmp_path / "straight"
     process = start(config, straight)
-    wait_for_first_step(straight, process)
+    wait_for_step(1, straight, process)
     begin = time.monotonic()
     process.join()
-    duration = time.monotonic() - begin
+    step_seconds = (time.monotonic() - begin) / NUM_STEPS
     assert process.exitcode == 0, straight.with_suffix(".log").read_text()[-2000:]
 
     draw = random.Random(0)
@@ -91,8 +92,8 @@ def test_killed_at_random_moments_and_resumed_equals_uninterrupted_bit_for_bit(t
     for moment in range(NUM_MOMENTS):
         run = tmp_path / f"run-{moment}"
         process = start(config, run)
-        wait_for_first_step(run, process)
-        time.sleep(draw.uniform(0, 0.9) * duration)
+        wait_for_step(draw.randint(1, NUM_STEPS - 3), run, process)
+        time.sleep(draw.uniform(0, 1) * step_seconds)
         process.kill()
         process.join()
         num_killed += process.exitcode != 0

@@ -11,7 +11,6 @@ import atexit
 import contextlib
 import math
 import os
-import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -58,15 +57,11 @@ def start_process(device: str = "auto") -> Process:
         raise ValueError(
             "training.device: got 'cuda', but torch sees no CUDA device; accepted here is 'cpu'."
         )
-    if "RANK" not in os.environ:
-        alone = {
-            "RANK": 0,
-            "WORLD_SIZE": 1,
-            "LOCAL_RANK": 0,
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": _free_port(),
-        }
-        os.environ.update({name: str(value) for name, value in alone.items()})
+    store = None
+    if "RANK" not in os.environ:  # alone: no port is opened, so that runs beside each other cannot collide
+        store = dist.HashStore()
+        alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+        os.environ.update(alone | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"})
     rank, world_size, local_rank = _place()
     _import_deepspeed(device)
     if device == "cuda":
@@ -74,7 +69,9 @@ def start_process(device: str = "auto") -> Process:
     if not dist.is_initialized():
         backend = "nccl" if device == "cuda" else "gloo"
         try:
-            dist.init_process_group(backend, rank=rank, world_size=world_size, timeout=timedelta(hours=1))
+            dist.init_process_group(
+                backend, rank=rank, world_size=world_size, store=store, timeout=timedelta(hours=1)
+            )
         except (RuntimeError, OSError) as error:
             address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
             raise ValueError(
@@ -110,12 +107,6 @@ def _place() -> tuple[int, int, int]:
             "with deepspeed or torchrun, or unset RANK to train in one process."
         )
     return rank, world_size, local_rank
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _import_deepspeed(device: str) -> Any:
