@@ -34,6 +34,7 @@ def replace_folder(new: Path, final: Path) -> None:
     """Renames a finished folder to `final`, in the place of what may be there."""
     old = final.with_name(f"{REPLACED}{final.name}")
     if final.exists():
+        shutil.rmtree(old, ignore_errors=True)  # a killed process may have left one
         os.rename(final, old)
     os.rename(new, final)
     sync(final.parent)
