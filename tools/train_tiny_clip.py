@@ -215,7 +215,13 @@ def train_image(args: argparse.Namespace) -> None:
     pool = ViewPool(args.work / "views", "seen", args.num_shards, args.device, first_shard=FIRST_SHARD)
 
     def losses(step: int) -> dict[str, Tensor]:
-        images, _, meanings, views = pool.draw(args.batch_size, step, supersampled=True, wear_share=0.35)
+        images, _, meanings, views = pool.draw(
+            args.batch_size,
+            step,
+            supersampled=True,
+            favored=lambda meaning: meaning.wear is not None,
+            favored_share=0.35,
+        )
         embedded = tower.embed_images(disturb(images, torch.Generator().manual_seed(step)))
         # From where a thing without a front is seen cannot be told: -100 is what cross_entropy passes over.
         seen = [view if KINDS[m.kind].has_front else -100 for m, view in zip(meanings, views, strict=True)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -83,19 +84,33 @@ def _reason(error: Exception) -> str:
     return str(getattr(error, "strerror", None) or str(error).split("\n")[0] or type(error).__name__)
 
 
+def normalize_prompt(text: str) -> str:
+    """A prompt as it is stored: Unicode NFC, no control characters, runs of white space as one blank."""
+    visible = "".join(" " if unicodedata.category(c) == "Cc" or c in "\ufeff\u200b" else c for c in text)
+    return " ".join(unicodedata.normalize("NFC", visible).split())
+
+
+def comparison_key(prompt: str) -> str:
+    """What two prompts share if they ask for the same thing: compatibility forms (NFKC), case, punctuation
+    and white space are ignored."""
+    folded = unicodedata.normalize("NFKC", prompt).casefold()
+    kept = (" " if unicodedata.category(c)[0] in "CPZ" else c for c in folded)
+    return " ".join("".join(kept).split()) or folded.strip()
+
+
 def split_prompts(prompts: Sequence[str], holdout: float) -> tuple[list[str], list[str]]:
-    """Splits a corpus into training and held-out prompts by a stable hash of each prompt.
+    """Splits a corpus into training and held-out prompts by a stable hash of each prompt's `comparison_key`.
 
     Args:
         holdout: fraction in [0, 1) to hold out.
     Returns: (train, held out); a prompt's side depends on the prompt alone, so it holds for corpora that
-        grow.
+        grow, and prompts that differ in case or punctuation are on the same side.
     """
     train: list[str] = []
     held_out: list[str] = []
     for prompt in prompts:
-        digest = hashlib.blake2b(prompt.lower().encode("utf-8", "replace"), digest_size=8).digest()
-        is_held_out = int.from_bytes(digest, "big") / 2**64 < holdout
+        key = comparison_key(prompt).encode("utf-8", "replace")
+        is_held_out = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") / 2**64 < holdout
         (held_out if is_held_out else train).append(prompt)
     return train, held_out
 
