@@ -1,4 +1,4 @@
-"""The demo's page in headless Chromium, opened as a file: no complaint on the console, meshes that show."""
+"""The demo's page in headless Chromium, opened as a file: no complaint on the console, meshes centred."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ pytestmark = [
 QUIET = ["--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 SOFTWARE = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 RED, GREEN = (220, 20, 20), (20, 160, 20)
+FRAME = (242, 243, 245)
+"""Behind a mesh, as the page's style has it."""
 
 
 @pytest.fixture(scope="module")
@@ -47,15 +49,13 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)], ids=["desktop", "phone"])
-def test_the_page_opens_from_a_file_without_complaint_and_shows_mesh_and_turntables(
-    page, tmp_path, width, height
-):
-    picture = tmp_path / "page.png"
-    profile = [f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},{height}"]
+def take_picture(address: Path, folder: Path, size: tuple[int, int]) -> tuple[np.ndarray, list[str]]:
+    """What a window shows, `h w 3`, and the console's lines."""
+    picture = folder / "page.png"
+    profile = [f"--user-data-dir={folder / 'profile'}", f"--window-size={size[0]},{size[1]}"]
     output = [f"--screenshot={picture}", "--enable-logging=stderr", "--virtual-time-budget=30000"]
     found = subprocess.run(
-        [str(BROWSER), "--headless", *SOFTWARE, *QUIET, *profile, *output, page.as_uri()],
+        [str(BROWSER), "--headless", *SOFTWARE, *QUIET, *profile, *output, address.as_uri()],
         capture_output=True,
         text=True,
         timeout=120,
@@ -63,10 +63,37 @@ def test_the_page_opens_from_a_file_without_complaint_and_shows_mesh_and_turntab
     )
     # The viewer waits one second of the browser's clock for a frame; that clock runs ahead on a busy machine.
     said = [s for s in found.stderr.splitlines() if "CONSOLE" in s and "rAF timed out" not in s]
+    return np.asarray(Image.open(picture).convert("RGB")).astype(int), said
+
+
+def in_a_frame(page: Path, folder: Path, width: int, height: int) -> Path:
+    """A page that shows another one in a frame, which may be narrower than windows may: 500."""
+    outer = folder / "outer.html"
+    frame = f'<iframe src="{page.as_uri()}" style="border: 0; width: {width}px; height: {height}px"></iframe>'
+    outer.write_text(f'<!DOCTYPE html><body style="margin: 0">{frame}', encoding="utf-8")
+    return outer
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "is_framed"),
+    [(1280, 900, False), (390, 844, True), (390, 844, False)],
+    ids=["desktop", "phone", "window made narrow"],
+)
+def test_the_page_opens_from_a_file_without_complaint_and_shows_turntables_and_a_mesh_in_its_middle(
+    page, tmp_path, width, height, is_framed
+):
+    if is_framed:
+        pixels, said = take_picture(in_a_frame(page, tmp_path, width, height), tmp_path, (600, height))
+    else:
+        pixels, said = take_picture(page, tmp_path, (width, height))
     assert not said, said
-    pixels = np.asarray(Image.open(picture).convert("RGB")).astype(int)
     red = (pixels[..., 0] > pixels[..., 1] + 80) & (pixels[..., 0] > pixels[..., 2] + 80)
     green = (pixels[..., 1] > pixels[..., 0] + 80) & (pixels[..., 1] > pixels[..., 2] + 80)
     assert red.sum() > 5_000  # the mesh
     assert green.sum() > 10_000  # two turntables or more
     assert np.flatnonzero((red | green).any(0)).max() < width - 8  # nothing is cut off at the right
+    mesh, row = np.flatnonzero(red.any(0)).mean(), int(np.flatnonzero(red.any(1)).mean())
+    columns = np.flatnonzero(red[row] | (pixels[row] == FRAME).all(-1))
+    frames = np.split(columns, np.flatnonzero(np.diff(columns) > 8) + 1)  # a mesh's edge is neither
+    (frame,) = ((found[0] + found[-1]) / 2 for found in frames if found[0] < mesh < found[-1])
+    assert mesh == pytest.approx(frame, abs=2)

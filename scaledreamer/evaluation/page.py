@@ -33,8 +33,10 @@ pre { background: #f4f4f4; padding: 0.8em; overflow-x: auto; }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 17em), 1fr)); gap: 1em; }
 .curves { display: flex; flex-wrap: wrap; gap: 1em; } .curves svg { max-width: 100%; height: auto; }
 figure { margin: 0; border: 1px solid #ddd; border-radius: 6px; padding: 0.6em; }
-figure model-viewer, figure .none { width: 100%; height: 15em; background: #f2f3f5; border-radius: 4px; }
-figure .none { display: flex; align-items: center; justify-content: center; color: #666; }
+figure .model { height: 15em; background: #f2f3f5; border-radius: 4px; overflow: hidden; color: #666; }
+figure .model { display: flex; align-items: center; justify-content: center; }
+/* As wide as the widest card and cut on both sides: a new width of the window moves no mesh aside. */
+figure model-viewer { flex: none; width: 34em; height: 100%; --progress-bar-color: transparent; }
 figure .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 8px; margin-top: 8px; text-align: center; }
 figure img { width: 100%; aspect-ratio: 1; display: block; }
 figcaption { font-weight: 600; min-height: 2.9em; } small { color: #666; }
@@ -132,7 +134,7 @@ def _card(card: Card) -> str:
         f'<div><img src="{html.escape(uri)}" alt="{label}: {prompt}"><small>{label}</small></div>'
         for label, uri in (("generated", card.generated), ("true", card.true))
     )
-    model = '<div class="none">no surface, so no mesh</div>'
+    model = "no surface, so no mesh"
     if card.model is not None:
         model = (
             f'<model-viewer src="{html.escape(card.model)}" alt="{prompt}" camera-controls '
@@ -140,7 +142,8 @@ def _card(card: Card) -> str:
             "</model-viewer>"
         )
     return (
-        f'<figure><figcaption>{prompt}</figcaption>{model}<div class="pair">{pictures}</div>'
+        f'<figure><figcaption>{prompt}</figcaption><div class="model">{model}</div>'
+        f'<div class="pair">{pictures}</div>'
         f"<small>{html.escape(card.note)}</small></figure>"
     )
 
