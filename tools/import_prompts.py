@@ -1,0 +1,196 @@
+"""Makes a corpus of other people's prompts, and says what it dropped and what stands in more than one split.
+
+    python tools/import_prompts.py library.json --out corpus.json.gz
+    python tools/import_prompts.py a.csv b.jsonl.gz --column caption --holdout 0.02 --out corpus.json.gz
+
+Reads plain text (one prompt a line), JSON (a list, or lists by section), JSONL, CSV, TSV, Parquet (with
+pyarrow) and webdataset shards (.tar), each also with .gz. Exit status: 0 done; 2 bad input or a full disk,
+nothing was written; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from scaledreamer.cli import accept_any_text
+from scaledreamer.files import replace_text
+from scaledreamer.prompts.check import MAX_CHARACTERS
+from scaledreamer.prompts.importing import (
+    Imported,
+    Limits,
+    import_prompts,
+    report_json,
+    total_dropped,
+    write_corpus,
+)
+
+NUM_OVERLAPS = 50
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(
+            2, f"error: {' '.join(message.removeprefix('argument ').split())} (--help lists all options)\n"
+        )
+
+
+def _whole_number(low: int, high: int) -> Any:
+    def parse(text: str) -> int:
+        if not (text.isascii() and text.isdecimal() and len(text) < 10 and low <= int(text) <= high):
+            raise argparse.ArgumentTypeError(f"got {text!r}; accepted are whole numbers from {low} to {high}")
+        return int(text)
+
+    return parse
+
+
+def _fraction(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}; accepted are numbers from 0 up to, not including, 1")
+    return value
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """All options."""
+    parser = _Parser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add, limits = parser.add_argument, Limits()
+    add("inputs", type=Path, nargs="+", metavar="INPUT", help="files; their endings say their formats")
+    add("--out", type=Path, required=True, metavar="FILE", help="the corpus, .json or .json.gz")
+    column = (
+        "column or key of the prompts (the only one of prompt, caption, text that is there); a number for "
+    )
+    add("--column", metavar="NAME", help=f"{column}CSV and TSV without a header row")
+    section = "train on this section of the inputs alone (train; all others are held out)"
+    add("--section", metavar="NAME", help=section)
+    holdout = "pool all sections and hold out this fraction anew (keep the inputs' sections)"
+    add("--holdout", type=_fraction, metavar="F", help=holdout)
+    words = _whole_number(1, MAX_CHARACTERS)
+    add("--min-words", type=words, default=limits.min_words, metavar="N", help="of a prompt (%(default)s)")
+    add("--max-words", type=words, default=limits.max_words, metavar="N", help="of a prompt (%(default)s)")
+    characters = {"type": words, "default": limits.max_characters, "metavar": "N"}
+    add("--max-characters", **characters, help="of a prompt (%(default)s)")
+    add("--report", type=Path, metavar="FILE", help="all counts, examples and overlaps, as JSON")
+    add("--force", action="store_true", help="replace --out and --report where they are there")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the program; returns its exit status."""
+    accept_any_text()
+    arguments = make_parser().parse_args(argv)
+    try:
+        _run(arguments)
+    except ValueError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    out, report = arguments.out, arguments.report
+    _check_outputs(arguments)
+    limits = Limits(arguments.min_words, arguments.max_words, arguments.max_characters)
+    imported = import_prompts(
+        arguments.inputs,
+        column=arguments.column,
+        section=arguments.section,
+        holdout=arguments.holdout,
+        limits=limits,
+    )
+    with _writing(f"--out {out}", "What was there before is untouched."):
+        write_corpus(out, imported.train, imported.held_out)
+    if report is not None:
+        with _writing(f"--report {report}", f"The corpus {out} is whole."):
+            replace_text(report, report_json(imported))
+    with _writing("standard output", f"The corpus {out} is whole."):
+        for line in table(imported):
+            print(line)
+        print(f"\n{out}: {len(imported.train):,} training and {len(imported.held_out):,} held-out prompts")
+        sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def _writing(place: str, consolation: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(
+            f"{place}: cannot be written ({error.strerror or error}); free space or choose another place. "
+            f"{consolation}"
+        ) from None
+
+
+def _check_outputs(arguments: argparse.Namespace) -> None:
+    """Raises ValueError for what would be noticed only after all has been read."""
+    if arguments.min_words > arguments.max_words:
+        raise ValueError(
+            f"--min-words: got {arguments.min_words}; accepted are numbers up to --max-words, "
+            f"{arguments.max_words}."
+        )
+    if not arguments.out.name.lower().endswith((".json", ".json.gz")):
+        raise ValueError(f"--out: got {arguments.out}; accepted are names that end in .json or .json.gz.")
+    places: dict[Path, str] = {}
+    for flag, path in [("INPUT", path) for path in arguments.inputs] + [("--report", arguments.report)]:
+        if path is not None:
+            place = Path(os.path.realpath(path))
+            if place in places:
+                raise ValueError(f"{flag} {path}: given twice, also as {places[place]}; name another file.")
+            places[place] = flag
+    if arguments.report is not None and os.path.realpath(arguments.report) == os.path.realpath(arguments.out):
+        raise ValueError(f"--report {arguments.report}: is --out as well; name another file.")
+    for flag, path in (("--out", arguments.out), ("--report", arguments.report)):
+        if path is None:
+            continue
+        if os.path.isdir(path):
+            raise ValueError(f"{flag} {path}: is a folder; name a file in it.")
+        if os.path.lexists(path) and not arguments.force:
+            raise ValueError(f"{flag} {path}: is there already; choose another name, or give --force.")
+        if not os.path.isdir(path.parent):
+            raise ValueError(f"{flag} {path}: there is no folder {path.parent}; make it first.")
+        if not os.access(path.parent, os.W_OK):
+            raise ValueError(
+                f"{flag} {path}: no permission to write in {path.parent}; choose another folder."
+            )
+
+
+def table(imported: Imported) -> Iterator[str]:
+    """Lines that show an import: counts of each section, what was dropped and why, what stands in two."""
+    names = [("input", "section"), *((tally.file, tally.section) for tally in imported.tallies)]
+    heads = ["read", "distinct", "kept", "dropped"]
+    numbers = [(t.num_read, t.num_distinct, t.num_kept, t.num_read - t.num_kept) for t in imported.tallies]
+    rows = [heads, *([f"{number:,}" for number in row] for row in numbers)]
+    file_width, section_width = (max(map(len, column)) for column in zip(*names, strict=True))
+    for (file, section), row in zip(names, rows, strict=True):
+        cells = "".join(f"  {cell:>9}" for cell in row)
+        yield f"{file:{file_width}}  {section:{section_width}}{cells}"
+    for reason, dropped in total_dropped(imported.tallies).items():
+        yield f"\ndropped, {reason}: {dropped.count:,}"
+        yield from (f"  {place}: {text!r}" for place, text in dropped.examples)
+        if dropped.count > len(dropped.examples):
+            yield "  ..."
+    if imported.leakage:
+        yield "\nin two sections (case, punctuation and white space ignored)"
+    for leak in imported.leakage[:NUM_OVERLAPS]:
+        first, second = leak.first, leak.second
+        of_first = "" if first.file == second.file else f" of {first.file}"
+        yield f"  {first.section}{of_first} and {second.section} of {second.file}: {leak.num_shared:,}"
+    if len(imported.leakage) > NUM_OVERLAPS:
+        yield f"  ... {len(imported.leakage) - NUM_OVERLAPS:,} more in --report"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
