@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from scaledreamer.evaluation.validation import ValidationScore
     from scaledreamer.priors.base import DiffusionPrior
     from scaledreamer.prompts.conditioner import TextConditioner
+    from scaledreamer.prompts.source import PromptSource
     from scaledreamer.rendering.volume import VolumeRenderer
     from scaledreamer.training.engine import Process
     from scaledreamer.training.regularizers import Regularizers
@@ -92,19 +93,65 @@ def start_from(generator: nn.Module, name: str, settings: Mapping[str, Any], fol
 
 
 def build_prompts(config: cfg.Prompts) -> list[str]:
-    """Training prompts."""
-    from scaledreamer.prompts.corpus import read_prompts, split_prompts, tinyworld_prompts
+    """Training prompts of a corpus or file, in memory."""
+    from scaledreamer.prompts.corpus import corpus_file, read_prompts, split_prompts, tinyworld_prompts
 
-    if config.file is not None:
-        prompts = read_prompts(config.file)
-        kept, _ = split_prompts(prompts, config.holdout)
-        if not kept:
-            raise ValueError(
-                f"prompts.holdout: got {config.holdout}, which keeps out all {len(prompts)} prompts of "
-                f"{config.file}; lower it."
-            )
-        return kept[: config.limit]
-    return tinyworld_prompts(kinds=config.kinds, max_extras=config.max_extras, limit=config.limit)
+    if config.is_tinyworld:
+        return tinyworld_prompts(kinds=config.kinds, max_extras=config.max_extras, limit=config.limit)
+    if config.file is None:
+        return read_prompts(corpus_file(config.name))[: config.limit]
+    prompts = read_prompts(config.file, config.section)
+    kept, _ = split_prompts(prompts, config.holdout)
+    if not kept:
+        raise ValueError(
+            f"prompts.holdout: got {config.holdout}, which keeps out all {len(prompts)} prompts of "
+            f"{config.file}; lower it."
+        )
+    return kept[: config.limit]
+
+
+def build_prompt_source(config: cfg.Prompts) -> PromptSource:
+    """Where the stream reads from: memory, or shards, which are made or copied here if need be."""
+    from scaledreamer.prompts.remote import shard_files
+    from scaledreamer.prompts.shards import LocalFiles, ShardedPrompts, build_once, shuffled
+    from scaledreamer.prompts.source import PromptList
+
+    if config.shards is not None:
+        return ShardedPrompts(shard_files(config.shards, cache=config.cache, cache_gib=config.cache_gib))
+    prompts = build_prompts(config)
+    if config.shard_size is None:
+        return PromptList(prompts)
+    corpus = config.file or config.name
+    digest = PromptList(prompts).fingerprint[:12]
+    name = f"{Path(corpus).name.split('.')[0]}-{digest}-{config.shard_size}"
+    folder = Path(config.cache).expanduser() / "shards" / name
+    build_once(
+        lambda: shuffled(prompts),
+        folder,
+        num_prompts=len(prompts),
+        shard_size=config.shard_size,
+        corpus=corpus,
+        say=lambda text: print(text, flush=True),
+    )
+    return ShardedPrompts(LocalFiles(folder))
+
+
+def check_embeddings(source: PromptSource, conditioner: TextConditioner) -> bool:
+    """Whether a source carries embeddings of prompts.
+
+    Raises: ValueError if they are another encoder's than the run's.
+    """
+    encoder = getattr(getattr(source, "manifest", None), "encoder", None)
+    if encoder is None:
+        return False
+    ours = conditioner.fingerprint()
+    if encoder.sha256 != ours:
+        raise ValueError(
+            f"prompts.shards: they carry embeddings of the encoder {encoder.name} ({encoder.sha256[:12]}), "
+            f"and the conditioner is another one ({ours[:12]}); set conditioner to it, or "
+            "prompts.use_embeddings=false to encode the prompts anew."
+        )
+    return True
 
 
 def build_conditioner(config: cfg.Conditioner, device: torch.device | str) -> TextConditioner:
@@ -197,9 +244,10 @@ def build_validation(config: cfg.Config, device: torch.device) -> ValidationScor
 
     Raises: ValueError for prompts of a file, whose meaning nobody knows, or if the evaluator is missing.
     """
-    if config.prompts.file is not None:
+    if not config.prompts.is_tinyworld:
         raise ValueError(
-            "evaluation.every: prompts of a file have no ground truth to validate by; leave it out."
+            "evaluation.every: only prompts of the tinyworld have a ground truth to validate by; leave it "
+            "out."
         )
     from scaledreamer.evaluation.ground_truth import sharpened
     from scaledreamer.evaluation.validation import SCORES, ValidationScore
@@ -234,10 +282,16 @@ def build_trainer(config: cfg.Config, process: Process) -> Trainer:
     training, optimizer, device = config.training, config.optimizer, process.device
     parts = {"world_size": process.world_size, "accumulation_steps": training.accumulation_steps}
     indices = rank_indices(training.batch_size, rank=process.rank, micro_step=0, **parts)
-    stream = PromptStream(build_prompts(config.prompts), seed=config.seed, batch_size=training.batch_size)
     conditioner = build_conditioner(config.conditioner, device)
+    source = build_prompt_source(config.prompts)
+    stream = PromptStream(
+        source,
+        seed=config.seed,
+        batch_size=training.batch_size,
+        use_embeddings=config.prompts.use_embeddings and check_embeddings(source, conditioner),
+    )
     # A prior's texts are the prompts with each view word, and the empty one.
-    num_texts = len(set(stream.prompts)) * len(VIEW_WORDS) + 1
+    num_texts = source.num_distinct * len(VIEW_WORDS) + 1
     text_cache = training.text_cache if num_texts <= training.text_cache else 0
     regularizers = build_regularizers(config.regularizers, training.max_steps)
     views = build_views(config.cameras, config.renderer)

@@ -8,6 +8,7 @@ subsection of its name, so that `generator.name=...` alone switches.
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -72,6 +73,13 @@ def _check_texts(value: list[str] | None) -> list[str] | None:
     return value
 
 
+def _expand_home(value: str | None) -> str | None:
+    try:
+        return value if value is None else os.path.expanduser(value)
+    except ValueError:  # ~ before what no user's name can be: such a path is refused where it is used
+        return value
+
+
 def _refuse_later_methods(value: Any) -> Any:
     if value in LATER_METHODS:
         raise ValueError(f"{KEY}: {value!r} is not in this version; accepted are 'asd', 'sds' and 'csd'.")
@@ -91,6 +99,8 @@ Schedule = Annotated[Any, BeforeValidator(_schedule)]
 Positive = Annotated[Any, BeforeValidator(_schedule), _schedule_from(0.0, float("inf"))]
 Fraction = Annotated[Any, BeforeValidator(_schedule), _schedule_from(0.0, 1.0)]
 Pair = Annotated[list[float], Field(min_length=2, max_length=2)]
+ExpandHome = AfterValidator(_expand_home)
+"""Of files and folders: a leading ~ is the home folder. No hub id begins with it."""
 
 
 class Section(BaseModel):
@@ -109,14 +119,28 @@ class Section(BaseModel):
 
 
 class Prompts(Section):
-    """What to train on: a part of the tinyworld, or a file."""
+    """What to train on: a corpus that comes with the package, a file, or a folder of shards."""
 
-    name: Literal["tinyworld"] = "tinyworld"
-    """Built-in corpus: the seen split of the tinyworld."""
-    file: str | None = None
-    """A .txt or .json file of prompts, instead of the built-in corpus."""
+    name: Literal["tinyworld", "core_15", "showcase_400", "compose_2500", "daily_17k", "open_100k"] = (
+        "tinyworld"
+    )
+    """A corpus of the package; of the tinyworld, its seen split."""
+    file: Annotated[str | None, ExpandHome] = None
+    """A .txt or .json file of prompts (also .gz), instead of a corpus of the package."""
+    section: str = "train"
+    """Which list of a JSON file."""
     holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Fraction of a file's prompts kept out, by stable hash."""
+    shards: str | None = None
+    """Folder or URL of shards that tools/make_shards.py has made, instead of a corpus or a file."""
+    use_embeddings: bool = True
+    """Give the generator the text embeddings that shards carry, if there are any."""
+    shard_size: Annotated[int | None, Field(ge=1)] = None
+    """Make shards of so many prompts of the corpus or file, once, under cache; None keeps all in memory."""
+    cache: str = "~/.cache/scaledreamer"
+    """Folder for shards that are made here or copied from a URL."""
+    cache_gib: Annotated[float, Field(gt=0)] = 100.0
+    """Copies of shards used longest ago are removed beyond this size."""
     kinds: Annotated[list[str] | None, Field(min_length=1)] = None
     """Only these kinds of the tinyworld."""
     max_extras: Annotated[int, Field(ge=0, le=2)] = 2
@@ -124,16 +148,38 @@ class Prompts(Section):
     limit: Annotated[int | None, Field(ge=1)] = None
     """Train on this many prompts (tinyworld: meanings) only."""
 
+    @property
+    def is_tinyworld(self) -> bool:
+        """Whether the prompts have a ground truth."""
+        return self.file is None and self.shards is None and self.name == "tinyworld"
+
     @model_validator(mode="after")
     def _one_source(self) -> Prompts:
-        if self.file is not None and (self.kinds is not None or self.max_extras != 2):
+        if self.file is not None and self.shards is not None:
+            raise ValueError("prompts: file and shards are both given; leave out one of them.")
+        if (self.file is not None or self.shards is not None) and self.name != "tinyworld":
+            given = "file" if self.file is not None else "shards"
+            raise ValueError(f"prompts: name and {given} are both given; leave out one of them.")
+        if not self.is_tinyworld and (self.kinds is not None or self.max_extras != 2):
             raise ValueError(
-                "prompts: kinds and max_extras choose from the tinyworld; leave them out or leave out file."
+                "prompts: kinds and max_extras choose from the tinyworld; leave them out, or train on the "
+                "tinyworld."
             )
         if self.file is None and self.holdout > 0:
             raise ValueError(
-                "prompts.holdout: keeps out prompts of a file, and there is none; the tinyworld has its own "
-                "held-out splits. Leave it out or give prompts.file."
+                "prompts.holdout: keeps out prompts of a file, and there is none; corpora of the package "
+                "have held-out prompts of their own. Leave it out or give prompts.file."
+            )
+        if self.file is None and self.section != "train":
+            raise ValueError(
+                "prompts.section: chooses a list of a JSON file, and there is none; leave it out or give "
+                "prompts.file."
+            )
+        if self.shards is not None and (self.shard_size is not None or self.limit is not None):
+            name = "shard_size" if self.shard_size is not None else "limit"
+            raise ValueError(
+                f"prompts.{name}: the shards are made already; leave it out, or make others with "
+                "tools/make_shards.py."
             )
         return self
 
@@ -143,7 +189,7 @@ class Conditioner(Section):
 
     name: Literal["tinyworld", "clip"] = "tinyworld"
     """The shipped one, or any CLIP text encoder."""
-    model: str | None = None
+    model: Annotated[str | None, ExpandHome] = None
     """Folder or hub id for clip; None is the shipped one."""
 
 
@@ -194,7 +240,7 @@ class Generator(Section):
 
     name: Literal["hyper_ingp"] = "hyper_ingp"
     """Architecture."""
-    start: str | None = None
+    start: Annotated[str | None, ExpandHome] = None
     """Run or exported generator whose weights the training starts from; None is from nothing."""
     hyper_ingp: HyperINGP = HyperINGP()
     """Settings of hyper_ingp."""
@@ -238,7 +284,7 @@ class Prior(Section):
 
     name: Literal["tinyworld", "stable_diffusion"] = "tinyworld"
     """Kind of prior."""
-    model: str | None = None
+    model: Annotated[str | None, ExpandHome] = None
     """Hub id or folder; None is the shipped one (tinyworld)."""
     guidance_scale: Annotated[float, Field(ge=0)] = 7.5
     """Classifier-free guidance, 1 is none."""
@@ -377,7 +423,7 @@ class Optimizer(Section):
 class Training(Section):
     """The run."""
 
-    output: Annotated[str, Field(min_length=1)] = "outputs/run"
+    output: Annotated[str, Field(min_length=1), ExpandHome] = "outputs/run"
     """Folder of the run; running again resumes it."""
     max_steps: Annotated[int, Field(ge=1)] = 2000
     """Optimizer steps; schedules stretch with it."""

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from scaledreamer.prompts.source import PromptList
 from scaledreamer.prompts.stream import PromptStream, SampleRandom, rank_indices
 
 
@@ -47,19 +48,19 @@ def test_neighbouring_samples_are_independent() -> None:
 
 def test_an_epoch_shows_every_prompt_once_in_an_order_of_its_own() -> None:
     prompts = [str(i) for i in range(10)]
-    stream = PromptStream(prompts, seed=0, batch_size=4)
-    shown = [stream.prompt_at(step, index) for step in range(5) for index in range(4)]
+    stream = PromptStream(PromptList(prompts), seed=0, batch_size=4)
+    shown = [prompt for step in range(5) for prompt in stream.prompts_at(step, range(4))]
     assert sorted(shown[:10]) == sorted(shown[10:]) == prompts
     assert shown[:10] != shown[10:] != prompts
-    other = PromptStream(prompts, seed=1, batch_size=4)
-    assert shown != [other.prompt_at(step, index) for step in range(5) for index in range(4)]
+    other = PromptStream(PromptList(prompts), seed=1, batch_size=4)
+    assert shown != [prompt for step in range(5) for prompt in other.prompts_at(step, range(4))]
 
 
 def test_steps_may_be_asked_for_in_any_order() -> None:
     prompts = [str(i) for i in range(7)]
-    forward = PromptStream(prompts, seed=3, batch_size=2)
+    forward = PromptStream(PromptList(prompts), seed=3, batch_size=2)
     shown = {step: forward.samples(step, range(2))[0] for step in range(12)}
-    fresh = PromptStream(prompts, seed=3, batch_size=2)
+    fresh = PromptStream(PromptList(prompts), seed=3, batch_size=2)
     for step in (11, 2, 7, 0):
         assert fresh.samples(step, range(2))[0] == shown[step]
 
@@ -74,10 +75,10 @@ def test_ranks_and_accumulation_only_divide_the_batch(world_size: int, accumulat
         for rank in range(world_size)
     ]
     assert sorted(i for part in parts for i in part) == list(range(24))
-    stream = PromptStream([str(i) for i in range(50)], seed=0, batch_size=24)
-    whole_prompts, whole = stream.samples(5, range(24))
+    stream = PromptStream(PromptList([str(i) for i in range(50)]), seed=0, batch_size=24)
+    whole_prompts, whole, *_ = stream.samples(5, range(24))
     for part in parts:
-        prompts, random = stream.samples(5, part)
+        prompts, random, *_ = stream.samples(5, part)
         assert prompts == [whole_prompts[i] for i in part]
         assert torch.equal(random.uniform("cameras", 2, 4), whole.uniform("cameras", 2, 4)[list(part)])
 
@@ -89,7 +90,7 @@ def test_batch_that_cannot_be_divided_is_refused() -> None:
 
 def test_no_prompts_are_refused() -> None:
     with pytest.raises(ValueError, match="prompts: none to train on"):
-        PromptStream([], seed=0, batch_size=1)
+        PromptList([])
 
 
 PINNED_UNIFORM = [0.45335567, 0.40544808]

@@ -14,6 +14,7 @@ import yaml
 from torch import Tensor, nn
 
 from scaledreamer.priors.base import TextEmbedding
+from scaledreamer.prompts.source import PromptList
 from scaledreamer.prompts.stream import PromptStream
 from scaledreamer.rendering.volume import VolumeRenderer
 from scaledreamer.scene import TextCondition
@@ -147,7 +148,7 @@ def make_trainer(
     return Trainer(
         engine=engine,
         averaged=averaged,
-        stream=PromptStream(PROMPTS, seed=seed, batch_size=batch_size),
+        stream=PromptStream(PromptList(PROMPTS), seed=seed, batch_size=batch_size),
         conditioner=FakeConditioner(),
         priors=priors or [PriorTerm(prior, lambda texts: prior.encode_text(list(texts)))],
         views=views,

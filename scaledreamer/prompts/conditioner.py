@@ -3,6 +3,7 @@ exported."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -113,6 +114,14 @@ class TextConditioner:
     def state(self) -> dict[str, Tensor]:
         """The encoder's weights by name, for hashes."""
         return self._encoder.state_dict()
+
+    def fingerprint(self) -> str:
+        """Hash of all that its output depends on: weights (as float32) and vocabulary."""
+        digest = hashlib.sha256(json.dumps(sorted(self._tokenizer.get_vocab().items())).encode())
+        for name, value in sorted(self.state().items()):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().float().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
 
 def load_text_encoder(source: str, dtype: torch.dtype, **options: Any) -> tuple[Any, Any]:

@@ -5,38 +5,74 @@ Needs no torch. A corpus is a list of prompts without repetitions, in the order 
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import random
 import unicodedata
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from scaledreamer.prompts.check import check_prompt
 
+SHIPPED = tuple(
+    folder / "data" / "prompts" for folder in (Path(__file__).parents[2], Path(__file__).parents[1])
+)
+"""Where corpora of our own lie: in the repository, or in an installed package."""
+NAMES = ("core_15", "showcase_400", "compose_2500", "daily_17k", "open_100k")
+"""The corpora that come with the package, apart from the tinyworld's."""
+TO_IMPORT = (".jsonl", ".csv", ".tsv", ".parquet", ".tar")
+
+
+def corpus_file(name: str) -> Path:
+    """The file of a corpus that comes with the package.
+
+    Raises: ValueError for an unknown name, or if the file is missing.
+    """
+    if name not in NAMES:
+        raise ValueError(
+            f"prompts.name: got {name!r}; accepted are 'tinyworld', {', '.join(map(repr, NAMES))}."
+        )
+    for folder in SHIPPED:
+        for ending in (".json", ".json.gz"):
+            if (folder / f"{name}{ending}").is_file():
+                return folder / f"{name}{ending}"
+    raise ValueError(
+        f"prompts.name: the corpus {name!r} is not in {SHIPPED[0]}; make it with "
+        f"`python tools/make_prompts.py make {name}`."
+    )
+
 
 def read_prompts(path: str | Path, section: str = "train") -> list[str]:
     """Reads a corpus: a text file with one prompt a line, or JSON with a list or `{"train": [...], ...}`.
 
-    Blank lines and lines starting with # are no prompts; runs of white space become one blank; repetitions
-    are dropped.
+    Blank lines and lines starting with # are no prompts; prompts are stored as `normalize_prompt` gives them;
+    repetitions are dropped.
 
     Args:
-        path: the file, UTF-8.
+        path: the file, UTF-8; may be compressed (.gz).
         section: which list of a JSON mapping.
     Raises: ValueError naming the file, what is wrong with it and where.
     """
     path = Path(path)
+    suffix = Path(path.name.lower().removesuffix(".gz")).suffix
+    if suffix in TO_IMPORT:
+        raise ValueError(
+            f"{path}: {suffix} files are not read directly; make a corpus of it with "
+            f"`python tools/import_prompts.py {path} --out corpus.json.gz`."
+        )
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        content = path.read_bytes()
+        text = (gzip.decompress(content) if path.suffix.lower() == ".gz" else content).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8.") from None
-    except (OSError, ValueError) as error:
+    except (OSError, EOFError, zlib.error, ValueError) as error:
         raise ValueError(
             f"{path}: cannot be read ({_reason(error)}); give a .txt or .json file of prompts."
         ) from None
-    if path.suffix.lower() == ".json":
+    if suffix == ".json":
         places = [(f"entry {i}", prompt) for i, prompt in enumerate(_json_list(path, text, section))]
     else:
         lines = ((f"line {i}", line) for i, line in enumerate(text.splitlines(), start=1))
@@ -51,7 +87,7 @@ def read_prompts(path: str | Path, section: str = "train") -> list[str]:
 
 def _json_list(path: Path, text: str, section: str) -> list[Any]:
     try:
-        data = json.loads(text)
+        data = json.loads(text, object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not valid JSON ({_reason(error)}).") from None
     if isinstance(data, dict):
@@ -65,13 +101,22 @@ def _json_list(path: Path, text: str, section: str) -> list[Any]:
     return data
 
 
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """For `json`'s object_pairs_hook: a mapping, refused if it names a key twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(n for n in names if names.count(n) > 1)!r} stands in it twice")
+    return found
+
+
 def _validated(path: Path, places: Iterable[tuple[str, Any]]) -> list[str]:
     """Prompts with single blanks, each once, in order."""
     prompts: dict[str, None] = {}
     for place, prompt in places:
         if not isinstance(prompt, str):
             raise ValueError(f"{path}: {place} is {prompt!r}, not a text.")
-        prompt = " ".join(prompt.split())
+        prompt = normalize_prompt(prompt)
         try:
             check_prompt(prompt)
         except ValueError as error:

@@ -12,12 +12,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
+
+from scaledreamer.prompts.order import EpochOrder
+from scaledreamer.prompts.source import PromptSource, Records
+from scaledreamer.scene import TextCondition
 
 
 def _generator(*key: object) -> np.random.Generator:
@@ -65,42 +72,100 @@ class BatchRandom:
         return torch.stack([sample.normal(name, shape) for sample in self.samples]).to(self.device)
 
 
+class Drawn(NamedTuple):
+    """Some samples of a step.
+
+    Attributes:
+        prompts: their texts.
+        random: their random numbers.
+        condition: their stored text embeddings, float32, where the source has them and the run uses them.
+        num_replaced: damaged records among them, in whose place others are given.
+    """
+
+    prompts: list[str]
+    random: BatchRandom
+    condition: TextCondition | None = None
+    num_replaced: int = 0
+
+
 class PromptStream:
     """Which prompts a step shows: every prompt once an epoch, in an order of the epoch's own.
 
+    What a step will show may be announced: it is then read by a thread meanwhile.
+
     Args:
-        prompts: at least one.
+        source: the corpus.
         seed: of the run.
         batch_size: prompts of a step over all ranks and accumulation steps.
-    Raises: ValueError without prompts.
+        use_embeddings: give the embeddings that the source carries.
     """
 
-    def __init__(self, prompts: Sequence[str], *, seed: int, batch_size: int) -> None:
-        if not prompts:
-            raise ValueError("prompts: none to train on; give at least one.")
+    def __init__(
+        self, source: PromptSource, *, seed: int, batch_size: int, use_embeddings: bool = False
+    ) -> None:
         assert batch_size >= 1, batch_size
-        self.prompts = prompts
+        self.source = source
         self.seed = seed
         self.batch_size = batch_size
-        self._epoch = -1
-        self._order = np.empty(0, dtype=np.int64)
+        self._use_embeddings = use_embeddings
+        self.order = EpochOrder(source.num_prompts, source.shard_size, seed)
+        self._reader = ThreadPoolExecutor(2, thread_name_prefix="prompts")  # one may copy a shard
+        self._announced: tuple[tuple[int, tuple[int, ...]], Future[Records]] | None = None
+        self._prepared: tuple[int, Future[None]] | None = None
 
-    def prompt_at(self, step: int, index: int) -> str:
-        """The prompt of global sample `step * batch_size + index`."""
-        epoch, position = divmod(step * self.batch_size + index, len(self.prompts))
-        if epoch != self._epoch:  # only remembered, never advanced: any epoch may be asked for at any time
-            self._order = _generator(self.seed, "epoch", epoch).permutation(len(self.prompts))
-            self._epoch = epoch
-        return self.prompts[int(self._order[position])]
+    def prompts_at(self, step: int, indices: Sequence[int]) -> list[str]:
+        """The prompts of global samples `step * batch_size + index`."""
+        return self._read(step, tuple(indices)).prompts
 
-    def samples(
-        self, step: int, indices: Sequence[int], device: torch.device | str = "cpu"
-    ) -> tuple[list[str], BatchRandom]:
-        """Prompts and random numbers of some samples of a step's global batch."""
+    def announce(self, step: int, indices: Sequence[int]) -> None:
+        """Begins to read what `samples` will be asked for next, and to open the shard after it."""
+        key = (step, tuple(indices))
+        self._announced = (key, self._reader.submit(self._read, *key))
+        if self.order.num_shards > 1:
+            after = self.order.shard_after(step * self.batch_size + key[1][-1])
+            if self._prepared is None or self._prepared[0] != after:
+                self._prepared = (after, self._reader.submit(self.source.prepare, after))
+
+    def samples(self, step: int, indices: Sequence[int], device: torch.device | str = "cpu") -> Drawn:
+        """Prompts and random numbers of some samples of a step's global batch.
+
+        Raises: ValueError naming the shard if it is missing or cannot be used.
+        """
+        key = (step, tuple(indices))
         assert all(0 <= index < self.batch_size for index in indices), (indices, self.batch_size)
-        prompts = [self.prompt_at(step, index) for index in indices]
+        if self._announced is not None and self._announced[0] == key:
+            records = self._announced[1].result()
+        else:
+            records = self._read(*key)
+        self._announced = None
+        condition = None
+        if self._use_embeddings and records.condition is not None:
+            pooled, tokens, mask = (
+                torch.from_numpy(records.condition[name]) for name in TextCondition._fields
+            )
+            condition = TextCondition(pooled.float().to(device), tokens.float().to(device), mask.to(device))
         samples = tuple(SampleRandom(self.seed, step, index) for index in indices)
-        return prompts, BatchRandom(samples, torch.device(device))
+        random = BatchRandom(samples, torch.device(device))
+        return Drawn(records.prompts, random, condition, records.num_replaced)
+
+    def _read(self, step: int, indices: tuple[int, ...]) -> Records:
+        prompts = [""] * len(indices)
+        parts: list[tuple[NDArray[np.int64], dict[str, NDArray[np.generic]]]] = []
+        num_replaced = 0
+        for place in self.order.locate(step * self.batch_size + np.asarray(indices)):
+            found = self.source.read(place.shard, place.rows.tolist())
+            num_replaced += found.num_replaced
+            for sample, prompt in zip(place.samples.tolist(), found.prompts, strict=True):
+                prompts[sample] = prompt
+            if found.condition is not None:
+                parts.append((place.samples, found.condition))
+        condition = None
+        if parts:
+            back = np.argsort(np.concatenate([samples for samples, _ in parts]))
+            condition = {
+                name: np.concatenate([part[name] for _, part in parts])[back] for name in parts[0][1]
+            }
+        return Records(prompts, condition, num_replaced)
 
 
 def rank_indices(

@@ -6,7 +6,6 @@ averaged weights of the last step) and, where there is a validation, `best/` (th
 
 from __future__ import annotations
 
-import hashlib
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -39,6 +38,8 @@ steps, returns scores by name. Called on the main process only."""
 # What may differ between a checkpoint and the run that goes on from it.
 MAY_CHANGE = (
     "evaluation.",
+    "prompts.cache",
+    "prompts.shards",  # their content may not: see `Run.record`
     *(
         f"training.{name}"
         for name in [
@@ -107,9 +108,8 @@ class Run:
     def __post_init__(self) -> None:
         self.folder = Path(self.config.training.output)
         # The corpus as it is, so that a run does not go on with other prompts unnoticed.
-        digest = hashlib.sha256("\n".join(self.trainer.stream.prompts).encode()).hexdigest()
         self.record: dict[str, Any] = self.config.model_dump()
-        self.record["prompts"]["sha256"] = digest
+        self.record["prompts"]["sha256"] = self.trainer.stream.source.fingerprint
 
     def resume(self) -> list[str]:
         """Goes on from the newest whole checkpoint, if there is one; returns what the user should know.
@@ -247,8 +247,7 @@ class Run:
     @torch.no_grad()
     def _samples(self) -> torch.Tensor:
         """Turntables of a few prompts, "row view 3 h w"."""
-        corpus = self.trainer.stream.prompts
-        prompts = self.config.training.sample_prompts or list(corpus[:: max(len(corpus) // 8, 1)][:8])
+        prompts = self.config.training.sample_prompts or self.trainer.stream.source.examples(8)
         views, size = self.trainer.views, self.trainer.priors[0].prior.image_size
         distance, fov_deg = sum(views.distance) / 2, sum(views.fov_deg) / 2
         cameras = orbit_cameras(4, elevation_deg=15.0, distance=distance, fov_deg=fov_deg).to(
@@ -313,8 +312,9 @@ class Run:
             raise RunError(f"{error}, and run the same command again.") from None
 
     def _prompt_list(self) -> str:
-        prompts = self.trainer.stream.prompts
-        return f"{len(prompts)} prompts, among them:\n\n" + "\n".join(f"- {p}" for p in prompts[:100])
+        source = self.trainer.stream.source
+        listed = "\n".join(f"- {prompt}" for prompt in source.examples(100))
+        return f"{source.num_prompts} prompts, among them:\n\n{listed}"
 
     def _say_end(self, step: int, signal_name: str | None) -> None:
         last = self.config.training.max_steps
@@ -375,7 +375,7 @@ def describe(run: Run) -> str:
     for name, module in trainer.engine.trained.named_children():
         lines.append(f"  {name}: {sum(p.numel() for p in module.parameters()):,}")
     lines.append(f"  total: {sum(p.numel() for p in trainer.engine.trained.parameters()):,}")
-    lines += [f"prompts: {len(trainer.stream.prompts):,}", f"first batch (step {run.first_step}):"]
+    lines += [f"prompts: {trainer.stream.source.num_prompts:,}", f"first batch (step {run.first_step}):"]
     times = [trainer.timesteps(run.first_step, batch, number) for number in range(len(trainer.priors))]
     views = trainer.views.num_views
     for image, prompt in enumerate(batch.view_prompts):

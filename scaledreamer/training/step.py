@@ -278,17 +278,23 @@ class Trainer:
 
     def draw(self, step: int, micro_step: int = 0) -> Batch:
         """This rank's part of a step's global batch."""
-        process = self.engine.process
-        indices = rank_indices(
+        process, indices = self.engine.process, self.indices(micro_step)
+        drawn = self.stream.samples(step, indices, process.device)
+        following = (micro_step + 1) % self.accumulation_steps
+        self.stream.announce(step + (following == 0), self.indices(following))
+        condition = self.conditioner(drawn.prompts) if drawn.condition is None else drawn.condition
+        cameras = self.views.cameras(drawn.random.uniform("cameras", self.views.num_views, 4))
+        return Batch(indices, drawn.prompts, drawn.random, condition, cameras)
+
+    def indices(self, micro_step: int) -> range:
+        """Which samples of every step's global batch this rank computes in one accumulation step."""
+        return rank_indices(
             self.stream.batch_size,
-            rank=process.rank,
-            world_size=process.world_size,
+            rank=self.engine.process.rank,
+            world_size=self.engine.process.world_size,
             micro_step=micro_step,
             accumulation_steps=self.accumulation_steps,
         )
-        prompts, random = self.stream.samples(step, indices, process.device)
-        cameras = self.views.cameras(random.uniform("cameras", self.views.num_views, 4))
-        return Batch(indices, prompts, random, self.conditioner(prompts), cameras)
 
     def timesteps(self, step: int, batch: Batch, number: int) -> tuple[Tensor, Tensor]:
         """Times t and ASD's shifts dt of all images of a batch, for prior `number`."""

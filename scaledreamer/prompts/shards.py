@@ -1,0 +1,598 @@
+"""Corpora as webdataset shards with an index: written whole, read by number, here or from afar.
+
+A folder of shards holds
+
+    shards.json                       what is in the folder; written last, so that it is whole if it is there
+    shard-000000.tar                  a webdataset shard: `KEY.txt`, and `KEY.safetensors` with an embedding
+    shard-000000.index.safetensors    byte offsets, lengths and checksums of its members
+
+Any webdataset pipeline reads the tars; this module alone reads the indices, and so any record without reading
+those before it. Needs no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import tarfile
+import threading
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scaledreamer.files import TEMPORARY, clean_up, replace_text, sync
+from scaledreamer.prompts.check import check_prompt
+from scaledreamer.prompts.corpus import unique_keys
+from scaledreamer.prompts.source import Records
+
+FORMAT_VERSION = 1
+MANIFEST = "shards.json"
+CONDITION_PARTS = ("pooled", "tokens", "mask")
+NUM_OPEN = 4
+MAX_REPLACED_IN_ROW = 16
+REMAKE = "make the shards again with tools/make_shards.py"
+
+
+def shard_name(shard: int) -> str:
+    """File name of a shard."""
+    return f"shard-{shard:06d}.tar"
+
+
+def index_name(shard: int) -> str:
+    """File name of a shard's index."""
+    return f"shard-{shard:06d}.index.safetensors"
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """The text encoder whose embeddings shards carry.
+
+    Attributes:
+        name: folder or hub id that it was read from.
+        sha256: `TextConditioner.fingerprint`.
+    """
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a folder of shards holds (`shards.json`).
+
+    Attributes:
+        corpus: name or file that it was made from.
+        num_prompts: in all shards.
+        shard_size: rows of a shard; the last one may have fewer.
+        fingerprint: hash of all prompts in order.
+        encoder: of the embeddings, if there are any.
+    """
+
+    corpus: str
+    num_prompts: int
+    shard_size: int
+    fingerprint: str
+    encoder: Encoder | None = None
+
+    @property
+    def num_shards(self) -> int:
+        return -(-self.num_prompts // self.shard_size)
+
+    def dumps(self) -> str:
+        return json.dumps({"format_version": FORMAT_VERSION, **asdict(self)}, indent=1) + "\n"
+
+    @classmethod
+    def loads(cls, text: str, place: str) -> Manifest:
+        """Reads what `dumps` wrote.
+
+        Raises: ValueError naming `place` for anything else.
+        """
+        try:
+            values: dict[str, Any] = json.loads(text, object_pairs_hook=unique_keys)
+            version = values.pop("format_version")
+            if version != FORMAT_VERSION:
+                raise ValueError(f"it has format version {version}, this program reads {FORMAT_VERSION}")
+            encoder = values.pop("encoder")
+            manifest = cls(**values, encoder=Encoder(**encoder) if encoder else None)
+            sizes = (manifest.num_prompts, manifest.shard_size)
+            if not all(type(size) is int and size >= 1 for size in sizes):
+                raise ValueError(f"num_prompts and shard_size are {sizes[0]!r} and {sizes[1]!r}")
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+            raise ValueError(f"{place}: not a list of shards ({reason}); {REMAKE}.") from None
+        return manifest
+
+
+# --- writing -----------------------------------------------------------------------------------------------
+
+Encode = Callable[[list[str]], Mapping[str, NDArray[np.generic]]]
+"""Prompts to the parts of `TextCondition`, with a first axis of prompts."""
+
+
+def build_shards(
+    prompts: Iterable[str],
+    folder: Path,
+    *,
+    shard_size: int,
+    corpus: str,
+    encode: Encode | None = None,
+    encoder: Encoder | None = None,
+    on_shard: Callable[[int, int], None] = lambda shard, num_prompts: None,
+) -> Manifest:
+    """Writes a folder of shards; where an earlier call was interrupted, goes on from its whole shards.
+
+    The same arguments give the same bytes. Prompts are written in the given order, which should be a random
+    one: training goes through one shard after the other.
+
+    Args:
+        prompts: any number; held in memory by the shard.
+        folder: new, or of an interrupted call.
+        shard_size: rows of every shard but the last.
+        corpus: name for the manifest.
+        encode: gives embeddings to store beside the prompts, as fp16.
+        encoder: what `encode` is; given with it.
+        on_shard: called after each shard with its number and the prompts so far.
+    Raises: ValueError for a bad prompt or none, and if the folder holds something else or cannot be written.
+    """
+    assert shard_size >= 1 and (encode is None) == (encoder is None), (shard_size, encoder)
+    digest, num_prompts, shard = hashlib.sha256(), 0, 0
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        clean_up(folder)
+        (folder / MANIFEST).unlink(missing_ok=True)
+        for shard, part in enumerate(_parts(prompts, shard_size)):
+            for prompt in part:
+                _check(prompt, corpus)
+            content = hashlib.sha256("\n".join(part).encode()).hexdigest()
+            identity = {"prompts": content, "encoder": encoder.sha256 if encoder else ""}
+            if not _is_whole(folder, shard, identity):
+                _write_shard(folder, shard, part, shard * shard_size, encode, identity)
+            digest.update(content.encode())
+            num_prompts += len(part)
+            on_shard(shard, num_prompts)
+        if not num_prompts:
+            raise ValueError(f"{corpus}: no prompts in it; give at least one.")
+        _remove_after(folder, shard)
+        manifest = Manifest(corpus, num_prompts, shard_size, digest.hexdigest(), encoder)
+        replace_text(folder / MANIFEST, manifest.dumps())
+    except OSError as error:
+        raise ValueError(
+            f"{folder}: the shards cannot be written ({error.strerror or error}); free space, or choose "
+            "another folder. The same command goes on from the shards that are whole."
+        ) from None
+    return manifest
+
+
+def _parts(prompts: Iterable[str], size: int) -> Iterator[list[str]]:
+    part: list[str] = []
+    for prompt in prompts:
+        part.append(prompt)
+        if len(part) == size:
+            yield part
+            part = []
+    if part:
+        yield part
+
+
+def _check(prompt: str, corpus: str) -> None:
+    try:
+        check_prompt(prompt)
+        if "\n" in prompt:
+            raise ValueError(f"the prompt {prompt[:60]!r} has more than one line")
+    except ValueError as error:
+        raise ValueError(f"{corpus}: {error}; tools/import_prompts.py cleans a corpus.") from None
+
+
+def _is_whole(folder: Path, shard: int, identity: Mapping[str, str]) -> bool:
+    """Whether an interrupted call has finished a shard with this content."""
+    try:
+        index = Index.load(folder / index_name(shard))
+        size = (folder / shard_name(shard)).stat().st_size
+    except (OSError, ValueError):
+        return False
+    return index.num_bytes == size and all(index.about.get(name) == value for name, value in identity.items())
+
+
+def _write_shard(
+    folder: Path,
+    shard: int,
+    prompts: list[str],
+    first: int,
+    encode: Encode | None,
+    identity: Mapping[str, str],
+) -> None:
+    from safetensors.numpy import save
+    from webdataset.writer import TarWriter
+
+    stored: list[dict[str, Any]] = [{"txt": prompt.encode()} for prompt in prompts]
+    if encode is not None:
+        parts = {
+            name: np.asarray(part, dtype=np.bool_ if name == "mask" else np.float16)
+            for name, part in encode(prompts).items()
+        }
+        for row, record in enumerate(stored):
+            record["safetensors"] = save({name: part[row] for name, part in parts.items()})
+    path = folder / shard_name(shard)
+    temporary = folder / f"{TEMPORARY}{path.name}"
+    with temporary.open("wb") as file:
+        writer = TarWriter(file, encoder=False, mtime=0, user="", group="")
+        for row, record in enumerate(stored):
+            writer.write({"__key__": f"{first + row:012d}", **record})
+        writer.close()
+    sync(temporary)
+    os.replace(temporary, path)
+    index = Index.of_tar(path, identity)
+    temporary = folder / f"{TEMPORARY}{index_name(shard)}"
+    temporary.write_bytes(index.dumps())
+    sync(temporary)
+    os.replace(temporary, folder / index_name(shard))
+    sync(folder)
+
+
+def _remove_after(folder: Path, last: int) -> None:
+    """Removes shards of an earlier, larger corpus."""
+    for path in folder.glob("shard-*"):
+        number = path.name.removeprefix("shard-")[:6]
+        if number.isdigit() and int(number) > last:
+            path.unlink()
+
+
+def shuffled(prompts: Iterable[str]) -> list[str]:
+    """Prompts in the order of a stable hash: a random one, the same in every run, however they came."""
+    return sorted(prompts, key=lambda prompt: hashlib.blake2b(prompt.encode(), digest_size=16).digest())
+
+
+def build_once(
+    prompts: Callable[[], Iterable[str]],
+    folder: Path,
+    *,
+    num_prompts: int,
+    shard_size: int,
+    corpus: str,
+    say: Callable[[str], None],
+) -> None:
+    """Writes a folder of shards unless it is there already; of several processes one does, the others wait.
+
+    Args:
+        prompts: gives them; not called where the folder is there.
+        folder: its name must say what is in it.
+        num_prompts: how many they are.
+        say: is told what is going on.
+    Raises: ValueError as `build_shards`.
+    """
+    from filelock import FileLock, Timeout
+
+    if (folder / MANIFEST).is_file():
+        return
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder.with_name(f".lock-{folder.name}"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            say(f"prompts: waiting for another process to make the shards of {corpus}")
+            lock.acquire()
+    except OSError as error:
+        raise ValueError(
+            f"{folder}: the shards cannot be written ({error.strerror or error}); choose another "
+            "prompts.cache."
+        ) from None
+    with lock:
+        if (folder / MANIFEST).is_file():
+            return
+
+        def tell(shard: int, written: int) -> None:
+            say(f"prompts: made shard {shard + 1} of {corpus}, {written:,} of {num_prompts:,} prompts")
+
+        build_shards(prompts(), folder, shard_size=shard_size, corpus=corpus, on_shard=tell)
+
+
+# --- one shard ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Index:
+    """Where the members of a shard lie in its tar.
+
+    Attributes:
+        offsets, lengths, checksums: by extension, one number a row: bytes, bytes, and CRC-32.
+        num_bytes: size of the tar.
+        sha256: of the tar.
+        about: what else was written down.
+    """
+
+    offsets: dict[str, NDArray[np.int64]]
+    lengths: dict[str, NDArray[np.int64]]
+    checksums: dict[str, NDArray[np.uint32]]
+    num_bytes: int
+    sha256: str
+    about: dict[str, str]
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.offsets["txt"])
+
+    @classmethod
+    def of_tar(cls, path: Path, about: Mapping[str, str]) -> Index:
+        """Reads a shard from beginning to end.
+
+        Raises: ValueError if it is no tar, is cut off, or its records are not complete.
+        """
+        found: dict[str, dict[str, tuple[int, int, int]]] = {}
+        try:
+            with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+                for member in tar:
+                    key, _, extension = member.name.partition(".")
+                    content = os.pread(file.fileno(), member.size, member.offset_data)
+                    if len(content) < member.size:
+                        raise ValueError(f"it ends within {member.name}")
+                    if key in found.setdefault(extension, {}):
+                        raise ValueError(f"{member.name} stands in it twice")
+                    found[extension][key] = (member.offset_data, member.size, zlib.crc32(content))
+        except (tarfile.TarError, EOFError) as error:
+            raise ValueError(f"{path}: not a readable tar ({error})") from None
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+        keys = list(found.get("txt", {}))
+        if not keys or any(list(rows) != keys for rows in found.values()):
+            raise ValueError(f"{path}: its records do not all have the same members, with a .txt among them")
+        columns = {
+            extension: np.array(list(rows.values()), dtype=np.int64) for extension, rows in found.items()
+        }
+        return cls(
+            {extension: column[:, 0] for extension, column in columns.items()},
+            {extension: column[:, 1] for extension, column in columns.items()},
+            {extension: column[:, 2].astype(np.uint32) for extension, column in columns.items()},
+            path.stat().st_size,
+            file_sha256(path),
+            dict(about),
+        )
+
+    def dumps(self) -> bytes:
+        from safetensors.numpy import save
+
+        tensors: dict[str, NDArray[Any]] = {}
+        for name in ("offsets", "lengths", "checksums"):
+            for extension, column in getattr(self, name).items():
+                tensors[f"{name}.{extension}"] = np.ascontiguousarray(column)
+        about = {**self.about, "bytes": str(self.num_bytes), "sha256": self.sha256}
+        return save(tensors, {"format_version": str(FORMAT_VERSION), **about})
+
+    @classmethod
+    def load(cls, path: Path) -> Index:
+        """Reads what `dumps` gave.
+
+        Raises: ValueError with the reason for anything else; FileNotFoundError if there is nothing.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        columns: dict[str, dict[str, NDArray[Any]]] = {"offsets": {}, "lengths": {}, "checksums": {}}
+        try:
+            with safe_open(path, "numpy") as file:
+                about = dict(file.metadata() or {})
+                for key in file.keys():  # noqa: SIM118
+                    name, _, extension = key.partition(".")
+                    columns[name][extension] = file.get_tensor(key)
+            if about.pop("format_version") != str(FORMAT_VERSION):
+                raise ValueError("it has another format version")
+            size, sha256 = int(about.pop("bytes")), about.pop("sha256")
+            lengths = {len(column) for group in columns.values() for column in group.values()}
+            if "txt" not in columns["offsets"] or len(lengths) != 1:
+                raise ValueError("its columns are not complete")
+        except FileNotFoundError:
+            raise
+        except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
+            raise ValueError(f"{path}: not an index of a shard ({error}); {REMAKE}.") from None
+        return cls(**columns, num_bytes=size, sha256=sha256, about=about)
+
+
+def file_sha256(path: Path) -> str:
+    """Hash of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class _OpenShard:
+    """A shard that records are read from; closes its file when it is no longer used."""
+
+    def __init__(self, path: Path, index: Index, num_rows: int) -> None:
+        if index.num_rows != num_rows:
+            raise ValueError(
+                f"{path}: its index has {index.num_rows} records, {MANIFEST} says {num_rows}; they do not "
+                f"belong together; {REMAKE}."
+            )
+        self.path, self.index = path, index
+        self._file = path.open("rb")
+        size = os.fstat(self._file.fileno()).st_size
+        if size != index.num_bytes:
+            raise ValueError(
+                f"{path}: it has {size} bytes, its index says {index.num_bytes}: it is cut off, or the two "
+                f"do not belong together; copy it again, or {REMAKE}."
+            )
+
+    def member(self, row: int, extension: str) -> bytes:
+        """Content of one member. Raises: ValueError with the reason if it is damaged."""
+        index = self.index
+        length = int(index.lengths[extension][row])
+        content = os.pread(self._file.fileno(), length, int(index.offsets[extension][row]))
+        if zlib.crc32(content) != int(index.checksums[extension][row]):
+            raise ValueError("its checksum is wrong")
+        return content
+
+    def record(self, row: int) -> tuple[str, dict[str, NDArray[Any]] | None]:
+        """Prompt and stored embedding of a row. Raises: ValueError with the reason if it is damaged."""
+        try:
+            prompt = self.member(row, "txt").decode()
+        except UnicodeDecodeError:
+            raise ValueError("it is not UTF-8") from None
+        check_prompt(prompt)
+        if "safetensors" not in self.index.offsets:
+            return prompt, None
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+
+        try:
+            return prompt, load(self.member(row, "safetensors"))
+        except SafetensorError as error:
+            raise ValueError(f"its embedding cannot be read ({error})") from None
+
+
+# --- reading -----------------------------------------------------------------------------------------------
+
+
+@runtime_checkable
+class ShardFiles(Protocol):
+    """Gives the files of a folder of shards as files on this machine."""
+
+    place: str
+
+    def local(self, name: str, is_whole: Callable[[Path], bool] | None = None) -> Path:
+        """Path of a file by its name, copied here first if need be.
+
+        Args:
+            is_whole: whether a copy is as it should be.
+        Raises: ValueError naming the file and its place if it is missing or cannot be copied.
+        """
+        ...
+
+
+class LocalFiles:
+    """Shards in a folder of this machine."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.place = str(folder)
+
+    def local(self, name: str, is_whole: Callable[[Path], bool] | None = None) -> Path:
+        del is_whole  # nothing is copied
+        path = Path(self.place) / name
+        if not path.is_file():
+            raise ValueError(f"{path}: missing; copy it there again, or {REMAKE}.")
+        return path
+
+
+class ShardedPrompts:
+    """A corpus in shards, of which a few are open at a time (a `PromptSource`).
+
+    A damaged record (its checksum is wrong) is named on the standard error stream, counted, and the next
+    whole record of its shard is given in its place.
+
+    Args:
+        files: where the shards lie.
+    Raises: ValueError if there is no manifest or it cannot be used.
+    """
+
+    def __init__(self, files: ShardFiles) -> None:
+        self._files = files
+        path = files.local(MANIFEST)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path}: cannot be read ({error}); {REMAKE}.") from None
+        self.manifest = Manifest.loads(text, f"{files.place}/{MANIFEST}")
+        self.num_prompts = self.num_distinct = self.manifest.num_prompts
+        self.shard_size = self.manifest.shard_size
+        self.fingerprint = self.manifest.fingerprint
+        self.num_damaged = 0
+        self._open: OrderedDict[int, _OpenShard] = OrderedDict()
+        self._known_damaged: set[tuple[int, int]] = set()
+        self._lock = threading.Lock()
+
+    def read(self, shard: int, rows: Sequence[int]) -> Records:
+        opened = self._shard(shard)
+        prompts: list[str] = []
+        conditions: list[dict[str, NDArray[Any]]] = []
+        num_replaced = 0
+        for row in rows:
+            (prompt, condition), is_replaced = self._whole_record(shard, opened, int(row))
+            prompts.append(prompt)
+            num_replaced += is_replaced
+            if condition is not None:
+                conditions.append(condition)
+        stacked = None
+        if conditions:
+            stacked = {name: np.stack([c[name] for c in conditions]) for name in CONDITION_PARTS}
+        return Records(prompts, stacked, num_replaced)
+
+    def prepare(self, shard: int) -> None:
+        self._shard(shard)
+
+    def examples(self, count: int) -> list[str]:
+        rows = self._num_rows(0)
+        return self.read(0, range(0, rows, max(rows // count, 1))[:count]).prompts
+
+    def _num_rows(self, shard: int) -> int:
+        return min(self.shard_size, self.num_prompts - shard * self.shard_size)
+
+    def _shard(self, shard: int) -> _OpenShard:
+        with self._lock:
+            if shard in self._open:
+                self._open.move_to_end(shard)
+                return self._open[shard]
+        # Other shards stay readable while this one is copied here.
+        opened = self._open_shard(shard)
+        with self._lock:
+            self._open[shard] = opened
+            while len(self._open) > NUM_OPEN:
+                self._open.popitem(last=False)
+        return opened
+
+    def _open_shard(self, shard: int) -> _OpenShard:
+        try:
+            index = Index.load(self._files.local(index_name(shard)))
+            path = self._files.local(shard_name(shard), lambda copy: file_sha256(copy) == index.sha256)
+            return _OpenShard(path, index, self._num_rows(shard))
+        except OSError as error:
+            name = f"{self._files.place}/{shard_name(shard)}"
+            raise ValueError(f"{name}: cannot be opened ({error.strerror or error}); {REMAKE}.") from None
+
+    def _whole_record(self, shard: int, opened: _OpenShard, row: int) -> tuple[Any, bool]:
+        num_rows = opened.index.num_rows
+        for tried in range(min(MAX_REPLACED_IN_ROW, num_rows)):
+            candidate = (row + tried) % num_rows
+            try:
+                return opened.record(candidate), tried > 0
+            except ValueError as error:
+                with self._lock:
+                    if (shard, candidate) not in self._known_damaged:
+                        self._known_damaged.add((shard, candidate))
+                        self.num_damaged += 1
+                        print(
+                            f"warning: {opened.path}: record {candidate} is damaged ({error}); the next one "
+                            f"is shown in its place ({self.num_damaged} damaged so far).",
+                            file=sys.stderr,
+                            flush=True,
+                        )
+        raise ValueError(
+            f"{opened.path}: {MAX_REPLACED_IN_ROW} records in a row are damaged, from {row} on: the shard is "
+            f"damaged or its index belongs to another one; copy it again, or {REMAKE}."
+        )
+
+
+def verify_shards(files: ShardFiles) -> Iterator[str]:
+    """Reads a folder of shards from beginning to end and gives what is wrong with it, one line each."""
+    try:
+        manifest = ShardedPrompts(files).manifest
+    except ValueError as error:
+        yield str(error)
+        return
+    contents: list[str] = []
+    for shard in range(manifest.num_shards):
+        try:
+            index = Index.load(files.local(index_name(shard)))
+            path = files.local(shard_name(shard))
+            if Index.of_tar(path, index.about).dumps() != index.dumps():
+                raise ValueError(f"{path}: its content is not what its index says; {REMAKE}.")
+            contents.append(index.about.get("prompts", ""))
+        except (ValueError, OSError) as error:
+            yield str(error)
+    is_complete = len(contents) == manifest.num_shards
+    if is_complete and hashlib.sha256("".join(contents).encode()).hexdigest() != manifest.fingerprint:
+        yield f"{files.place}: its shards are not those that {MANIFEST} was written for; {REMAKE}."

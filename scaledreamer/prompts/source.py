@@ -1,0 +1,85 @@
+"""Where a stream reads its prompts from: in rows of numbered shards, by number. Needs no torch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Records(NamedTuple):
+    """Rows of one shard.
+
+    Attributes:
+        prompts: one a row.
+        condition: their text embeddings where the shards carry them, by name of `TextCondition`'s parts, with
+            a first axis of rows; else None.
+        num_replaced: damaged rows in whose place their neighbours are given.
+    """
+
+    prompts: list[str]
+    condition: dict[str, NDArray[np.generic]] | None = None
+    num_replaced: int = 0
+
+
+@runtime_checkable
+class PromptSource(Protocol):
+    """A corpus in shards of equal size, the last of which may be smaller.
+
+    Attributes:
+        num_prompts: of the corpus.
+        num_distinct: of these, as far as is known.
+        shard_size: rows of a shard.
+        fingerprint: hash of the prompts in their order.
+    """
+
+    num_prompts: int
+    num_distinct: int
+    shard_size: int
+    fingerprint: str
+
+    def read(self, shard: int, rows: Sequence[int]) -> Records:
+        """Some rows of a shard, in the given order. Safe to call from several threads.
+
+        Raises: ValueError naming the shard if it is missing or cannot be used.
+        """
+        ...
+
+    def prepare(self, shard: int) -> None:
+        """Does what makes a later `read` of a shard fast, such as copying it here; may do nothing.
+
+        Raises: as `read`.
+        """
+        ...
+
+    def examples(self, count: int) -> list[str]:
+        """A few prompts of the corpus, always the same."""
+        ...
+
+
+class PromptList:
+    """A corpus in memory: one shard.
+
+    Raises: ValueError without prompts.
+    """
+
+    def __init__(self, prompts: Sequence[str]) -> None:
+        if not prompts:
+            raise ValueError("prompts: none to train on; give at least one.")
+        self._prompts = prompts
+        self.num_prompts = self.shard_size = len(prompts)
+        self.num_distinct = len(set(prompts))
+        self.fingerprint = hashlib.sha256("\n".join(prompts).encode()).hexdigest()
+
+    def read(self, shard: int, rows: Sequence[int]) -> Records:
+        assert shard == 0, shard
+        return Records([self._prompts[row] for row in rows])
+
+    def prepare(self, shard: int) -> None:
+        del shard  # in memory already
+
+    def examples(self, count: int) -> list[str]:
+        return list(self._prompts[:: max(self.num_prompts // count, 1)][:count])
