@@ -451,6 +451,8 @@ class Training(Section):
     """Prompts of the image grids; None is eight of the corpus."""
     tensorboard: bool = True
     """Write TensorBoard files too."""
+    record_prompts: bool = False
+    """Write down which prompts each rank was given in every step: shown/rank-<n>.jsonl."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 500
     """Steps between checkpoints."""
     keep_checkpoints: Annotated[int, Field(ge=1)] = 2

@@ -41,13 +41,6 @@ def shard_files(source: str, *, cache: str | Path, cache_gib: float = 100.0) -> 
         cache_gib: those used longest ago are removed beyond this size.
     Raises: ValueError for what cannot be read by number.
     """
-    plain = source.split("?")[0].rstrip("/")
-    if plain.endswith(PLAIN_ENDINGS) or ("{" in plain and ".." in plain):
-        raise ValueError(
-            f"prompts.shards: got {source!r}, tars without an index: records in them cannot be found by "
-            "number, so that training on them could not be resumed or shared among ranks without repeating "
-            "prompts. Make indexed shards of them with tools/make_shards.py and give the folder."
-        )
     if source.startswith("pipe:"):
         if "{name}" not in source:
             raise ValueError(
@@ -56,6 +49,13 @@ def shard_files(source: str, *, cache: str | Path, cache_gib: float = 100.0) -> 
                 "cannot be resumed."
             )
         return CachedFiles(source, _open_pipe, cache, cache_gib)
+    plain = source.split("?")[0].rstrip("/")
+    if plain.endswith(PLAIN_ENDINGS) or ("{" in plain and ".." in plain):
+        raise ValueError(
+            f"prompts.shards: got {source!r}, tars without an index: records in them cannot be found by "
+            "number, so that training on them could not be resumed or shared among ranks without repeating "
+            "prompts. Make indexed shards of them with tools/make_shards.py and give the folder."
+        )
     if source.startswith(("http://", "https://")):
         return CachedFiles(source.rstrip("/"), _open_http, cache, cache_gib)
     if "://" in source:

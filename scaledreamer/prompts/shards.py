@@ -363,8 +363,9 @@ class Index:
         for name in ("offsets", "lengths", "checksums"):
             for extension, column in getattr(self, name).items():
                 tensors[f"{name}.{extension}"] = np.ascontiguousarray(column)
-        about = {**self.about, "bytes": str(self.num_bytes), "sha256": self.sha256}
-        return save(tensors, {"format_version": str(FORMAT_VERSION), **about})
+        about = {**self.about, "bytes": self.num_bytes, "sha256": self.sha256}
+        # One entry: safetensors writes several in an order of chance.
+        return save(tensors, {"index": json.dumps({"format_version": FORMAT_VERSION, **about})})
 
     @classmethod
     def load(cls, path: Path) -> Index:
@@ -377,11 +378,11 @@ class Index:
         columns: dict[str, dict[str, NDArray[Any]]] = {"offsets": {}, "lengths": {}, "checksums": {}}
         try:
             with safe_open(path, "numpy") as file:
-                about = dict(file.metadata() or {})
+                about = json.loads((file.metadata() or {})["index"])
                 for key in file.keys():  # noqa: SIM118
                     name, _, extension = key.partition(".")
                     columns[name][extension] = file.get_tensor(key)
-            if about.pop("format_version") != str(FORMAT_VERSION):
+            if about.pop("format_version") != FORMAT_VERSION:
                 raise ValueError("it has another format version")
             size, sha256 = int(about.pop("bytes")), about.pop("sha256")
             lengths = {len(column) for group in columns.values() for column in group.values()}

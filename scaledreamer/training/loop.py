@@ -26,7 +26,7 @@ from scaledreamer.pipeline import TextTo3D
 from scaledreamer.scene import Scene
 from scaledreamer.training.checkpoint import Checkpoint, load_newest, save_checkpoint
 from scaledreamer.training.engine import Process, Update, start_process
-from scaledreamer.training.metrics import Report
+from scaledreamer.training.metrics import PromptRecord, Report
 from scaledreamer.training.output import check_output, make_output
 from scaledreamer.training.step import Trainer
 
@@ -55,6 +55,7 @@ MAY_CHANGE = (
             "sample_every",
             "sample_prompts",
             "tensorboard",
+            "record_prompts",
             "checkpoint_every",
             "keep_checkpoints",
             "max_skipped_steps",
@@ -156,6 +157,8 @@ class Run:
             max_steps=settings.max_steps,
             use_tensorboard=settings.tensorboard,
         )
+        if settings.record_prompts:
+            self.trainer.on_draw = PromptRecord(self.folder / "shown", self.process.rank, step)
         with report, StopSignals() as signals:
             report.texts({"config": f"```\n{dump_config(self.config)}\n```", "prompts": self._prompt_list()})
             report.hyper_parameters(flatten(self.config.model_dump()), SHOWN)

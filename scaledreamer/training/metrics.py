@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -21,6 +21,9 @@ from torch import Tensor
 
 from scaledreamer.files import replace_text
 from scaledreamer.training.engine import Process
+
+if TYPE_CHECKING:
+    from scaledreamer.training.step import Batch
 
 
 class Averages:
@@ -195,6 +198,28 @@ class Report:
         if self._board is not None:
             self._board.add_image("samples", grid, step)
             self._board.flush()
+
+
+class PromptRecord:
+    """Writes down what a rank was given: a line of `step`, `indices` and `prompts` for each part of a batch.
+
+    Args:
+        folder: made if it is not there.
+        rank: names the file.
+        first_step: lines of this step and later ones, from a run that was killed, are dropped.
+    """
+
+    def __init__(self, folder: Path, rank: int, first_step: int) -> None:
+        folder.mkdir(exist_ok=True)
+        path = folder / f"rank-{rank}.jsonl"
+        for other in folder.glob("rank-*.jsonl") if rank == 0 else [path]:
+            _drop_lines_after(other, first_step - 1)
+        self._file = path.open("a", encoding="utf-8")
+
+    def __call__(self, step: int, batch: Batch) -> None:
+        line = {"step": step, "indices": list(batch.indices), "prompts": batch.prompts}
+        self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self._file.flush()
 
 
 def _drop_lines_after(path: Path, step: int) -> None:

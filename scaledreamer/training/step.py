@@ -219,6 +219,7 @@ class Trainer:
     regularizers: Regularizers
     learning_rates: LearningRates
     accumulation_steps: int = 1
+    on_draw: Callable[[int, Batch], None] = lambda step, batch: None
     averages: Averages = field(default_factory=Averages)
     problems: list[str] = field(default_factory=list)
 
@@ -240,6 +241,7 @@ class Trainer:
             # ---- what to draw and from where: a pure function of (seed, step, sample index)
             with self.timer.part("draw"):
                 batch = self.draw(step, micro_step)
+                self.on_draw(step, batch)
 
             # ---- one forward pass for all prompts, and their images
             with self.timer.part("render"):
