@@ -66,7 +66,7 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
 
 def find_config(name: str | Path) -> Path:
     """A file of this name, or else the shipped configuration "tiny" or "configs/tiny.yaml"."""
-    path = Path(name)
+    path = Path(os.path.expanduser(name))
     if not os.path.exists(path) and path.parent in (Path(), Path("configs")):
         for folder in SHIPPED:
             shipped = folder / f"{path.name.removesuffix('.yaml')}.yaml"

@@ -37,7 +37,7 @@ def find_generator(folder: Path | str | None) -> Path:
                 "package, or give the folder of a run or of an exported generator (--checkpoint)"
             )
         return SHIPPED
-    folder = Path(folder).expanduser()
+    folder = Path(os.path.expanduser(folder))  # unlike Path.expanduser no error for an unknown user's
     if not os.path.exists(folder):  # unlike Path.exists False for names that no file can have
         raise ValueError(
             f"checkpoint {folder}: there is no such folder; give a run's folder or an exported generator"

@@ -330,6 +330,9 @@ INFER = [
     ),
     # checkpoints
     checkpoint_case("missing", None, "checkpoint none: there is no such folder; give a run's folder", "none"),
+    checkpoint_case(
+        "unknown user", None, "checkpoint ~nobody-of-this-name/x: there is no", "~nobody-of-this-name/x"
+    ),
     checkpoint_case("name too long", None, f"checkpoint {LONG}: there is no such folder", LONG),
     checkpoint_case(
         "a file", file("model.pt", b"PK"), "checkpoint model.pt: is a file; give the", "model.pt"
@@ -468,6 +471,7 @@ INFER = [
     ),
     output_case("no permission", "new", "no permission to write in ", patch=no_permission),
     full_case("glb", ".glb: File too large; is the place writable, and is there space left on it?"),
+    full_case("obj", ".obj: File too large; is the place writable, and is there space left on it?"),
     full_case("ply", ".ply: File too large; is the place writable, and is there space left on it?"),
     full_case("png", ".png: File too large; is the place writable, and is there space left on it?"),
     full_case("gif", ".gif: File too large; is the place writable, and is there space left on it?"),

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from scaledreamer.config import Config
-from scaledreamer.config_file import dump_config, flatten, load_config, read_yaml, valid_keys
+from scaledreamer.config_file import dump_config, flatten, load_config, parse_config, read_yaml, valid_keys
 
 ROOT = Path(__file__).parent.parent
 
@@ -56,6 +56,24 @@ def test_file_then_command_line_then_defaults(tmp_path: Path) -> None:
 )
 def test_setting_on_the_command_line(setting: str, key: str, value: object) -> None:
     assert flatten(load_config(None, [setting]).model_dump())[key] == value
+
+
+@pytest.mark.parametrize(
+    "key", ["training.output", "generator.start", "prompts.file", "conditioner.model", "priors.0.model"]
+)
+def test_home_folder_in_a_path(key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    *sections, name = key.replace("priors.0", "priors").split(".")
+    section = {name: "~/x"}
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump({sections[0]: [section] if "priors" in key else section}))
+    for config in (load_config("~/config.yaml"), load_config(None, [f"{key}=~/x"])):
+        assert flatten(yaml.safe_load(dump_config(config)))[key] == f"{tmp_path}/x"
+
+
+@pytest.mark.parametrize("value", ["org/model", "a~b", "./~/x", "~nobody-of-this-name/x", "~a\0b/x"])
+def test_no_home_folder_in_a_path(value: str) -> None:
+    assert parse_config({"training": {"output": value}}).training.output == value
 
 
 def test_setting_of_a_prior_that_the_file_lists_without_its_subsection(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import io
 import json
 import os
@@ -266,6 +268,46 @@ def test_obj_read_by_its_specification_stands_upright_and_shows_each_point_in_it
     column, row = (u * size).astype(int).clip(0, size - 1), ((1 - v) * size).astype(int).clip(0, size - 1)
     error = np.abs(image[row, column] / 255 - (centers[:, [2, 0, 1]] + 1) / 2).max(axis=1)
     assert np.quantile(error, 0.98) < 0.02
+
+
+@pytest.mark.parametrize("failing", ["figure-texture.png", "figure.mtl", "figure.obj"])
+@pytest.mark.parametrize("kind", ["write", "rename"])
+def test_an_obj_that_cannot_be_written_leaves_nothing(textured, tmp_path, monkeypatch, failing, kind):
+    original, suffix = os.replace, Path(failing).suffix
+    if kind == "write":
+        open_as = Path.open
+
+        def full(path: Path, *rest: Any, **more: Any) -> Any:
+            return open_as(Path("/dev/full") if path.suffix == suffix else path, *rest, **more)
+
+        monkeypatch.setattr(Path, "open", full)
+    else:
+
+        def refuse(source: Path, target: Path) -> None:
+            if target.name == failing:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            original(source, target)
+
+        monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        save_obj(tmp_path / "figure.obj", textured)
+    assert caught.value.filename.startswith(str(tmp_path / "figure"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_obj_that_cannot_be_written_leaves_the_one_before(textured, tmp_path, monkeypatch):
+    save_obj(tmp_path / "figure.obj", textured)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    open_as = Path.open
+
+    def full(path: Path, *rest: Any, **more: Any) -> Any:
+        return open_as(Path("/dev/full") if path.suffix == ".obj" else path, *rest, **more)
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        save_obj(tmp_path / "figure.obj", dataclasses.replace(textured, texture=255 - textured.texture))
+    monkeypatch.undo()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_ply_read_by_its_header_has_each_vertex_in_its_color(textured, tmp_path):

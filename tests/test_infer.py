@@ -180,6 +180,12 @@ def test_defaults_are_those_of_the_documentation():
     assert arguments.output == Path("outputs/infer") and arguments.formats == ("glb", "mp4", "png")
 
 
+def test_home_folder_in_paths_that_a_shell_leaves_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    arguments = make_parser().parse_args(["--output=~/made", "--prompts-file=~/p.txt"])
+    assert (arguments.output, arguments.prompts_file) == (tmp_path / "made", tmp_path / "p.txt")
+
+
 def test_help_is_quick_and_needs_no_torch():
     code = (
         "import sys; sys.argv = ['infer.py', '--help']\n"

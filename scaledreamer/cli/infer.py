@@ -72,7 +72,11 @@ def _seeds(text: str) -> tuple[int, ...]:
 def _folder(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("got ''; accepted is a folder's name, . for the current one")
-    return Path(text)
+    return _path(text)
+
+
+def _path(text: str) -> Path:
+    return Path(os.path.expanduser(text))  # a shell leaves the ~ of --output=~/x
 
 
 def _formats(text: str) -> tuple[str, ...]:
@@ -105,7 +109,7 @@ def make_parser() -> argparse.ArgumentParser:
         add(flag, default=default, type=parse, metavar="N", help=f"{meaning}, {low} to {high} (%(default)s)")
 
     add("--prompt", action="append", default=[], metavar="TEXT", help="what to make; may be repeated")
-    add("--prompts-file", type=Path, metavar="FILE", help="prompts to make, one a line, UTF-8")
+    add("--prompts-file", type=_path, metavar="FILE", help="prompts to make, one a line, UTF-8")
     add("--stdin", action="store_true", help="read prompts from standard input, one a line")
     add("--output", default="outputs/infer", type=_folder, metavar="DIR", help="where to write (%(default)s)")
     add("--checkpoint", type=Path, metavar="DIR", help="run or exported generator (the shipped one)")

@@ -92,7 +92,7 @@ def obj_companions(path: Path | str) -> tuple[Path, Path]:
 
 
 def save_obj(path: Path | str, mesh: TexturedMesh) -> None:
-    """Wavefront OBJ, y up, front +z, and its companions before it: where it is, they are."""
+    """Wavefront OBJ, y up, front +z, with its companions: all three appear, or none of them."""
     material, texture = obj_companions(path)
     text = trimesh.exchange.obj.export_obj(
         to_trimesh(mesh, gltf_axes=True),
@@ -101,10 +101,22 @@ def save_obj(path: Path | str, mesh: TexturedMesh) -> None:
         header=f"scaledreamer {__version__}",
         digits=6,
     )
-    save_png(texture, mesh.texture)
     lines = ["newmtl baked", "Ka 0 0 0", "Kd 1 1 1", "Ks 0 0 0", "illum 1", f"map_Kd {texture.name}", ""]
-    save_bytes(material, "\n".join(lines).encode())
-    save_bytes(path, text.encode())
+    new = [companion for companion in (material, texture) if not os.path.lexists(companion)]
+    try:
+        # Nothing is renamed before all is written; then the texture, the material, and the OBJ last.
+        with (
+            temporary_beside(path) as new_path,
+            temporary_beside(material) as new_material,
+            temporary_beside(texture) as new_texture,
+        ):
+            new_texture.write_bytes(_png(mesh.texture))
+            new_material.write_bytes("\n".join(lines).encode())
+            new_path.write_bytes(text.encode())
+    except OSError:
+        for companion in new:
+            companion.unlink(missing_ok=True)
+        raise
 
 
 def save_ply(path: Path | str, mesh: TexturedMesh) -> None:
@@ -123,9 +135,13 @@ def save_ply(path: Path | str, mesh: TexturedMesh) -> None:
 
 def save_png(path: Path | str, image: UInt8[np.ndarray, "h w 3"]) -> None:
     """One RGB image."""
+    save_bytes(path, _png(image))
+
+
+def _png(image: UInt8[np.ndarray, "h w 3"]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG")
-    save_bytes(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def save_gif(path: Path | str, frames: UInt8[np.ndarray, "frame h w 3"], fps: int) -> None:
