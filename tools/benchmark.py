@@ -1,9 +1,11 @@
 """How long things take, and where the time goes.
 
     python tools/benchmark.py step [--config configs/tiny.yaml] [training.batch_size=8 ...]
+    python tools/benchmark.py prompts
 
-`step`: each part's share of a training step. Nothing is written but the file of --json. Exit status: 0 done;
-2 bad input; 130 interrupted.
+`step`: each part's share of a training step. `prompts`: how fast prompts come out of shards, beside a plain
+webdataset pipeline over the same ones, and what a corpus of 10^9 costs. Nothing is written but the file of
+--json. Exit status: 0 done; 2 bad input; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from _benchmark_prompts import format_prompts, measure_prompts
 
 from scaledreamer.config_file import load_config
 
@@ -35,7 +39,9 @@ def make_parser() -> argparse.ArgumentParser:
     step.add_argument("--config", default=str(ROOT / "configs" / "tiny.yaml"), help="(%(default)s)")
     step.add_argument("--steps", type=int, default=20, metavar="N", help="steps measured (%(default)s)")
     step.add_argument("--warmup", type=int, default=3, metavar="N", help="steps before them (%(default)s)")
-    step.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
+    prompts = subcommands.add_parser("prompts", help="throughput, start, seek and memory of the stream")
+    for subcommand in (step, prompts):
+        subcommand.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
     step.add_argument(
         "settings", nargs="*", metavar="key.path=value", help="settings that go before the file's"
     )
@@ -46,11 +52,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status."""
     arguments = make_parser().parse_args(argv)
     try:
-        if arguments.steps < 1 or arguments.warmup < 0:
-            raise ValueError("--steps takes at least 1 and --warmup at least 0")
-        config = load_config(arguments.config, arguments.settings)
-        report = measure_step(config, arguments.steps, arguments.warmup)
-        print(format_step(report))
+        if arguments.what == "prompts":
+            report: dict[str, Any] = measure_prompts()
+            print(format_prompts(report))
+        else:
+            if arguments.steps < 1 or arguments.warmup < 0:
+                raise ValueError("--steps takes at least 1 and --warmup at least 0")
+            config = load_config(arguments.config, arguments.settings)
+            report = measure_step(config, arguments.steps, arguments.warmup)
+            print(format_step(report))
         if arguments.json is not None:
             arguments.json.parent.mkdir(parents=True, exist_ok=True)
             arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
