@@ -18,9 +18,15 @@ REPLACED = ".replaced-"
 
 def replace_text(path: Path, text: str) -> None:
     """Replaces a file by another in one step, on the disk as well; where that fails, it stays as it was."""
+    replace_bytes(path, text.encode())
+
+
+def replace_bytes(path: Path, data: bytes) -> None:
+    """`replace_text` for what is no text."""
     temporary = path.with_name(f"{TEMPORARY}{path.name}")
     try:
-        write_text(temporary, text)
+        temporary.write_bytes(data)
+        sync(temporary)
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
@@ -28,6 +34,20 @@ def replace_text(path: Path, text: str) -> None:
             error.filename = str(path)  # a full disk names none
         raise
     sync(path.parent)
+
+
+def append(path: Path, data: bytes) -> None:
+    """Appends all of the data to a file, which may be new, or nothing of it. Does not wait for the disk."""
+    size = path.stat().st_size if path.exists() else None
+    try:
+        with path.open("ab") as file:
+            file.write(data)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True) if size is None else os.truncate(path, size)
+        if error.strerror:
+            error.filename = str(path)
+        raise
 
 
 def replace_folder(new: Path, final: Path) -> None:

@@ -158,7 +158,7 @@ class Run:
             use_tensorboard=settings.tensorboard,
         )
         if settings.record_prompts:
-            self.trainer.on_draw = PromptRecord(self.folder / "shown", self.process.rank, step)
+            self.trainer.on_draw = PromptRecord(self.folder / "shown", self.process, step)
         with report, StopSignals() as signals:
             report.texts({"config": f"```\n{dump_config(self.config)}\n```", "prompts": self._prompt_list()})
             report.hyper_parameters(flatten(self.config.model_dump()), SHOWN)

@@ -1,16 +1,20 @@
 """Numbers of a run: summed on the device, read at ticks, written as JSON lines, to TensorBoard, and as text.
 
-Nothing here waits for the device between ticks.
+Nothing here waits for the device between ticks. What a full disk refuses is an OSError that names the file,
+and leaves no half of a line, record or image.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import math
+import os
+import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +23,7 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
-from scaledreamer.files import replace_text
+from scaledreamer.files import append, replace_bytes, replace_text
 from scaledreamer.training.engine import Process
 
 if TYPE_CHECKING:
@@ -102,17 +106,15 @@ class Report:
         self._start = time.monotonic()
         self._samples = folder / "samples"
         self.is_silent = is_silent
-        self._file: Any = None
-        self._board: Any = None
+        self._metrics = folder / "metrics.jsonl"
+        self._board: Board | None = None
         self._bar: Any = None
         if is_silent:
             return
-        _drop_lines_after(folder / "metrics.jsonl", first_step)
-        self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+        _drop_lines_after(self._metrics, first_step)
+        self._metrics.touch()
         if use_tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step or None)
+            self._board = Board(folder / "tensorboard", first_step)
         if sys.stdout.isatty():
             from rich.progress import BarColumn, Progress, TextColumn
 
@@ -126,9 +128,6 @@ class Report:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for closable in (self._file, self._board):
-            if closable is not None:
-                closable.close()
         if self._bar is not None:
             self._bar.stop()
 
@@ -138,11 +137,11 @@ class Report:
             return
         values = {name: value for name, value in values.items() if math.isfinite(value)}
         rounded = {name: float(f"{value:.6g}") for name, value in values.items()}
-        self._file.write(json.dumps({"step": step, **rounded}) + "\n")
-        self._file.flush()
+        append(self._metrics, (json.dumps({"step": step, **rounded}) + "\n").encode())
         if self._board is not None:
-            for name, value in values.items():
-                self._board.add_scalar(name, value, step)
+            from torch.utils.tensorboard.summary import scalar
+
+            self._board.write(step, [scalar(name, value) for name, value in values.items()])
 
     def progress(self, step: int, values: Mapping[str, float], shown: Sequence[str]) -> None:
         """The line of progress, with some of a tick's numbers."""
@@ -169,8 +168,9 @@ class Report:
     def texts(self, texts: Mapping[str, str]) -> None:
         """Texts for TensorBoard, such as the configuration."""
         if self._board is not None:
-            for name, text in texts.items():
-                self._board.add_text(name, text)
+            from torch.utils.tensorboard.summary import text as text_summary
+
+            self._board.write(0, [text_summary(name, text) for name, text in texts.items()])
 
     def hyper_parameters(self, settings: Mapping[str, Any], metrics: Sequence[str]) -> None:
         """Settings by name for TensorBoard's table of hyper-parameters, beside the metrics named."""
@@ -183,8 +183,7 @@ class Report:
             for name, value in settings.items()
         }
         # Not `add_hparams`, which starts a run of its own and writes a value for every metric.
-        for summary in hparams(plain, dict.fromkeys(metrics, 0.0)):
-            self._board.file_writer.add_summary(summary)
+        self._board.write(0, hparams(plain, dict.fromkeys(metrics, 0.0)))
 
     def grid(self, step: int, rows: Float[Tensor, "row view 3 h w"]) -> None:
         """An image grid as samples/step-<n>.png and for TensorBoard."""
@@ -194,10 +193,49 @@ class Report:
         grid = torch.cat([torch.cat(list(row), dim=-1) for row in rows], dim=-2)
         self._samples.mkdir(exist_ok=True)
         pixels = (grid.movedim(0, -1) * 255).round().byte().numpy()
-        Image.fromarray(pixels).save(self._samples / f"step-{step:08d}.png")
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, format="PNG")
+        replace_bytes(self._samples / f"step-{step:08d}.png", buffer.getvalue())
         if self._board is not None:
-            self._board.add_image("samples", grid, step)
-            self._board.flush()
+            from torch.utils.tensorboard.summary import image
+
+            self._board.write(step, [image("samples", grid)])
+
+
+class Board:
+    """TensorBoard's file of a run, in whole records, each written before the call returns.
+
+    Not `SummaryWriter`, whose thread dies of a full disk on its own, with a traceback, while the run goes on.
+
+    Args:
+        folder: made if it is not there.
+        first_step: TensorBoard forgets what files before this one have of later steps.
+    """
+
+    def __init__(self, folder: Path, first_step: int) -> None:
+        from tensorboard.compat.proto import event_pb2
+
+        self._proto: Any = event_pb2
+        folder.mkdir(exist_ok=True)
+        self._path = folder / f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
+        events = [self._proto.Event(file_version="brain.Event:2")]
+        if first_step:
+            begin = self._proto.SessionLog(status=self._proto.SessionLog.START)
+            events.append(self._proto.Event(step=first_step + 1, session_log=begin))
+        self._append(events)
+
+    def write(self, step: int, summaries: Iterable[Any]) -> None:
+        """Summaries of `torch.utils.tensorboard.summary` at a step."""
+        self._append([self._proto.Event(step=step, summary=summary) for summary in summaries])
+
+    def _append(self, events: Sequence[Any]) -> None:
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        buffer = io.BytesIO()
+        for event in events:
+            event.wall_time = time.time()
+            RecordWriter(buffer).write(event.SerializeToString())
+        append(self._path, buffer.getvalue())
 
 
 class PromptRecord:
@@ -205,21 +243,23 @@ class PromptRecord:
 
     Args:
         folder: made if it is not there.
-        rank: names the file.
+        process: its rank names the file.
         first_step: lines of this step and later ones, from a run that was killed, are dropped.
     """
 
-    def __init__(self, folder: Path, rank: int, first_step: int) -> None:
+    def __init__(self, folder: Path, process: Process, first_step: int) -> None:
         folder.mkdir(exist_ok=True)
-        path = folder / f"rank-{rank}.jsonl"
-        for other in folder.glob("rank-*.jsonl") if rank == 0 else [path]:
-            _drop_lines_after(other, first_step - 1)
-        self._file = path.open("a", encoding="utf-8")
+        path = folder / f"rank-{process.rank}.jsonl"
+        _drop_lines_after(path, first_step - 1)
+        for other in folder.glob("rank-*.jsonl") if process.is_main else ():
+            if int(other.stem.removeprefix("rank-")) >= process.world_size:  # of ranks that are no more
+                _drop_lines_after(other, first_step - 1)
+        path.touch()
+        self._path = path
 
     def __call__(self, step: int, batch: Batch) -> None:
         line = {"step": step, "indices": list(batch.indices), "prompts": batch.prompts}
-        self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        self._file.flush()
+        append(self._path, (json.dumps(line, ensure_ascii=False) + "\n").encode())
 
 
 def _drop_lines_after(path: Path, step: int) -> None:
