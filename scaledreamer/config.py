@@ -131,7 +131,7 @@ class Prompts(Section):
     """Which list of a JSON file."""
     holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Fraction of a file's prompts kept out, by stable hash."""
-    shards: str | None = None
+    shards: Annotated[str | None, ExpandHome] = None
     """Folder or URL of shards that tools/make_shards.py has made, instead of a corpus or a file."""
     use_embeddings: bool = True
     """Give the generator the text embeddings that shards carry, if there are any."""

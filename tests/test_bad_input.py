@@ -28,6 +28,7 @@ from tiny_export import tiny_pipeline
 
 from scaledreamer.asset import Asset
 from scaledreamer.cli import infer, train
+from scaledreamer.training.metrics import Report
 from scaledreamer.training.step import Trainer
 from tests.training_fakes import write_config, write_random_prior
 
@@ -974,6 +975,34 @@ def test_a_full_disk_at_the_export_leaves_the_checkpoint_and_the_same_command_ex
     assert not list(Path("run").glob(".*")) and not Path("run/generator").exists()
     assert train.main(["--config", "config.yaml"]) == 0
     assert Path("run/generator/model_index.json").is_file()
+
+
+@pytest.mark.parametrize("name", ["tensorboard/events", "metrics.jsonl"])
+def test_a_full_disk_under_a_runs_numbers_is_one_line_and_leaves_whole_ones(
+    templates: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    name: str,
+):
+    enter(Case("train", "", [], ""), tmp_path, templates, monkeypatch)
+    original, size = Report.write, 0
+
+    def fill_the_disk(self: Report, *arguments: Any) -> None:
+        nonlocal size
+        size = max(Path("run/tensorboard").iterdir()).stat().st_size
+        with largest_file(40 if name == "metrics.jsonl" else size + 600):
+            original(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Report, "write", fill_the_disk)
+        status = train.main(["--config", "config.yaml", "training.tensorboard=true"])
+    error = capfd.readouterr().err
+    assert status == 2 and error.count("\n") == 1 and error.startswith(f"error: run/{name}")
+    assert error.endswith(": File too large; is the place writable, and is there space left on it?\n")
+    assert all(json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines())
+    assert [path.stat().st_size for path in Path("run/tensorboard").iterdir()] == [size]
+    assert train.main(["--config", "config.yaml", "training.tensorboard=true"]) == 0
 
 
 def test_too_little_memory_is_one_line_that_says_what_to_lower(

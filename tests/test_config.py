@@ -59,7 +59,9 @@ def test_setting_on_the_command_line(setting: str, key: str, value: object) -> N
 
 
 @pytest.mark.parametrize(
-    "key", ["training.output", "generator.start", "prompts.file", "conditioner.model", "priors.0.model"]
+    "key",
+    ["training.output", "generator.start", "prompts.file", "prompts.shards"]
+    + ["conditioner.model", "priors.0.model"],
 )
 def test_home_folder_in_a_path(key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -19,12 +20,15 @@ import yaml
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
+from torch.utils.tensorboard.summary import scalar
 
 from scaledreamer.cli.train import main
 from scaledreamer.config_file import load_config
+from scaledreamer.files import append
 from scaledreamer.pipeline import TextTo3D
 from scaledreamer.training import loop
 from scaledreamer.training.checkpoint import load_newest
+from scaledreamer.training.metrics import Board
 from scaledreamer.training.step import Trainer
 from tests.training_fakes import gradients_of, make_trainer, parameters_of, write_config, write_random_prior
 
@@ -104,6 +108,34 @@ def assert_tensorboard_has_everything(folder: Path) -> None:
     assert "max_steps: 6" in texts["config"] and "a red cat" in texts["prompts"]
     session = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
     assert b"optimizer.lr" in session and b"generator.hyper_ingp.mlp_width" in session
+
+
+def test_tensorboard_forgets_the_steps_that_a_resumption_makes_again(tmp_path: Path) -> None:
+    for first, steps in ((0, range(1, 6)), (3, [4])):
+        board = Board(tmp_path / "tensorboard", first)
+        for step in steps:
+            board.write(step, [scalar("loss", float(first))])
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    values = [(event.step, event.value) for event in events.Scalars("loss")]
+    assert values == [(1, 0.0), (2, 0.0), (3, 0.0), (4, 3.0)]
+
+
+@pytest.mark.parametrize("size", [None, 3])
+def test_append_to_a_full_disk_leaves_the_file_as_it_was(tmp_path: Path, size: int | None) -> None:
+    path, (soft, hard) = tmp_path / "file", resource.getrlimit(resource.RLIMIT_FSIZE)
+    if size is not None:
+        path.write_bytes(b"x" * size)
+    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            append(path, b"y" * 20_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, previous)
+    assert caught.value.filename == str(path)
+    assert (path.stat().st_size if path.exists() else None) == size
 
 
 def test_dry_run_prints_everything_and_writes_nothing(

@@ -47,8 +47,8 @@ on the command line are `key.path=value`, with YAML as the value, and go before 
   there adds a second. `cameras.elevation_deg.0=-20` sets one end of a Range.
 - `null` is YAML's word for what is called None below. On the command line, settings with braces, brackets
   or blanks need quotes.
-- In files and folders (`training.output`, `generator.start`, `prompts.file`, `model`) a leading `~` is the
-  home folder. `training.output=~` alone is YAML's `null`.
+- In files and folders (`training.output`, `generator.start`, `model`, and `file`, `shards` and `cache` of
+  `prompts`) a leading `~` is the home folder. `training.output=~` alone is YAML's `null`.
 - Types are checked, not converted: `batch_size: "4"` in a file is refused, since "4" is a text. A wrong
   setting ends the program at once with one line: the key, what it got, what is accepted, and for an unknown
   key the nearest one that exists.

@@ -199,7 +199,7 @@ class Report:
         if self._board is not None:
             from torch.utils.tensorboard.summary import image
 
-            self._board.write(step, [image("samples", grid)])
+            self._board.write(step, [image("samples", grid, dataformats="CHW")])
 
 
 class Board:
