@@ -697,7 +697,19 @@ TRAIN = [
                 "accepted is what a launcher sets, with RANK below WORLD_SIZE. Start",
             ),
             ({"RANK": "0", "WORLD_SIZE": ""}, "Start with deepspeed or torchrun, or unset RANK"),
-            ({"RANK": "0", "MASTER_PORT": "http"}, "MASTER_PORT=http"),
+            ({"RANK": "0", "MASTER_PORT": ""}, "MASTER_PORT=, "),
+            *(
+                (
+                    {"RANK": "0", "MASTER_PORT": port},
+                    f"MASTER_PORT: got {port!r}; accepted is the number of a port",
+                )
+                for port in ("http", "0", "65536", "-1", "9" * 5000)
+            ),
+            (
+                {"RANK": "0", "MASTER_ADDR": "nowhere.invalid"},
+                "MASTER_ADDR: got 'nowhere.invalid', which this machine cannot resolve (",
+            ),
+            ({"RANK": "0", "MASTER_ADDR": "x" * 70}, "deepspeed --master_addr NAME), or unset RANK to train"),
         ]
     ),
     # where to write
@@ -1038,6 +1050,25 @@ def test_a_port_in_use_is_one_line_that_says_how_to_take_another(templates: Path
     assert result.returncode == 2 and result.stdout == ""
     assert result.stderr.startswith(f"error: process 0 of 1 cannot connect to 127.0.0.1:{port} (")
     assert "another one (deepspeed --master_port N)" in result.stderr and result.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("local_rank", "num_lines"), [("0", 1), ("1", 0)])
+def test_a_machine_that_cannot_resolve_the_address_says_so_once_and_at_once(
+    templates: Path, tmp_path: Path, local_rank: str, num_lines: int
+):
+    with contextlib.chdir(tmp_path):
+        write_config(Path(), templates / "prior")
+    command = [sys.executable, str(ROOT / "train.py"), "--config", "config.yaml"]
+    launcher = {"RANK": "3", "LOCAL_RANK": local_rank, "WORLD_SIZE": "4", "MASTER_PORT": "29500"}
+    variables = os.environ | launcher | {"MASTER_ADDR": "nowhere.invalid", "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(
+        command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert result.returncode == 2 and result.stdout == ""
+    lines = result.stderr.splitlines()
+    assert len(lines) == num_lines
+    assert all(line.startswith("error: MASTER_ADDR: got 'nowhere.invalid', which this") for line in lines)
     assert not (tmp_path / "run").exists()
 
 

@@ -99,13 +99,14 @@ def _train(config: Config, *, is_dry_run: bool) -> int:
 
 
 def _fail(error: Exception) -> int:
-    """One line for the user; with several processes, only from the first, since they fail alike."""
+    """One line for the user; of several processes, only from the first of a machine: they fail alike."""
     message = " ".join(str(error).split())
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         message = f"{where}{error.strerror}; is the place writable, and is there space left on it?"
     rank, world_size = os.environ.get("RANK", ""), os.environ.get("WORLD_SIZE", "")
-    if not (rank.isdecimal() and world_size.isdecimal() and 0 < int(rank) < int(world_size)):
+    is_first = os.environ.get("LOCAL_RANK", rank) == "0"
+    if is_first or not (rank.isdecimal() and world_size.isdecimal() and 0 < int(rank) < int(world_size)):
         print(f"error: {message}", file=sys.stderr)
     return 2
 

@@ -11,6 +11,7 @@ import atexit
 import contextlib
 import math
 import os
+import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -49,7 +50,7 @@ def start_process(device: str = "auto") -> Process:
 
     Args:
         device: "cpu", "cuda" or "auto".
-    Raises: ValueError if there is no such device, or no connection to the other processes.
+    Raises: ValueError if there is no such device, no such address, or no connection to the other processes.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -63,6 +64,8 @@ def start_process(device: str = "auto") -> Process:
         alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
         os.environ.update(alone | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"})
     rank, world_size, local_rank = _place()
+    if store is None:
+        _check_address()
     _import_deepspeed(device)
     if device == "cuda":
         torch.cuda.set_device(local_rank)
@@ -96,17 +99,42 @@ def _place() -> tuple[int, int, int]:
 
     Raises: ValueError if they are not what a launcher sets.
     """
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
     given = {"LOCAL_RANK": "0"} | {name: os.environ[name] for name in names if name in os.environ}
-    numbers = [int(text) if (text := given.get(name, "")).isdecimal() else -1 for name in names]
-    rank, world_size, local_rank, port = numbers
-    if min(numbers) < 0 or rank >= world_size or port > 65535 or not os.environ.get("MASTER_ADDR"):
-        got = ", ".join(f"{name}={os.environ.get(name, '')}" for name in (*names, "MASTER_ADDR"))
+    numbers = [_whole_number(given.get(name, "")) for name in names]
+    rank, world_size, local_rank = numbers
+    address = ("MASTER_PORT", "MASTER_ADDR")
+    if min(numbers) < 0 or rank >= world_size or not all(os.environ.get(name) for name in address):
+        got = ", ".join(f"{name}={os.environ.get(name, '')}" for name in (*names, *address))
         raise ValueError(
             f"the environment has {got}; accepted is what a launcher sets, with RANK below WORLD_SIZE. Start "
             "with deepspeed or torchrun, or unset RANK to train in one process."
         )
     return rank, world_size, local_rank
+
+
+def _check_address() -> None:
+    """Raises ValueError unless MASTER_PORT can be one and MASTER_ADDR resolves; torch retries for an hour."""
+    host, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
+    if not 0 < _whole_number(port) < 65536:
+        raise ValueError(
+            f"MASTER_PORT: got {port!r}; accepted is the number of a port, 1 to 65535. Give the launcher "
+            "another one (deepspeed --master_port N), or unset RANK to train in one process."
+        )
+    try:
+        socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ValueError(
+            f"MASTER_ADDR: got {host!r}, which this machine cannot resolve ({reason}); accepted is the name "
+            "or the address of the first process' machine. Give the launcher another one (deepspeed "
+            "--master_addr NAME), or unset RANK to train in one process."
+        ) from None
+
+
+def _whole_number(text: str) -> int:
+    """-1 for what is none, or has too many digits."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else -1
 
 
 def _import_deepspeed(device: str) -> Any:
