@@ -656,7 +656,7 @@ CASES = [
         ["a.json"],
         "a.json: more than 9 bytes of JSON; save it as JSONL (.jsonl).",
         {"a.json": b'["a frog"]'},
-        lambda patch: patch.setattr(importing, "MAX_JSON_BYTES", 9),
+        lambda patch: patch.setattr(foreign, "MAX_JSON_BYTES", 9),
     ),
     # columns
     bad(
