@@ -5,6 +5,7 @@ Functions with a `config` section read `scaledreamer.config`; the two without al
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,7 +125,7 @@ def build_prompt_source(config: cfg.Prompts) -> PromptSource:
     corpus = config.file or config.name
     digest = PromptList(prompts).fingerprint[:12]
     name = f"{Path(corpus).name.split('.')[0]}-{digest}-{config.shard_size}"
-    folder = Path(config.cache).expanduser() / "shards" / name
+    folder = Path(os.path.expanduser(config.cache)) / "shards" / name
     build_once(
         lambda: shuffled(prompts),
         folder,

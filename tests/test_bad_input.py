@@ -575,7 +575,7 @@ TRAIN = [
         "conditioner.model=null", message="conditioner.model: missing; clip needs a folder or a hub id"
     ),
     setting_case(
-        "evaluation.every=10", message="evaluation.every: prompts of a file have no ground truth to"
+        "evaluation.every=10", message="evaluation.every: only prompts of the tinyworld have a ground truth"
     ),
     setting_case(
         *("prompts.file=null", "evaluation={every: 2, metric: beauty}"),

@@ -60,7 +60,7 @@ def shard_files(source: str, *, cache: str | Path, cache_gib: float = 100.0) -> 
         return CachedFiles(source.rstrip("/"), _open_http, cache, cache_gib)
     if "://" in source:
         return CachedFiles(source.rstrip("/"), _open_fsspec, cache, cache_gib)
-    folder = Path(source).expanduser()
+    folder = Path(os.path.expanduser(source))
     if not (folder / MANIFEST).is_file():
         raise ValueError(
             f"prompts.shards: got {source!r}, where there is no {MANIFEST}"
@@ -93,7 +93,7 @@ class CachedFiles:
     ) -> None:
         self.place, self._open_file, self._limit = place, open_file, limit_gib * 2**30
         name = hashlib.blake2b(place.encode(), digest_size=10).hexdigest()
-        self._folder = Path(cache).expanduser() / "remote" / name
+        self._folder = Path(os.path.expanduser(cache)) / "remote" / name
         self._is_fresh = False
 
     def local(self, name: str, is_whole: Callable[[Path], bool] | None = None) -> Path:
