@@ -96,11 +96,12 @@ def start_from(generator: nn.Module, name: str, settings: Mapping[str, Any], fol
 def build_prompts(config: cfg.Prompts) -> list[str]:
     """Training prompts of a corpus or file, in memory."""
     from scaledreamer.prompts.corpus import corpus_file, read_prompts, split_prompts, tinyworld_prompts
+    from scaledreamer.prompts.shards import shuffled
 
     if config.is_tinyworld:
         return tinyworld_prompts(kinds=config.kinds, max_extras=config.max_extras, limit=config.limit)
     if config.file is None:
-        return read_prompts(corpus_file(config.name))[: config.limit]
+        return shuffled(read_prompts(corpus_file(config.name)))[: config.limit]  # stored sorted
     prompts = read_prompts(config.file, config.section)
     kept, _ = split_prompts(prompts, config.holdout)
     if not kept:
