@@ -236,6 +236,14 @@ def test_a_damaged_record_is_named_counted_and_replaced(
     assert any("shard-000001.tar" in problem for problem in verify_shards(LocalFiles(folder)))
 
 
+def test_making_shards_again_mends_what_is_damaged(folder: Path) -> None:
+    before = contents(folder)
+    damage(folder / shard_name(1), 700)
+    damage(folder / index_name(2), 300)
+    build_shards(PROMPTS, folder, shard_size=SIZE, corpus="test")
+    assert contents(folder) == before
+
+
 def test_a_shard_cut_off_is_refused_by_name(folder: Path) -> None:
     path = folder / shard_name(2)
     with path.open("r+b") as file:

@@ -192,13 +192,13 @@ def _check(prompt: str, corpus: str) -> None:
 
 
 def _is_whole(folder: Path, shard: int, identity: Mapping[str, str]) -> bool:
-    """Whether an interrupted call has finished a shard with this content."""
+    """Whether an earlier call has written a shard with this content, and it is undamaged."""
     try:
         index = Index.load(folder / index_name(shard))
-        size = (folder / shard_name(shard)).stat().st_size
+        is_same = all(index.about.get(name) == value for name, value in identity.items())
+        return is_same and file_sha256(folder / shard_name(shard)) == index.sha256
     except (OSError, ValueError):
         return False
-    return index.num_bytes == size and all(index.about.get(name) == value for name, value in identity.items())
 
 
 def _write_shard(
