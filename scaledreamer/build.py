@@ -313,6 +313,7 @@ def build_trainer(config: cfg.Config, process: Process) -> Trainer:
             eps=optimizer.eps,
             weight_decay=optimizer.weight_decay,
             momentum=optimizer.momentum,
+            adan_betas=optimizer.adan.betas,
         ),
         process,
         micro_batch_size=len(indices),

@@ -60,7 +60,7 @@ def _range_from(low: float, high: float) -> AfterValidator:
 
 def _check_betas(value: list[float]) -> list[float]:
     if not all(0 <= beta < 1 for beta in value):
-        raise ValueError(f"{KEY}: got {value!r}; accepted are two numbers from 0 to below 1.")
+        raise ValueError(f"{KEY}: got {value!r}; accepted are numbers from 0 to below 1.")
     return value
 
 
@@ -388,10 +388,21 @@ class Regularizers(Section):
     """Visible surface faces the camera."""
 
 
-class Optimizer(Section):
-    """The optimizer of the generator, a torch optimizer."""
+class AdanOptimizer(Section):
+    """Settings of adan."""
 
-    name: Literal["adam", "adamw", "sgd"] = "adam"
+    betas: Annotated[list[float], Field(min_length=3, max_length=3), AfterValidator(_check_betas)] = [
+        0.98,
+        0.92,
+        0.99,
+    ]
+    """Share that its averages of gradient, change of gradient and square keep of themselves."""
+
+
+class Optimizer(Section):
+    """The optimizer of the generator: torch's, or adan."""
+
+    name: Literal["adam", "adamw", "adan", "sgd"] = "adam"
     """Rule."""
     lr: Positive = 1e-3
     """Learning rate of the generator."""
@@ -402,13 +413,15 @@ class Optimizer(Section):
     betas: Annotated[Pair, AfterValidator(_check_betas)] = [0.5, 0.99]
     """Decay of adam's and adamw's two averages."""
     eps: Annotated[float, Field(gt=0)] = 1e-15
-    """Of adam and adamw: added to the denominator."""
+    """Of adam, adamw and adan: added to the denominator."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """Decay of weights (adam: as a gradient, adamw: decoupled)."""
+    """Decay of weights (adam: as a gradient, adamw and adan: decoupled)."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Of sgd."""
     max_gradient_norm: Annotated[float | None, Field(gt=0)] = None
     """Longest gradient of all parameters; None is any."""
+    adan: AdanOptimizer = AdanOptimizer()
+    """Settings of adan."""
 
     @model_validator(mode="after")
     def _momentum_belongs_to_sgd(self) -> Optimizer:

@@ -182,7 +182,7 @@ def test_full_disk_keeps_the_earlier_one_and_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("before", "after", "optimizer"),
     [(b, a, "adam") for b, a in ((0, 0), (1, 1), (2, 2), (0, 1), (1, 0), (2, 0), (1, 2))]
-    + [(0, 1, "sgd"), (2, 0, "sgd"), (0, 2, "adamw")],
+    + [(0, 1, "sgd"), (2, 0, "sgd"), (0, 2, "adamw"), (2, 1, "adan")],
 )
 def test_state_moves_between_zero_stages(before: int, after: int, optimizer: str) -> None:
     first = make_trainer(zero_stage=before, optimizer=optimizer)

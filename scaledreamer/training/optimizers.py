@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from scaledreamer.schedules import Schedule
+from scaledreamer.training.adan import Adan
 
 GROUPS = ("generator", "background")
 
@@ -39,13 +40,17 @@ def make_optimizer(
     eps: float = 1e-15,
     weight_decay: float = 0.0,
     momentum: float = 0.0,
+    adan_betas: Sequence[float] = (0.98, 0.92, 0.99),
 ) -> torch.optim.Optimizer:
     """An optimizer of the parameters in the groups of `parameter_groups`; the step sets learning rates.
 
     Args:
-        name: "adam" (weight decay is added to the gradient), "adamw" (decoupled weight decay) or "sgd".
-        betas, eps: of adam and adamw.
+        name: "adam" (weight decay is added to the gradient), "adamw" (decoupled weight decay), "adan" or
+            "sgd".
+        betas: of adam and adamw.
+        eps: of adam, adamw and adan.
         momentum: of sgd.
+        adan_betas: of adan.
     """
     groups = [{"params": list(ps), "group_name": key} for key, ps in parameter_groups(module).items()]
     beta_pair = (betas[0], betas[1])
@@ -58,9 +63,12 @@ def make_optimizer(
             return torch.optim.AdamW(
                 groups, lr=0.0, betas=beta_pair, eps=eps, weight_decay=weight_decay, fused=True
             )
+        case "adan":
+            first, second, third = adan_betas
+            return Adan(groups, lr=0.0, betas=(first, second, third), eps=eps, weight_decay=weight_decay)
         case "sgd":
             return torch.optim.SGD(groups, lr=0.0, momentum=momentum, weight_decay=weight_decay)
-    raise ValueError(f"optimizer.name: got {name!r}; accepted are 'adam', 'adamw' and 'sgd'.")
+    raise ValueError(f"optimizer.name: got {name!r}; accepted are 'adam', 'adamw', 'adan' and 'sgd'.")
 
 
 @dataclass(frozen=True)
