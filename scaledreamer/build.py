@@ -96,7 +96,7 @@ def start_from(generator: nn.Module, name: str, settings: Mapping[str, Any], fol
 def build_prompts(config: cfg.Prompts) -> list[str]:
     """Training prompts of a corpus or file, in memory."""
     from scaledreamer.prompts.corpus import corpus_file, read_prompts, split_prompts, tinyworld_prompts
-    from scaledreamer.prompts.shards import shuffled
+    from scaledreamer.prompts.shard_writer import shuffled
 
     if config.is_tinyworld:
         return tinyworld_prompts(kinds=config.kinds, max_extras=config.max_extras, limit=config.limit)
@@ -115,7 +115,8 @@ def build_prompts(config: cfg.Prompts) -> list[str]:
 def build_prompt_source(config: cfg.Prompts) -> PromptSource:
     """Where the stream reads from: memory, or shards, which are made or copied here if need be."""
     from scaledreamer.prompts.remote import shard_files
-    from scaledreamer.prompts.shards import LocalFiles, ShardedPrompts, build_once, shuffled
+    from scaledreamer.prompts.shard_writer import build_once, shuffled
+    from scaledreamer.prompts.shards import LocalFiles, ShardedPrompts
     from scaledreamer.prompts.source import PromptList
 
     if config.shards is not None:

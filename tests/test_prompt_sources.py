@@ -15,7 +15,8 @@ from scaledreamer.config import Prompts
 from scaledreamer.config_file import load_config, parse_config
 from scaledreamer.prompts.conditioner import TextConditioner
 from scaledreamer.prompts.corpus import comparison_key, normalize_prompt, read_prompts, split_prompts
-from scaledreamer.prompts.shards import Encoder, build_shards
+from scaledreamer.prompts.shard_writer import build_shards
+from scaledreamer.prompts.shards import Encoder
 from scaledreamer.prompts.source import PromptList
 from tests.training_fakes import write_config, write_random_prior
 

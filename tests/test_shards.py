@@ -19,19 +19,17 @@ import pytest
 import torch
 import webdataset
 
-from scaledreamer.prompts import remote, shards
+from scaledreamer.prompts import remote, shard_writer
 from scaledreamer.prompts.remote import CachedFiles, shard_files
+from scaledreamer.prompts.shard_writer import build_once, build_shards, shuffled
 from scaledreamer.prompts.shards import (
     MANIFEST,
     Encoder,
     Index,
     LocalFiles,
     ShardedPrompts,
-    build_once,
-    build_shards,
     index_name,
     shard_name,
-    shuffled,
     verify_shards,
 )
 from scaledreamer.prompts.stream import PromptStream
@@ -160,7 +158,7 @@ def test_an_interrupted_build_goes_on(number: int, tmp_path: Path, monkeypatch: 
 
 
 def test_a_full_disk_leaves_whole_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, count = shards.sync, 0
+    real, count = shard_writer.sync, 0
 
     def full(path: Path) -> None:
         nonlocal count
@@ -169,7 +167,7 @@ def test_a_full_disk_leaves_whole_shards(tmp_path: Path, monkeypatch: pytest.Mon
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(path)
 
-    monkeypatch.setattr(shards, "sync", full)
+    monkeypatch.setattr(shard_writer, "sync", full)
     with pytest.raises(
         ValueError, match=r"cannot be written \(No space left on device\); free space.*goes on"
     ):
@@ -184,7 +182,7 @@ def test_of_several_processes_one_builds(tmp_path: Path) -> None:
     code = f"""
 import time
 from pathlib import Path
-from scaledreamer.prompts.shards import build_once
+from scaledreamer.prompts.shard_writer import build_once
 def prompts():
     for i in range(40):
         time.sleep(0.01)

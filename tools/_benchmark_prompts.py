@@ -121,7 +121,7 @@ def measure_webdataset(folder: str) -> dict[str, float]:
 
 def measure_prompts() -> dict[str, dict[str, float]]:
     """Everything, each in a process of its own."""
-    from scaledreamer.prompts.shards import build_shards
+    from scaledreamer.prompts.shard_writer import build_shards
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = str(Path(scratch) / "shards")

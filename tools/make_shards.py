@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from scaledreamer.prompts.shards import Encode, Encoder
+    from scaledreamer.prompts.shard_writer import Encode
+    from scaledreamer.prompts.shards import Encoder
 
 SHARD_SIZE = 10_000
 ENCODED_AT_ONCE = 64
@@ -38,7 +39,7 @@ def read_lines(path: Path) -> Iterator[str]:
 def load_corpus(source: str, section: str, *, keep_order: bool) -> Iterable[str]:
     """Prompts of a corpus of the package or of a file, shuffled unless the order is to be kept."""
     from scaledreamer.prompts.corpus import NAMES, corpus_file, read_prompts, tinyworld_prompts
-    from scaledreamer.prompts.shards import shuffled
+    from scaledreamer.prompts.shard_writer import shuffled
 
     if source == "tinyworld":
         prompts = list(dict.fromkeys(tinyworld_prompts()))
@@ -75,7 +76,7 @@ def load_encoder(name: str, device: str) -> tuple[Encode, Encoder]:
 
 
 def make(args: argparse.Namespace) -> None:
-    from scaledreamer.prompts.shards import build_shards
+    from scaledreamer.prompts.shard_writer import build_shards
 
     prompts = load_corpus(args.corpus, args.section, keep_order=args.keep_order)
     encode, encoder = load_encoder(args.encoder, args.device) if args.encoder else (None, None)
