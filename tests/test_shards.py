@@ -487,7 +487,7 @@ def test_tool_makes_and_verifies(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("\n".join(PROMPTS))
     made = tool("make", tmp_path / "a.txt", "--out", tmp_path / "out", "--shard-size", 20)
     assert made.returncode == 0, made.stderr
-    assert "50 prompts in 3 shards" in made.stdout
+    assert "50 prompts in 3 shard(s)" in made.stdout
     assert tool("verify", tmp_path / "out").returncode == 0
     source = ShardedPrompts(LocalFiles(tmp_path / "out"))
     assert source.read(0, range(20)).prompts == shuffled(PROMPTS)[:20]
