@@ -175,26 +175,39 @@ def build_prior(config: cfg.Prior, device: torch.device | str) -> DiffusionPrior
     """A frozen prior on a device."""
     import torch
 
-    from scaledreamer.priors.stable_diffusion import StableDiffusionPrior
-
     match config.name:
         case "tinyworld":
+            from scaledreamer.priors.stable_diffusion import StableDiffusionPrior as Prior
+
             folder, dtype = config.model or str(TINY_PRIOR), config.tinyworld.dtype
         case "stable_diffusion":
+            from scaledreamer.priors.stable_diffusion import StableDiffusionPrior as Prior
+
             assert config.model is not None
             folder, dtype = config.model, config.stable_diffusion.dtype
-    return StableDiffusionPrior.from_pretrained(folder, device=device, dtype=getattr(torch, dtype))
+        case "sdxl":
+            from scaledreamer.priors.sdxl import SDXLPrior as Prior
+
+            assert config.model is not None
+            folder, dtype = config.model, config.sdxl.dtype
+    return Prior.from_pretrained(folder, device=device, dtype=getattr(torch, dtype))
 
 
 def build_prior_terms(configs: list[cfg.Prior], device: torch.device, text_cache: int) -> list[PriorTerm]:
-    """All priors of a run with their guidance, eta and weight; `text_cache` as in `EncodingCache`."""
+    """All priors of a run with their guidance, eta and weight; `text_cache` as in `EncodingCache`.
+
+    Raises: ValueError with the key of a prior that cannot be loaded.
+    """
     from scaledreamer.priors.base import TextEmbedding
     from scaledreamer.prompts.encodings import EncodingCache
     from scaledreamer.training.step import PriorTerm
 
     terms = []
-    for config in configs:
-        prior = build_prior(config, device)
+    for number, config in enumerate(configs):
+        try:
+            prior = build_prior(config, device)
+        except ValueError as error:
+            raise ValueError(f"priors.{number}: {error}") from None
         texts = EncodingCache(prior.encode_text, TextEmbedding.cat, capacity=text_cache)
         terms.append(PriorTerm(prior, texts, config.guidance_scale, config.eta, config.weight))
     return terms

@@ -279,10 +279,17 @@ class StableDiffusionPrior(Section):
     """Precision of its networks."""
 
 
+class SDXLPrior(Section):
+    """Settings of Stable Diffusion XL."""
+
+    dtype: Literal["float32", "float16", "bfloat16"] = "float16"
+    """Precision of its networks; the autoencoder is float32 unless its config.json allows less."""
+
+
 class Prior(Section):
     """One of the frozen diffusion priors that judge the rendered images."""
 
-    name: Literal["tinyworld", "stable_diffusion"] = "tinyworld"
+    name: Literal["tinyworld", "stable_diffusion", "sdxl"] = "tinyworld"
     """Kind of prior."""
     model: Annotated[str | None, ExpandHome] = None
     """Hub id or folder; None is the shipped one (tinyworld)."""
@@ -296,6 +303,8 @@ class Prior(Section):
     """Settings of tinyworld."""
     stable_diffusion: StableDiffusionPrior = StableDiffusionPrior()
     """Settings of stable_diffusion."""
+    sdxl: SDXLPrior = SDXLPrior()
+    """Settings of sdxl."""
 
     @model_validator(mode="after")
     def _has_model(self) -> Prior:

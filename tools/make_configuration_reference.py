@@ -75,7 +75,7 @@ Some rules concern several settings:
 - `prompts.file` excludes `prompts.kinds` and `prompts.max_extras`, which choose from the tinyworld, and
   `evaluation.every`, since only prompts of the tinyworld have a ground truth.
 - `prompts.holdout` needs `prompts.file`.
-- `conditioner.name: clip` needs `conditioner.model`, and `priors.N.name: stable_diffusion` needs
+- `conditioner.name: clip` needs `conditioner.model`, and `priors.N.name: stable_diffusion` or `sdxl` needs
   `priors.N.model`.
 - `distillation.t_min` may at no time be above `distillation.t_max`.
 - `distillation.shift_steps` belongs to `distillation.method: asd`, and `optimizer.momentum` to

@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -124,18 +124,24 @@ class TextConditioner:
         return digest.hexdigest()
 
 
-def load_text_encoder(source: str, dtype: torch.dtype, **options: Any) -> tuple[Any, Any]:
+def load_text_encoder(
+    source: str, dtype: torch.dtype, *, number: Literal["", "_2"] = "", **options: Any
+) -> tuple[Any, Any]:
     """CLIP text encoder and tokenizer of `text_encoder/` and `tokenizer/` in a folder or hub id.
+
+    Args:
+        number: "_2" is SDXL's second encoder, with its projection, of `text_encoder_2/` and `tokenizer_2/`.
 
     Raises: ValueError with the reason alone if either is missing, damaged or of another kind.
     """
-    from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+    kind: Any = CLIPTextModelWithProjection if number else CLIPTextModel
     try:
-        tokenizer = CLIPTokenizer.from_pretrained(source, subfolder="tokenizer", **options)
-        loaded: Any = CLIPTextModel.from_pretrained(
+        tokenizer = CLIPTokenizer.from_pretrained(source, subfolder=f"tokenizer{number}", **options)
+        encoder, report = kind.from_pretrained(
             source,
-            subfolder="text_encoder",
+            subfolder=f"text_encoder{number}",
             dtype=dtype,
             use_safetensors=True,
             ignore_mismatched_sizes=True,  # named below
@@ -144,15 +150,16 @@ def load_text_encoder(source: str, dtype: torch.dtype, **options: Any) -> tuple[
         )
     except Exception as error:  # the libraries let through whatever a damaged file leads to
         raise ValueError(" ".join(str(error).split())[:300] or type(error).__name__) from None
-    encoder, report = loaded
     wrong = sorted(report["missing_keys"]) + sorted(key for key, *_ in report["mismatched_keys"])
     if wrong:
-        raise ValueError(f"text_encoder/ has no weights for {wrong[0]} of the size in its config.json")
+        raise ValueError(
+            f"text_encoder{number}/ has no weights for {wrong[0]} of the size in its config.json"
+        )
     # Without its files the library makes an empty tokenizer; a whole one has at least 256 bytes, twice.
     if not 512 <= len(tokenizer) <= encoder.config.vocab_size:
         raise ValueError(
-            f"tokenizer/ has {len(tokenizer)} tokens, text_encoder/ {encoder.config.vocab_size}, so they do "
-            "not belong together"
+            f"tokenizer{number}/ has {len(tokenizer)} tokens, text_encoder{number}/ "
+            f"{encoder.config.vocab_size}, so they do not belong together"
         )
     return encoder, tokenizer
 

@@ -1,0 +1,228 @@
+"""Stable Diffusion XL (Podell et al. 2023) as a prior: two text encoders, and a UNet that is also told sizes.
+
+Beside the noised latents, the UNet reads
+
+- tokens: the hidden states before the last layer of both text encoders, side by side;
+- pooled: the second encoder's projected embedding of the whole text;
+- time ids: (height, width) of the image before any crop, (top, left) of the crop, (height, width) of the
+  image wanted. Here they are always (size, size, 0, 0, size, size): a whole image at the prior's own size.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from scaledreamer.priors import latent_diffusion
+from scaledreamer.priors.base import TextEmbedding
+from scaledreamer.prompts.conditioner import load_text_encoder
+
+LAYOUT = (
+    "model_index.json",
+    "vae/",
+    "unet/",
+    "text_encoder/",
+    "text_encoder_2/",
+    "tokenizer/",
+    "tokenizer_2/",
+    "scheduler/",
+)
+
+
+class SDXLPrior:
+    """SDXL's AutoencoderKL, UNet2DConditionModel and two CLIP text encoders behind the `DiffusionPrior`
+    contract.
+
+    Args:
+        autoencoder, unet: diffusers' objects; the autoencoder may have a dtype of its own.
+        text_encoder, tokenizer: transformers' CLIPTextModel and its tokenizer.
+        text_encoder_2, tokenizer_2: CLIPTextModelWithProjection and its tokenizer.
+        alpha_bar: cumulative product of the scheduler, one value per step.
+        prediction_type: "epsilon" or "v_prediction".
+        zeros_for_empty_prompt: the unconditional text "" is all zeros, `force_zeros_for_empty_prompt` of
+            diffusers, and not what the encoders make of it.
+
+    Raises: ValueError for parts that are not of SDXL or do not belong together.
+    """
+
+    num_views = 1
+
+    def __init__(
+        self,
+        autoencoder: Any,
+        unet: Any,
+        text_encoder: Any,
+        tokenizer: Any,
+        text_encoder_2: Any,
+        tokenizer_2: Any,
+        alpha_bar: Float[Tensor, " step"],
+        prediction_type: str,
+        zeros_for_empty_prompt: bool = True,
+    ) -> None:
+        _check_parts(unet, text_encoder, text_encoder_2)
+        self._schedule = latent_diffusion.NoiseSchedule(
+            alpha_bar.to(unet.device, torch.float32), prediction_type
+        )
+        for module in (autoencoder, unet, text_encoder, text_encoder_2):
+            module.eval().requires_grad_(False)
+        self._autoencoder, self._unet = autoencoder, unet
+        self._encoders = ((text_encoder, tokenizer), (text_encoder_2, tokenizer_2))
+        self._zeros_for_empty_prompt = zeros_for_empty_prompt
+        latent_size = unet.config.sample_size
+        self.latent_shape = (unet.config.in_channels, latent_size, latent_size)
+        self.image_size = latent_diffusion.image_size(autoencoder, unet)
+        size = float(self.image_size)
+        self._time_ids = torch.tensor([size, size, 0, 0, size, size], device=unet.device)
+
+    @classmethod
+    def from_pretrained(
+        cls, folder_or_id: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> SDXLPrior:
+        """Loads a pipeline folder of the diffusers layout, or a hub id, from safetensors only.
+
+        The autoencoder is float32 whatever `dtype` is, since SDXL's own overflows in float16, unless its
+        config.json says `force_upcast: false`, as that of a repaired one does. What "" is encoded as follows
+        `force_zeros_for_empty_prompt` of model_index.json, true where it is left out.
+
+        Raises: ValueError if a part is not there, is damaged or is not of this family; it is named.
+        """
+        from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
+
+        source = str(folder_or_id)
+        latent_diffusion.check_folder(source, LAYOUT, LAYOUT)
+        with latent_diffusion.loading(source, "model_index.json"):
+            zeros_for_empty_prompt = _zeros_for_empty_prompt(DiffusionPipeline.load_config(source))
+        with latent_diffusion.loading(source, "text_encoder/ and tokenizer/"):
+            text_encoder, tokenizer = load_text_encoder(source, dtype)
+            text_encoder.to(device)
+        with latent_diffusion.loading(source, "text_encoder_2/ and tokenizer_2/"):
+            text_encoder_2, tokenizer_2 = load_text_encoder(source, dtype, number="_2")
+            text_encoder_2.to(device)
+        with latent_diffusion.loading(source, "vae/"):
+            config: Any = AutoencoderKL.load_config(source, subfolder="vae")
+            vae_dtype = torch.float32 if config.get("force_upcast", True) else dtype
+            autoencoder = latent_diffusion.load_network(AutoencoderKL, source, "vae", vae_dtype, device)
+        with latent_diffusion.loading(source, "unet/"):
+            unet = latent_diffusion.load_network(UNet2DConditionModel, source, "unet", dtype, device)
+        with latent_diffusion.loading(source, "scheduler/"):
+            schedule = latent_diffusion.load_scheduler(source)
+        parts = (autoencoder, unet, text_encoder, tokenizer, text_encoder_2, tokenizer_2)
+        try:
+            return cls(*parts, *schedule, zeros_for_empty_prompt)
+        except ValueError as error:
+            raise ValueError(f"prior {source}: {error}") from None
+
+    @torch.no_grad()
+    def encode_text(self, prompts: list[str]) -> TextEmbedding:
+        """Both encoders' tokens side by side and the second's pooled embedding, padded to their full length;
+        longer text is cut. "" is zeros where `zeros_for_empty_prompt`."""
+        tokens, pooled = [], None
+        for encoder, tokenizer in self._encoders:
+            ids = tokenizer(
+                prompts,
+                padding="max_length",
+                truncation=True,
+                max_length=encoder.config.max_position_embeddings,
+                return_tensors="pt",
+            ).input_ids
+            output = encoder(ids.to(self._unet.device), output_hidden_states=True)
+            tokens.append(output.hidden_states[-2])
+            pooled = output.get("text_embeds")
+        assert pooled is not None
+        encoded = TextEmbedding(torch.cat(tokens, dim=-1), pooled)
+        if self._zeros_for_empty_prompt:
+            is_empty = torch.tensor([not prompt for prompt in prompts], device=pooled.device)
+            encoded.tokens[is_empty] = 0
+            pooled[is_empty] = 0
+        return encoded
+
+    def encode_image(
+        self,
+        images: Float[Tensor, "image 3 h w"],
+        noise: Float[Tensor, "image c h_latent w_latent"] | None = None,
+    ) -> Float[Tensor, "image c h_latent w_latent"]:
+        """See `DiffusionPrior.encode_image`; images at the prior's `image_size`."""
+        return latent_diffusion.encode_image(self._autoencoder, images, noise)
+
+    def decode_latents(
+        self, latents: Float[Tensor, "image c h_latent w_latent"]
+    ) -> Float[Tensor, "image 3 h w"]:
+        """Images in [0, 1] of scaled latents."""
+        return latent_diffusion.decode_latents(self._autoencoder, latents)
+
+    def alpha(self, t: Float[Tensor, " image"]) -> Float[Tensor, " image"]:
+        """Square root of the scheduler's alpha_bar at the nearest step."""
+        return self._schedule.alpha(t)
+
+    def sigma(self, t: Float[Tensor, " image"]) -> Float[Tensor, " image"]:
+        """Square root of 1 - alpha_bar at the nearest step."""
+        return self._schedule.sigma(t)
+
+    @torch.no_grad()
+    def predict_noise(
+        self,
+        x_t: Float[Tensor, "image c h_latent w_latent"],
+        t: Float[Tensor, " image"],
+        conditioning: TextEmbedding,
+    ) -> Float[Tensor, "image c h_latent w_latent"]:
+        """Epsilon from the UNet, whatever it predicts."""
+        assert conditioning.pooled is not None
+        dtype, steps = self._unet.dtype, self._schedule.steps(t)
+        added = {
+            "text_embeds": conditioning.pooled.to(dtype),
+            "time_ids": self._time_ids.expand(len(x_t), -1),
+        }
+        output = self._unet(
+            x_t.to(dtype), steps, conditioning.tokens.to(dtype), added_cond_kwargs=added
+        ).sample.float()
+        return self._schedule.epsilon(output, x_t, t)
+
+    def sample(
+        self,
+        prompts: list[str],
+        noise: Float[Tensor, "image c h_latent w_latent"],
+        *,
+        guidance_scale: float = 7.5,
+        num_steps: int = 30,
+    ) -> Float[Tensor, "image 3 h w"]:
+        """Images of prompts by DDIM with classifier-free guidance: to look at what a prior knows."""
+        return self.decode_latents(
+            latent_diffusion.ddim(self, prompts, noise, guidance_scale=guidance_scale, num_steps=num_steps)
+        )
+
+
+def _zeros_for_empty_prompt(index: Any) -> bool:
+    value = index.get("force_zeros_for_empty_prompt", True)
+    if not isinstance(value, bool):
+        raise ValueError(f"force_zeros_for_empty_prompt is {value!r}; accepted are true and false")
+    return value
+
+
+def _check_parts(unet: Any, text_encoder: Any, text_encoder_2: Any) -> None:
+    first, second, config = text_encoder.config, text_encoder_2.config, unet.config
+    if config.addition_embed_type != "text_time":
+        raise ValueError(
+            f"unet/ is not SDXL's: its addition_embed_type is {config.addition_embed_type!r}, not "
+            "'text_time'; Stable Diffusion 1.x and 2.x are stable_diffusion."
+        )
+    if first.max_position_embeddings != second.max_position_embeddings:
+        raise ValueError(
+            f"text_encoder/ reads {first.max_position_embeddings} tokens, text_encoder_2/ "
+            f"{second.max_position_embeddings}, so they do not belong together."
+        )
+    width = first.hidden_size + second.hidden_size
+    if config.cross_attention_dim != width:
+        raise ValueError(
+            f"text_encoder/ and text_encoder_2/ have {width} features together, unet/ reads "
+            f"{config.cross_attention_dim}, so they do not belong together."
+        )
+    added = 6 * config.addition_time_embed_dim + second.projection_dim
+    if unet.add_embedding.linear_1.in_features != added:
+        raise ValueError(
+            f"unet/ reads {unet.add_embedding.linear_1.in_features} added features, and 6 time ids with "
+            f"text_encoder_2/ give {added}; SDXL's refiner is no prior here, its base is."
+        )
