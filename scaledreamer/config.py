@@ -60,7 +60,8 @@ def _range_from(low: float, high: float) -> AfterValidator:
 
 def _check_betas(value: list[float]) -> list[float]:
     if not all(0 <= beta < 1 for beta in value):
-        raise ValueError(f"{KEY}: got {value!r}; accepted are numbers from 0 to below 1.")
+        count = "two" if len(value) == 2 else "three"
+        raise ValueError(f"{KEY}: got {value!r}; accepted are {count} numbers from 0 to below 1.")
     return value
 
 
