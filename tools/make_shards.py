@@ -97,7 +97,7 @@ def make(args: argparse.Namespace) -> None:
     )
     size = sum(path.stat().st_size for path in args.out.iterdir())
     print(
-        f"{args.out}: {manifest.num_prompts:,} prompts in {manifest.num_shards} shards, {size / 1e6:.1f} MB"
+        f"{args.out}: {manifest.num_prompts:,} prompts in {manifest.num_shards} shard(s), {size / 1e6:.1f} MB"
     )
 
 
