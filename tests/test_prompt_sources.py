@@ -15,8 +15,9 @@ from scaledreamer.config import Prompts
 from scaledreamer.config_file import load_config, parse_config
 from scaledreamer.prompts.conditioner import TextConditioner
 from scaledreamer.prompts.corpus import comparison_key, normalize_prompt, read_prompts, split_prompts
+from scaledreamer.prompts.order import EpochOrder
 from scaledreamer.prompts.shard_writer import build_shards
-from scaledreamer.prompts.shards import Encoder
+from scaledreamer.prompts.shards import Encoder, shard_name
 from scaledreamer.prompts.source import PromptList
 from tests.training_fakes import write_config, write_random_prior
 
@@ -185,3 +186,27 @@ def test_asd_100k_has_the_published_settings() -> None:
     assert (config.optimizer.lr, config.optimizer.background_lr) == (4e-3, 1e-3)
     assert (config.priors[0].guidance_scale, config.priors[0].eta) == (7.5, 0.1)
     assert (config.distillation.t_min, config.distillation.t_max) == ([0.5, 0.02], [0.98, 0.5])
+
+
+def test_a_shard_that_is_missing_late_in_a_run_is_one_line_and_keeps_checkpoints(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shards, run = tmp_path / "shards", tmp_path / "run"
+    build_shards(PROMPTS, shards, shard_size=10, corpus="test")
+    second = EpochOrder(len(PROMPTS), 10, seed=0).shard_after(0)
+    (shards / shard_name(second)).unlink()
+    config = write_config(
+        tmp_path,
+        write_random_prior(tmp_path / "prior"),
+        prompts__shards=str(shards),
+        prompts__file=None,
+        training__output=str(run),
+        training__checkpoint_every=1,
+    )
+    assert main(["--config", str(config)]) == 2
+    said = capsys.readouterr().err
+    assert f"{shard_name(second)}: missing" in said and "goes on from the last checkpoint" in said
+    assert "Traceback" not in said
+    assert (run / "checkpoints" / "step-00000002").is_dir()
+    build_shards(PROMPTS, shards, shard_size=10, corpus="test")
+    assert main(["--config", str(config)]) == 0

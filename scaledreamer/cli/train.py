@@ -78,6 +78,7 @@ def _train(config: Config, *, is_dry_run: bool) -> int:
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
+    from scaledreamer.prompts.source import SourceError
     from scaledreamer.training.loop import RunError, describe, prepare
 
     transformers_logging.disable_progress_bar()
@@ -93,20 +94,27 @@ def _train(config: Config, *, is_dry_run: bool) -> int:
     else:
         try:
             run.train()
+        except SourceError as error:
+            resumed = "the same command then goes on from the last checkpoint"
+            return _fail(ValueError(f"{error} Training has stopped; {resumed}."), is_shared=False)
         except (RunError, OSError) as error:
             return _fail(error)
     return 0
 
 
-def _fail(error: Exception) -> int:
-    """One line for the user; of several processes, only from the first of a machine: they fail alike."""
+def _fail(error: Exception, *, is_shared: bool = True) -> int:
+    """One line for the user; of several processes that fail alike, only from the first of a machine."""
     message = " ".join(str(error).split())
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         message = f"{where}{error.strerror}; is the place writable, and is there space left on it?"
     rank, world_size = os.environ.get("RANK", ""), os.environ.get("WORLD_SIZE", "")
     is_first = os.environ.get("LOCAL_RANK", rank) == "0"
-    if is_first or not (rank.isdecimal() and world_size.isdecimal() and 0 < int(rank) < int(world_size)):
+    if (
+        is_first
+        or not is_shared
+        or not (rank.isdecimal() and world_size.isdecimal() and 0 < int(rank) < int(world_size))
+    ):
         print(f"error: {message}", file=sys.stderr)
     return 2
 

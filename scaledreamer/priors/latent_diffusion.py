@@ -212,3 +212,46 @@ def load_scheduler(source: str) -> tuple[Float[Tensor, " step"], str]:
         raise ValueError(f"scheduler/ is {name}; only networks of alpha_bar's discrete steps are read")
     scheduler: Any = DDIMScheduler.from_config(config)
     return scheduler.alphas_cumprod, scheduler.config["prediction_type"]
+
+
+class LatentDiffusionPrior:
+    """What latent diffusion priors do alike; each encodes text and predicts noise in its own way."""
+
+    _autoencoder: Any
+    _schedule: NoiseSchedule
+
+    def encode_image(
+        self,
+        images: Float[Tensor, "image 3 h w"],
+        noise: Float[Tensor, "image c h_latent w_latent"] | None = None,
+    ) -> Float[Tensor, "image c h_latent w_latent"]:
+        """See `DiffusionPrior.encode_image`; images at the prior's `image_size`."""
+        return encode_image(self._autoencoder, images, noise)
+
+    def decode_latents(
+        self, latents: Float[Tensor, "image c h_latent w_latent"]
+    ) -> Float[Tensor, "image 3 h w"]:
+        """Images in [0, 1] of scaled latents."""
+        return decode_latents(self._autoencoder, latents)
+
+    def alpha(self, t: Float[Tensor, " image"]) -> Float[Tensor, " image"]:
+        """Square root of the scheduler's alpha_bar at the nearest step."""
+        return self._schedule.alpha(t)
+
+    def sigma(self, t: Float[Tensor, " image"]) -> Float[Tensor, " image"]:
+        """Square root of 1 - alpha_bar at the nearest step."""
+        return self._schedule.sigma(t)
+
+    def sample(
+        self,
+        prompts: list[str],
+        noise: Float[Tensor, "image c h_latent w_latent"],
+        *,
+        guidance_scale: float = 7.5,
+        num_steps: int = 30,
+    ) -> Float[Tensor, "image 3 h w"]:
+        """Images of prompts by DDIM with classifier-free guidance: to look at what a prior knows."""
+        prior: Any = self  # with what the two priors add
+        return self.decode_latents(
+            ddim(prior, prompts, noise, guidance_scale=guidance_scale, num_steps=num_steps)
+        )

@@ -33,7 +33,7 @@ LAYOUT = (
 )
 
 
-class SDXLPrior:
+class SDXLPrior(latent_diffusion.LatentDiffusionPrior):
     """SDXL's AutoencoderKL, UNet2DConditionModel and two CLIP text encoders behind the `DiffusionPrior`
     contract.
 
@@ -140,28 +140,6 @@ class SDXLPrior:
             pooled[is_empty] = 0
         return encoded
 
-    def encode_image(
-        self,
-        images: Float[Tensor, "image 3 h w"],
-        noise: Float[Tensor, "image c h_latent w_latent"] | None = None,
-    ) -> Float[Tensor, "image c h_latent w_latent"]:
-        """See `DiffusionPrior.encode_image`; images at the prior's `image_size`."""
-        return latent_diffusion.encode_image(self._autoencoder, images, noise)
-
-    def decode_latents(
-        self, latents: Float[Tensor, "image c h_latent w_latent"]
-    ) -> Float[Tensor, "image 3 h w"]:
-        """Images in [0, 1] of scaled latents."""
-        return latent_diffusion.decode_latents(self._autoencoder, latents)
-
-    def alpha(self, t: Float[Tensor, " image"]) -> Float[Tensor, " image"]:
-        """Square root of the scheduler's alpha_bar at the nearest step."""
-        return self._schedule.alpha(t)
-
-    def sigma(self, t: Float[Tensor, " image"]) -> Float[Tensor, " image"]:
-        """Square root of 1 - alpha_bar at the nearest step."""
-        return self._schedule.sigma(t)
-
     @torch.no_grad()
     def predict_noise(
         self,
@@ -180,19 +158,6 @@ class SDXLPrior:
             x_t.to(dtype), steps, conditioning.tokens.to(dtype), added_cond_kwargs=added
         ).sample.float()
         return self._schedule.epsilon(output, x_t, t)
-
-    def sample(
-        self,
-        prompts: list[str],
-        noise: Float[Tensor, "image c h_latent w_latent"],
-        *,
-        guidance_scale: float = 7.5,
-        num_steps: int = 30,
-    ) -> Float[Tensor, "image 3 h w"]:
-        """Images of prompts by DDIM with classifier-free guidance: to look at what a prior knows."""
-        return self.decode_latents(
-            latent_diffusion.ddim(self, prompts, noise, guidance_scale=guidance_scale, num_steps=num_steps)
-        )
 
 
 def _zeros_for_empty_prompt(index: Any) -> bool:

@@ -17,7 +17,7 @@ from scaledreamer.prompts.conditioner import load_text_encoder
 LAYOUT = ("model_index.json", "vae/", "unet/", "text_encoder/", "tokenizer/", "scheduler/")
 
 
-class StableDiffusionPrior:
+class StableDiffusionPrior(latent_diffusion.LatentDiffusionPrior):
     """AutoencoderKL, UNet2DConditionModel and CLIP text encoder behind the `DiffusionPrior` contract.
 
     Args:
@@ -86,28 +86,6 @@ class StableDiffusionPrior:
         ).input_ids
         return TextEmbedding(self._text_encoder(ids.to(self._unet.device)).last_hidden_state)
 
-    def encode_image(
-        self,
-        images: Float[Tensor, "image 3 h w"],
-        noise: Float[Tensor, "image c h_latent w_latent"] | None = None,
-    ) -> Float[Tensor, "image c h_latent w_latent"]:
-        """See `DiffusionPrior.encode_image`; images at the prior's `image_size`."""
-        return latent_diffusion.encode_image(self._autoencoder, images, noise)
-
-    def decode_latents(
-        self, latents: Float[Tensor, "image c h_latent w_latent"]
-    ) -> Float[Tensor, "image 3 h w"]:
-        """Images in [0, 1] of scaled latents."""
-        return latent_diffusion.decode_latents(self._autoencoder, latents)
-
-    def alpha(self, t: Float[Tensor, " image"]) -> Float[Tensor, " image"]:
-        """Square root of the scheduler's alpha_bar at the nearest step."""
-        return self._schedule.alpha(t)
-
-    def sigma(self, t: Float[Tensor, " image"]) -> Float[Tensor, " image"]:
-        """Square root of 1 - alpha_bar at the nearest step."""
-        return self._schedule.sigma(t)
-
     @torch.no_grad()
     def predict_noise(
         self,
@@ -119,16 +97,3 @@ class StableDiffusionPrior:
         dtype, steps = self._unet.dtype, self._schedule.steps(t)
         output = self._unet(x_t.to(dtype), steps, conditioning.tokens.to(dtype)).sample.float()
         return self._schedule.epsilon(output, x_t, t)
-
-    def sample(
-        self,
-        prompts: list[str],
-        noise: Float[Tensor, "image c h_latent w_latent"],
-        *,
-        guidance_scale: float = 7.5,
-        num_steps: int = 30,
-    ) -> Float[Tensor, "image 3 h w"]:
-        """Images of prompts by DDIM with classifier-free guidance: to look at what a prior knows."""
-        return self.decode_latents(
-            latent_diffusion.ddim(self, prompts, noise, guidance_scale=guidance_scale, num_steps=num_steps)
-        )

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from scaledreamer.prompts.check import check_prompt
 from scaledreamer.prompts.corpus import unique_keys
-from scaledreamer.prompts.source import Records
+from scaledreamer.prompts.source import Records, SourceError
 
 FORMAT_VERSION = 1
 MANIFEST = "shards.json"
@@ -322,6 +322,12 @@ class ShardedPrompts:
         self._lock = threading.Lock()
 
     def read(self, shard: int, rows: Sequence[int]) -> Records:
+        try:
+            return self._read(shard, rows)
+        except ValueError as error:
+            raise SourceError(str(error)) from None
+
+    def _read(self, shard: int, rows: Sequence[int]) -> Records:
         opened = self._shard(shard)
         prompts: list[str] = []
         conditions: list[dict[str, NDArray[Any]]] = []

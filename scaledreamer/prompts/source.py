@@ -10,6 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+class SourceError(ValueError):
+    """A part of the corpus is missing or cannot be used; perhaps for one process only, and late in a run."""
+
+
 class Records(NamedTuple):
     """Rows of one shard.
 
@@ -44,7 +48,7 @@ class PromptSource(Protocol):
     def read(self, shard: int, rows: Sequence[int]) -> Records:
         """Some rows of a shard, in the given order. Safe to call from several threads.
 
-        Raises: ValueError naming the shard if it is missing or cannot be used.
+        Raises: SourceError naming the shard if it is missing or cannot be used.
         """
         ...
 

@@ -129,7 +129,7 @@ class PromptStream:
     def samples(self, step: int, indices: Sequence[int], device: torch.device | str = "cpu") -> Drawn:
         """Prompts and random numbers of some samples of a step's global batch.
 
-        Raises: ValueError naming the shard if it is missing or cannot be used.
+        Raises: SourceError naming the shard if it is missing or cannot be used.
         """
         key = (step, tuple(indices))
         assert all(0 <= index < self.batch_size for index in indices), (indices, self.batch_size)

@@ -284,6 +284,8 @@ class Trainer:
         drawn = self.stream.samples(step, indices, process.device)
         following = (micro_step + 1) % self.accumulation_steps
         self.stream.announce(step + (following == 0), self.indices(following))
+        if self.stream.order.num_shards > 1:
+            self.averages.add("prompts/damaged", torch.tensor(drawn.num_replaced / len(indices)))
         condition = self.conditioner(drawn.prompts) if drawn.condition is None else drawn.condition
         cameras = self.views.cameras(drawn.random.uniform("cameras", self.views.num_views, 4))
         return Batch(indices, drawn.prompts, drawn.random, condition, cameras)
