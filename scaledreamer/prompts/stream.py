@@ -118,13 +118,17 @@ class PromptStream:
         return self._read(step, tuple(indices)).prompts
 
     def announce(self, step: int, indices: Sequence[int]) -> None:
-        """Begins to read what `samples` will be asked for next, and to open the shard after it."""
+        """Begins to read what `samples` will be asked for next, and to open the shard after it.
+
+        Where there is one shard it is in memory or open already, and a thread would gain nothing.
+        """
+        if self.order.num_shards == 1:
+            return
         key = (step, tuple(indices))
         self._announced = (key, self._reader.submit(self._read, *key))
-        if self.order.num_shards > 1:
-            after = self.order.shard_after(step * self.batch_size + key[1][-1])
-            if self._prepared is None or self._prepared[0] != after:
-                self._prepared = (after, self._reader.submit(self.source.prepare, after))
+        after = self.order.shard_after(step * self.batch_size + key[1][-1])
+        if self._prepared is None or self._prepared[0] != after:
+            self._prepared = (after, self._reader.submit(self.source.prepare, after))
 
     def samples(self, step: int, indices: Sequence[int], device: torch.device | str = "cpu") -> Drawn:
         """Prompts and random numbers of some samples of a step's global batch.
