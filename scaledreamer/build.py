@@ -163,11 +163,11 @@ def build_conditioner(config: cfg.Conditioner, device: torch.device | str) -> Te
 
     match config.name:
         case "tinyworld":
-            folder = config.model or str(TINY_PRIOR)
+            folder = config.models[0] if config.models else str(TINY_PRIOR)
         case "clip":
-            if config.model is None:
+            if not config.models:
                 raise ValueError("conditioner.model: missing; clip needs a folder or a hub id.")
-            folder = config.model
+            folder = config.models[0]
     return TextConditioner.from_pretrained(folder).to(device)
 
 
@@ -176,21 +176,12 @@ def build_prior(config: cfg.Prior, device: torch.device | str) -> DiffusionPrior
     import torch
 
     match config.name:
-        case "tinyworld":
+        case "tinyworld" | "stable_diffusion":
             from scaledreamer.priors.stable_diffusion import StableDiffusionPrior as Prior
-
-            folder, dtype = config.model or str(TINY_PRIOR), config.tinyworld.dtype
-        case "stable_diffusion":
-            from scaledreamer.priors.stable_diffusion import StableDiffusionPrior as Prior
-
-            assert config.model is not None
-            folder, dtype = config.model, config.stable_diffusion.dtype
         case "sdxl":
             from scaledreamer.priors.sdxl import SDXLPrior as Prior
-
-            assert config.model is not None
-            folder, dtype = config.model, config.sdxl.dtype
-    return Prior.from_pretrained(folder, device=device, dtype=getattr(torch, dtype))
+    folder = config.models[0] if config.models else str(TINY_PRIOR)
+    return Prior.from_pretrained(folder, device=device, dtype=getattr(torch, config.networks.dtype))
 
 
 def build_prior_terms(configs: list[cfg.Prior], device: torch.device, text_cache: int) -> list[PriorTerm]:

@@ -65,6 +65,10 @@ def _check_betas(value: list[float]) -> list[float]:
     return value
 
 
+def _check_optional_betas(value: list[float] | None) -> list[float] | None:
+    return None if value is None else _check_betas(value)
+
+
 def _check_texts(value: list[str] | None) -> list[str] | None:
     for text in value or []:
         try:
@@ -79,6 +83,18 @@ def _expand_home(value: str | None) -> str | None:
         return value if value is None else os.path.expanduser(value)
     except ValueError:  # ~ before what no user's name can be: such a path is refused where it is used
         return value
+
+
+def _check_model(value: str | list[str] | None) -> str | list[str] | None:
+    places = value if isinstance(value, list) else [] if value is None else [value]
+    if value == [] or not all(place.strip() for place in places):
+        raise ValueError(f"{KEY}: got {value!r}; accepted are hub ids, folders and .safetensors files.")
+    expanded = [_expand_home(place) or place for place in places]
+    return expanded if isinstance(value, list) else expanded[0] if expanded else None
+
+
+def _check_negative(value: str) -> str:
+    return value if value == "" else (_check_texts([value]) or [""])[0]
 
 
 def _refuse_later_methods(value: Any) -> Any:
@@ -102,6 +118,8 @@ Fraction = Annotated[Any, BeforeValidator(_schedule), _schedule_from(0.0, 1.0)]
 Pair = Annotated[list[float], Field(min_length=2, max_length=2)]
 ExpandHome = AfterValidator(_expand_home)
 """Of files and folders: a leading ~ is the home folder. No hub id begins with it."""
+Model = Annotated[str | list[str] | None, AfterValidator(_check_model)]
+"""Where weights are, or several places of which the first that is found is taken."""
 
 
 class Section(BaseModel):
@@ -190,8 +208,15 @@ class Conditioner(Section):
 
     name: Literal["tinyworld", "clip"] = "tinyworld"
     """The shipped one, or any CLIP text encoder."""
-    model: Annotated[str | None, ExpandHome] = None
-    """Folder or hub id for clip; None is the shipped one."""
+    model: Model = None
+    """Folder or hub id for clip, or a list of them; None is the shipped one."""
+    revision: str | None = None
+    """Branch, tag or commit of hub ids; None is the newest."""
+
+    @property
+    def models(self) -> list[str]:
+        """`model` as a list; empty for the shipped one."""
+        return [self.model] if isinstance(self.model, str) else list(self.model or [])
 
 
 class Cameras(Section):
@@ -266,25 +291,61 @@ class Renderer(Section):
     """Probability of a random colour as background."""
 
 
-class TinyworldPrior(Section):
-    """Settings of the shipped prior."""
+class LatentDiffusionPrior(Section):
+    """How the networks of a latent diffusion prior are run; its subsections differ in defaults alone."""
 
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Precision of its networks."""
+    compile: bool = False
+    """Compile UNet and autoencoder with torch.compile: minutes once, then faster steps."""
+    cuda_graphs: bool = False
+    """Replay the compiled networks as CUDA graphs; needs compile and a GPU."""
+    vae_slicing: bool = False
+    """Encode one image at a time: less memory, slower."""
+    vae_tiling: bool = False
+    """Encode an image in overlapping tiles: much less memory, not quite the same latents."""
+    memory_gib: Annotated[float | None, Field(gt=0)] = None
+    """Divide a call's images into parts whose activations fit into it; None is all at once."""
+    drop_text_encoder: bool = False
+    """Encode all texts before training, then free the text encoder; they must fit into training.text_cache."""
+
+    @model_validator(mode="after")
+    def _graphs_are_compiled(self) -> LatentDiffusionPrior:
+        if self.cuda_graphs and not self.compile:
+            raise ValueError(
+                f"{KEY}.cuda_graphs: replays what compile has made; set {KEY}.compile=true too, or leave it "
+                "out."
+            )
+        return self
 
 
-class StableDiffusionPrior(Section):
+class TinyworldPrior(LatentDiffusionPrior):
+    """Settings of the shipped prior."""
+
+
+class StableDiffusionPrior(LatentDiffusionPrior):
     """Settings of Stable Diffusion 1.x and 2.x."""
 
-    dtype: Literal["float32", "float16", "bfloat16"] = "float16"
-    """Precision of its networks."""
+    dtype: Literal["float32", "float16", "bfloat16"] = "bfloat16"
+    """Precision of its networks; on a GPU float32 is refused, for its memory."""
 
 
-class SDXLPrior(Section):
+class SDXLPrior(LatentDiffusionPrior):
     """Settings of Stable Diffusion XL."""
 
-    dtype: Literal["float32", "float16", "bfloat16"] = "float16"
-    """Precision of its networks; the autoencoder is float32 unless its config.json allows less."""
+    dtype: Literal["float32", "float16", "bfloat16"] = "bfloat16"
+    """Precision of its networks; with float16 the autoencoder is float32 unless its config.json allows less."""
+
+
+class Weights(Section):
+    """Where the weights of priors and of clip are looked for."""
+
+    offline: bool = False
+    """Never ask a hub: take what is on the disk, or say which files are missing."""
+    mirrors: list[str] = []
+    """Addresses of hubs to ask where the first one cannot be reached (https://...)."""
+    variant: Literal["auto", "fp16", "none"] = "auto"
+    """Files of a model: auto is those of half precision where there are some and the dtype is no wider."""
 
 
 class Prior(Section):
@@ -292,10 +353,18 @@ class Prior(Section):
 
     name: Literal["tinyworld", "stable_diffusion", "sdxl"] = "tinyworld"
     """Kind of prior."""
-    model: Annotated[str | None, ExpandHome] = None
-    """Hub id or folder; None is the shipped one (tinyworld)."""
+    model: Model = None
+    """Hub id, folder or .safetensors file, or a list of them: the first found; None is the shipped one."""
+    revision: str | None = None
+    """Branch, tag or commit of hub ids; None is the newest."""
     guidance_scale: Annotated[float, Field(ge=0)] = 7.5
     """Classifier-free guidance, 1 is none."""
+    guidance_rescale: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """How far guidance is brought back to the spread of the unguided prediction (arXiv 2305.08891)."""
+    negative_prompt: Annotated[str, AfterValidator(_check_negative)] = ""
+    """What guidance leads away from; "" is the unconditional text."""
+    perp_neg: Annotated[float, Field(ge=0, le=10)] = 0.0
+    """Strength of guidance away from the neighbouring views (arXiv 2304.04968); 0 is none."""
     eta: Annotated[float, Field(ge=0, le=100)] = 0.1
     """Growth of ASD's timestep shift with t - t_min."""
     weight: Annotated[float, Field(ge=0)] = 1.0
@@ -307,9 +376,19 @@ class Prior(Section):
     sdxl: SDXLPrior = SDXLPrior()
     """Settings of sdxl."""
 
+    @property
+    def models(self) -> list[str]:
+        """`model` as a list; empty for the shipped one."""
+        return [self.model] if isinstance(self.model, str) else list(self.model or [])
+
+    @property
+    def networks(self) -> LatentDiffusionPrior:
+        """The subsection of its name."""
+        return getattr(self, self.name)
+
     @model_validator(mode="after")
     def _has_model(self) -> Prior:
-        if self.name != "tinyworld" and self.model is None:
+        if self.name != "tinyworld" and not self.model:
             raise ValueError(
                 f"{KEY}.model: missing; {self.name} needs a hub id or a folder with the weights."
             )
@@ -422,6 +501,8 @@ class Optimizer(Section):
     """Steps over which both learning rates rise from 0."""
     betas: Annotated[Pair, AfterValidator(_check_betas)] = [0.5, 0.99]
     """Decay of adam's and adamw's two averages."""
+    background_betas: Annotated[Pair | None, AfterValidator(_check_optional_betas)] = None
+    """Those of the background; None is the same."""
     eps: Annotated[float, Field(gt=0)] = 1e-15
     """Of adam, adamw and adan: added to the denominator."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
@@ -504,6 +585,8 @@ class Config(Section):
     """What to train on."""
     conditioner: Conditioner = Conditioner()
     """Text encoder of the generator."""
+    weights: Weights = Weights()
+    """Where weights are looked for."""
     cameras: Cameras = Cameras()
     """Cameras of the training."""
     generator: Generator = Generator()

@@ -151,6 +151,8 @@ def accepted(field: FieldInfo) -> str:
     Raises: TypeError for a type that this script has no words for.
     """
     kinds = [kind for kind in _alternatives(field.annotation) if kind is not NoneType]
+    if kinds == [str, list[str]]:
+        return "`null`, text or list of texts"
     if len(kinds) != 1:
         raise TypeError(f"{field.annotation}: no words for it; add them here")
     null_or = "`null` or " if NoneType in _alternatives(field.annotation) else ""
@@ -168,7 +170,7 @@ def _words(kind: Any, metadata: list[Any]) -> str:
     limits = next(((each["low"], each["high"]) for each in closures if "low" in each), None)
     if cfg._schedule in functions:
         return "Schedule" + (f", {_between(*limits)}" if limits else "")
-    if cfg._check_betas in functions:
+    if cfg._check_betas in functions or cfg._check_optional_betas in functions:
         return "two numbers, each from 0 to below 1"
     if kind == list[float] and limits:
         return f"Range, within {_between(*limits)}"
