@@ -22,12 +22,14 @@ if TYPE_CHECKING:
     from scaledreamer.prompts.conditioner import TextConditioner
     from scaledreamer.prompts.source import PromptSource
     from scaledreamer.rendering.volume import VolumeRenderer
+    from scaledreamer.training.conditioning import PriorTerm
     from scaledreamer.training.engine import Process
     from scaledreamer.training.regularizers import Regularizers
-    from scaledreamer.training.step import Distillation, PriorTerm, Trainer, Views
+    from scaledreamer.training.step import Distillation, Trainer, Views
 
 ASSETS = Path(__file__).parent / "assets"
 TINY_PRIOR = ASSETS / "tiny_prior"
+TERM_SETTINGS = {"guidance_scale", "eta", "weight", "guidance_rescale", "negative_prompt", "perp_neg"}
 
 
 def make_generator(name: str, settings: Mapping[str, Any]) -> nn.Module:
@@ -191,7 +193,7 @@ def build_prior_terms(configs: list[cfg.Prior], device: torch.device, text_cache
     """
     from scaledreamer.priors.base import TextEmbedding
     from scaledreamer.prompts.encodings import EncodingCache
-    from scaledreamer.training.step import PriorTerm
+    from scaledreamer.training.conditioning import PriorTerm
 
     terms = []
     for number, config in enumerate(configs):
@@ -200,7 +202,8 @@ def build_prior_terms(configs: list[cfg.Prior], device: torch.device, text_cache
         except ValueError as error:
             raise ValueError(f"priors.{number}: {error}") from None
         texts = EncodingCache(prior.encode_text, TextEmbedding.cat, capacity=text_cache)
-        terms.append(PriorTerm(prior, texts, config.guidance_scale, config.eta, config.weight))
+        settings = config.model_dump(include=TERM_SETTINGS)
+        terms.append(PriorTerm(prior, texts, **settings))
     return terms
 
 

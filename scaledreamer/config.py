@@ -307,7 +307,7 @@ class LatentDiffusionPrior(Section):
     memory_gib: Annotated[float | None, Field(gt=0)] = None
     """Divide a call's images into parts whose activations fit into it; None is all at once."""
     drop_text_encoder: bool = False
-    """Encode all texts before training, then free the text encoder; they must fit into training.text_cache."""
+    """Encode all texts before training, then free the encoder; they must fit into training.text_cache."""
 
     @model_validator(mode="after")
     def _graphs_are_compiled(self) -> LatentDiffusionPrior:
@@ -334,7 +334,7 @@ class SDXLPrior(LatentDiffusionPrior):
     """Settings of Stable Diffusion XL."""
 
     dtype: Literal["float32", "float16", "bfloat16"] = "bfloat16"
-    """Precision of its networks; with float16 the autoencoder is float32 unless its config.json allows less."""
+    """Precision of its networks; at float16 the autoencoder is float32 unless its config.json allows less."""
 
 
 class Weights(Section):

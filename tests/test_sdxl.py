@@ -23,7 +23,8 @@ from scaledreamer.priors.sdxl import LAYOUT, SDXLPrior
 from scaledreamer.priors.stable_diffusion import StableDiffusionPrior
 from scaledreamer.prompts.encodings import EncodingCache
 from scaledreamer.tinyworld.text import build_tokenizer
-from scaledreamer.training.step import PriorTerm, distill
+from scaledreamer.training.conditioning import PriorTerm, encode_texts
+from scaledreamer.training.step import distill
 from tests.training_fakes import write_config
 
 PROMPTS = ["a red cat", "a blue car, side view", " ".join(["a green cube"] * 10)]
@@ -281,11 +282,13 @@ def test_distillation_gives_each_image_the_pooled_part_of_its_own_text(prior: SD
     prompts = [PROMPTS[1], PROMPTS[0], PROMPTS[1]]
     latents, noise = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8)
     t, shift = torch.tensor([0.2, 0.5, 0.8]), torch.tensor([0.05, 0.1, 0.1])
-    together = distill(term, "asd", latents, prompts, noise, t, shift)
+    together = distill(term, "asd", latents, encode_texts(term, prompts), noise, t, shift)
     assert together.norm() > 1e-3
     for i in range(3):
         one = slice(i, i + 1)
-        alone = distill(term, "asd", latents[one], prompts[one], noise[one], t[one], shift[one])
+        alone = distill(
+            term, "asd", latents[one], encode_texts(term, prompts[one]), noise[one], t[one], shift[one]
+        )
         assert_close(together[one], alone)
 
 

@@ -461,18 +461,8 @@ def test_stream_shows_what_the_order_says_for_any_ranks_and_from_any_step(folder
         for rank in range(world_size):
             stream = PromptStream(ShardedPrompts(LocalFiles(folder)), seed=3, batch_size=batch_size)
             indices = range(rank * part, rank * part + part)
-            for step in range(7, num_steps):  # as resumed at step 7, the next step announced
+            for step in range(7, num_steps):  # as resumed at step 7
                 assert stream.samples(step, indices).prompts == shown[step][rank * part : rank * part + part]
-                stream.announce(step + 1, indices)
-
-
-def test_an_announced_error_arrives_when_it_is_asked_for(folder: Path) -> None:
-    stream = PromptStream(ShardedPrompts(LocalFiles(folder)), seed=0, batch_size=16)
-    for path in folder.glob("shard-*.tar"):
-        path.unlink()
-    stream.announce(1, range(16))
-    with pytest.raises(ValueError, match=r"shard-00000\d\.tar: missing"):
-        stream.samples(1, range(16))
 
 
 # --- the tool ----------------------------------------------------------------------------------------------

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from scaledreamer.distillation import clip_gradient
 from scaledreamer.schedules import Constant
+from scaledreamer.training.conditioning import PriorTerm, encode_texts
 from scaledreamer.training.regularizers import Regularizers
-from scaledreamer.training.step import PriorTerm, distill, upsample
+from scaledreamer.training.step import distill, upsample
 from tests.training_fakes import RandomPrior, gradients_of, make_trainer, parameters_of
 
 NONE = Regularizers(num_points=8)
@@ -34,7 +35,7 @@ def test_gradient_equals_one_backward_pass_through_everything(method: str) -> No
     latents = term.prior.encode_image(images)
     noise = batch.random.normal("noise 0", 2, 2, 4, 4).flatten(0, 1)
     t, shift = trainer.timesteps(0, batch, 0)
-    g_z = distill(term, method, latents.detach(), batch.view_prompts, noise, t, shift)
+    g_z = distill(term, method, latents.detach(), batch.conditionings[0], noise, t, shift)
     wanted = torch.autograd.grad((g_z * latents).sum() / len(images), list(generator.parameters()))
     assert relative(got, torch.cat([g.flatten() for g in wanted])) < 1e-5
 
@@ -52,7 +53,7 @@ def test_distill_is_its_formula_in_one_call(method: str, formula: object) -> Non
     term = PriorTerm(prior, lambda texts: prior.encode_text(list(texts)), guidance_scale=3.0)
     latents, noise = torch.randn(3, 2, 4, 4), torch.randn(3, 2, 4, 4)
     t, shift = torch.tensor([0.2, 0.5, 0.9]), torch.tensor([0.01, 0.0, 0.05])
-    got = distill(term, method, latents, ["a", "b", "a"], noise, t, shift)
+    got = distill(term, method, latents, encode_texts(term, ["a", "b", "a"]), noise, t, shift)
     assert len(prior.calls) == 1
 
     def predict(at: Tensor, texts: list[str]) -> Tensor:

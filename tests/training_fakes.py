@@ -19,10 +19,11 @@ from scaledreamer.prompts.stream import PromptStream
 from scaledreamer.rendering.volume import VolumeRenderer
 from scaledreamer.scene import TextCondition
 from scaledreamer.schedules import Constant, Linear
+from scaledreamer.training.conditioning import PriorTerm
 from scaledreamer.training.engine import Engine, Process, start_process
 from scaledreamer.training.optimizers import AveragedWeights, LearningRates, make_optimizer
 from scaledreamer.training.regularizers import Regularizers
-from scaledreamer.training.step import Distillation, PriorTerm, RenderedGenerator, Trainer, Views
+from scaledreamer.training.step import Distillation, RenderedGenerator, Trainer, Views
 
 PROMPTS = [
     f"a {color} {thing}" for color in ("red", "green", "blue") for thing in ("cat", "car", "cube", "cone")

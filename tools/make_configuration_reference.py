@@ -139,7 +139,7 @@ def _table(fields: dict[str, FieldInfo]) -> list[str]:
 
 def _value(value: Any) -> str:
     """As it would stand in a YAML file."""
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) and value else json.dumps(value)
 
 
 # --- what is accepted, in words ----------------------------------------------------------------------------

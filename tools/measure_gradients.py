@@ -31,7 +31,8 @@ from scaledreamer.priors.stable_diffusion import StableDiffusionPrior
 from scaledreamer.prompts.views import view_index, with_view
 from scaledreamer.tinyworld import dataset, grammar
 from scaledreamer.tinyworld.shapes import WorldScene
-from scaledreamer.training.step import PriorTerm, distill, upsample
+from scaledreamer.training.conditioning import PriorTerm, encode_texts
+from scaledreamer.training.step import distill, upsample
 
 T_MIN = 0.02
 """Lower end of t that ASD's shift is measured from."""
@@ -124,6 +125,7 @@ def main() -> int:
     rows = []
     for method, scale, eta, t in itertools.product(args.method, args.guidance, args.eta, args.timesteps):
         term = PriorTerm(prior, lambda texts: prior.encode_text(list(texts)), scale, eta)
+        conditioning = encode_texts(term, prompts)
         gradients = []
         for number in range(args.num_noises):
             draw = torch.Generator().manual_seed(number)
@@ -132,7 +134,7 @@ def main() -> int:
             shift = sample_timestep_shift(times, T_MIN, eta, torch.rand(len(images), generator=draw))
             x = images.clone().requires_grad_()
             latents = prior.encode_image(x)
-            g_z = distill(term, method, latents.detach(), prompts, noise, times, shift)
+            g_z = distill(term, method, latents.detach(), conditioning, noise, times, shift)
             (g_x,) = torch.autograd.grad(latents, x, g_z)
             gradients.append(F.avg_pool2d(clip_gradient(g_x, args.threshold)[0], 2))
         row = {"method": method, "guidance_scale": scale, "eta": eta, "t": t}

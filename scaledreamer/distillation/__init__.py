@@ -9,6 +9,7 @@ from scaledreamer.distillation.gradients import (
     csd_gradient,
     guided_noise,
     perp_neg,
+    rescale_guidance,
     sds_gradient,
     vsd_gradient,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "csd_gradient",
     "guided_noise",
     "perp_neg",
+    "rescale_guidance",
     "sample_timestep_shift",
     "sample_timesteps",
     "sds_gradient",

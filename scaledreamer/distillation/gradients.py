@@ -35,6 +35,27 @@ def guided_noise(
     return eps_uncond + scale * (eps_text - eps_uncond)
 
 
+def rescale_guidance(
+    eps_guided: Float[Tensor, "batch c h w"], eps_text: Float[Tensor, "batch c h w"], share: float
+) -> Float[Tensor, "batch c h w"]:
+    """Guidance whose spread is brought back towards the unguided prediction's (arXiv 2305.08891, Eqs. 15-16).
+
+        share * eps_guided * std(eps_text) / std(eps_guided) + (1 - share) * eps_guided
+
+    with the standard deviation of each sample over all its elements.
+
+    Args:
+        eps_guided: prediction after guidance.
+        eps_text: prediction with the prompt.
+        share: 0 leaves `eps_guided` as it is, 1 gives it the other's spread.
+    Raises: ValueError if the predictions differ in shape.
+    """
+    _check_same_shape("eps_guided", eps_guided, "eps_text", eps_text)
+    std_guided, std_text = (eps.std(dim=(1, 2, 3), keepdim=True) for eps in (eps_guided, eps_text))
+    ratio = std_text / std_guided.where(std_guided > 0, 1)
+    return eps_guided * (share * ratio + (1 - share))
+
+
 def asd_gradient(
     eps_guided: Float[Tensor, "batch c h w"],
     eps_shifted: Float[Tensor, "batch c h w"],

@@ -34,6 +34,15 @@ class TextEmbedding:
     def __getitem__(self, index: Int[Tensor, " image"] | slice) -> TextEmbedding:
         return TextEmbedding(self.tokens[index], None if self.pooled is None else self.pooled[index])
 
+    def lerp(self, other: TextEmbedding, share: Float[Tensor, " text"]) -> TextEmbedding:
+        """Row by row between this embedding (share 0) and another one (share 1)."""
+        tokens = torch.lerp(self.tokens, other.tokens, share.to(self.tokens.dtype)[:, None, None])
+        if self.pooled is None or other.pooled is None:
+            return TextEmbedding(tokens)
+        return TextEmbedding(
+            tokens, torch.lerp(self.pooled, other.pooled, share.to(self.pooled.dtype)[:, None])
+        )
+
     @staticmethod
     def cat(parts: Sequence[TextEmbedding]) -> TextEmbedding:
         """Joins embeddings of the same prior along their texts."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -91,7 +91,7 @@ class Drawn(NamedTuple):
 class PromptStream:
     """Which prompts a step shows: every prompt once an epoch, in an order of the epoch's own.
 
-    What a step will show may be announced: it is then read by a thread meanwhile.
+    The shard after those that were asked for is opened, or copied here, by a thread meanwhile.
 
     Args:
         source: the corpus.
@@ -109,39 +109,21 @@ class PromptStream:
         self.batch_size = batch_size
         self._use_embeddings = use_embeddings
         self.order = EpochOrder(source.num_prompts, source.shard_size, seed)
-        self._reader = ThreadPoolExecutor(2, thread_name_prefix="prompts")  # one may copy a shard
-        self._announced: tuple[tuple[int, tuple[int, ...]], Future[Records]] | None = None
-        self._prepared: tuple[int, Future[None]] | None = None
+        self._ahead = ThreadPoolExecutor(1, thread_name_prefix="prompts")
+        self._prepared: int | None = None
 
     def prompts_at(self, step: int, indices: Sequence[int]) -> list[str]:
         """The prompts of global samples `step * batch_size + index`."""
         return self._read(step, tuple(indices)).prompts
-
-    def announce(self, step: int, indices: Sequence[int]) -> None:
-        """Begins to read what `samples` will be asked for next, and to open the shard after it.
-
-        Where there is one shard it is in memory or open already, and a thread would gain nothing.
-        """
-        if self.order.num_shards == 1:
-            return
-        key = (step, tuple(indices))
-        self._announced = (key, self._reader.submit(self._read, *key))
-        after = self.order.shard_after(step * self.batch_size + key[1][-1])
-        if self._prepared is None or self._prepared[0] != after:
-            self._prepared = (after, self._reader.submit(self.source.prepare, after))
 
     def samples(self, step: int, indices: Sequence[int], device: torch.device | str = "cpu") -> Drawn:
         """Prompts and random numbers of some samples of a step's global batch.
 
         Raises: SourceError naming the shard if it is missing or cannot be used.
         """
-        key = (step, tuple(indices))
         assert all(0 <= index < self.batch_size for index in indices), (indices, self.batch_size)
-        if self._announced is not None and self._announced[0] == key:
-            records = self._announced[1].result()
-        else:
-            records = self._read(*key)
-        self._announced = None
+        records = self._read(step, tuple(indices))
+        self._prepare_next(step, indices[-1])
         condition = None
         if self._use_embeddings and records.condition is not None:
             pooled, tokens, mask = (
@@ -151,6 +133,15 @@ class PromptStream:
         samples = tuple(SampleRandom(self.seed, step, index) for index in indices)
         random = BatchRandom(samples, torch.device(device))
         return Drawn(records.prompts, random, condition, records.num_replaced)
+
+    def _prepare_next(self, step: int, last_index: int) -> None:
+        """Where there is one shard it is in memory or open already."""
+        if self.order.num_shards == 1:
+            return
+        after = self.order.shard_after(step * self.batch_size + last_index)
+        if self._prepared != after:
+            self._prepared = after
+            self._ahead.submit(self.source.prepare, after)
 
     def _read(self, step: int, indices: tuple[int, ...]) -> Records:
         prompts = [""] * len(indices)

@@ -6,6 +6,7 @@ The conditioner of a generator never sees them: an asset is the same from everyw
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -40,3 +41,60 @@ def view_index(
 def with_view(prompt: str, index: int) -> str:
     """The prompt as the prior reads it, with its view word."""
     return f"{prompt}, {VIEW_WORDS[index]}"
+
+
+class ViewMix(NamedTuple):
+    """Each camera between two views, and the two that it should not look like.
+
+    Attributes:
+        first, second: views that it lies between; overhead twice from above.
+        share_of_second: 0 is the first view alone.
+        negatives: views to lead away from.
+        negative_weights: how strongly, at least 0.
+    """
+
+    first: Int[Tensor, " batch"]
+    second: Int[Tensor, " batch"]
+    share_of_second: Float[Tensor, " batch"]
+    negatives: Int[Tensor, "batch 2"]
+    negative_weights: Float[Tensor, "batch 2"]
+
+
+def neighbouring_views(
+    elevation: Float[Tensor, " batch"], azimuth: Float[Tensor, " batch"], *, overhead_deg: float = 60.0
+) -> ViewMix:
+    """Perp-Neg's interpolation of view words (arXiv 2304.04968, section 5; constants: FACTS, section 3).
+
+    Between front and side, both are led away from, each the more the farther away it is; between side and
+    back, side and, strongly, front are. Views from above are led away from nothing.
+
+    Args:
+        elevation, azimuth: radians, azimuth 0 before the front, any number of turns.
+        overhead_deg: elevation from which the view is from above.
+    """
+    turned = torch.remainder(azimuth + math.pi, 2 * math.pi) - math.pi
+    quarters = turned.abs() / (math.pi / 2)  # 0 front, 1 side, 2 back
+    is_front = quarters < 1
+    share = torch.where(is_front, quarters, quarters - 1).clamp(0, 1)
+    is_overhead = elevation > math.radians(overhead_deg)
+
+    def choose(before_side: int, behind_side: int, above: int) -> Int[Tensor, " batch"]:
+        views = torch.where(is_front, before_side, behind_side)
+        return torch.where(is_overhead, above, views)
+
+    weights = torch.where(
+        is_front[:, None],
+        torch.stack([_decay(4, 0.5, -2.426, 1 - share), _decay(4, 0.5, -2.426, share)], dim=1),
+        torch.stack([_decay(1, 0.5, -0.606, 1 - share), _decay(1, 0.5, 0.967, 1 - share)], dim=1),
+    )
+    return ViewMix(
+        choose(FRONT, SIDE, OVERHEAD),
+        choose(SIDE, BACK, OVERHEAD),
+        torch.where(is_overhead, 0.0, share),
+        torch.stack([choose(FRONT, SIDE, OVERHEAD), choose(SIDE, FRONT, OVERHEAD)], dim=1),
+        torch.where(is_overhead[:, None], 0.0, weights.clamp(min=0)),
+    )
+
+
+def _decay(a: float, b: float, c: float, x: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    return a * torch.exp(-b * x) + c

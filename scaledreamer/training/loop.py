@@ -245,7 +245,7 @@ class Run:
     def scene_of(self, prompts: Sequence[str]) -> Scene:
         """Scenes of prompts by the averaged generator, without gradients."""
         with torch.no_grad():
-            return self.trainer.averaged.module(self.trainer.conditioner(prompts))
+            return self.trainer.averaged.module(self.trainer.encode(prompts))
 
     @torch.no_grad()
     def _samples(self) -> torch.Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,8 @@ from scaledreamer.distillation import (
     clip_gradient,
     csd_gradient,
     guided_noise,
+    perp_neg,
+    rescale_guidance,
     sample_timestep_shift,
     sample_timesteps,
     sds_gradient,
@@ -35,24 +37,12 @@ from scaledreamer.rendering.background import augmented_background
 from scaledreamer.rendering.volume import VolumeRenderer
 from scaledreamer.scene import TextCondition
 from scaledreamer.schedules import Schedule
+from scaledreamer.training.background import Background, Begun
+from scaledreamer.training.conditioning import Conditioning, PriorTerm, encode_views
 from scaledreamer.training.engine import Engine, Update
 from scaledreamer.training.metrics import Averages, PartTimer
 from scaledreamer.training.optimizers import AveragedWeights, LearningRates, set_learning_rates
 from scaledreamer.training.regularizers import Regularizers
-
-if TYPE_CHECKING:
-    from scaledreamer.priors.base import DiffusionPrior
-
-
-@dataclass(frozen=True)
-class PriorTerm:
-    """One of the priors of a run. `texts` is its `encode_text`, remembering what it has encoded."""
-
-    prior: DiffusionPrior
-    texts: Callable[[Sequence[str]], TextEmbedding]
-    guidance_scale: float = 7.5
-    eta: float = 0.1
-    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -93,13 +83,18 @@ class Views:
 
 @dataclass(frozen=True)
 class Batch:
-    """What this rank draws in one accumulation step, with the random numbers that belong to it."""
+    """What this rank draws in one accumulation step, with the random numbers that belong to it.
+
+    `conditionings` holds the texts of all images, one for each prior; `num_replaced` counts damaged records.
+    """
 
     indices: range
     prompts: list[str]
     random: BatchRandom
     condition: TextCondition
     cameras: Cameras
+    conditionings: tuple[Conditioning, ...]
+    num_replaced: int = 0
 
     @property
     def view_prompts(self) -> list[str]:
@@ -160,7 +155,7 @@ def distill(
     term: PriorTerm,
     method: str,
     latents: Float[Tensor, "image c h w"],
-    prompts: Sequence[str],
+    conditioning: Conditioning,
     noise: Float[Tensor, "image c h w"],
     t: Float[Tensor, " image"],
     shift: Float[Tensor, " image"],
@@ -169,7 +164,7 @@ def distill(
 
     Args:
         method: "asd", "sds" or "csd".
-        prompts: of each image, with view words.
+        conditioning: the texts of each image.
         noise: the same in all branches.
         t: time of the first branch.
         shift: dt of ASD's second branch; other methods have none.
@@ -180,25 +175,33 @@ def distill(
         alpha, sigma = prior.alpha(at)[:, None, None, None], prior.sigma(at)[:, None, None, None]
         return alpha * latents + sigma * noise
 
-    unique = list(dict.fromkeys([*prompts, ""]))
-    text = torch.tensor([unique.index(prompt) for prompt in prompts], device=latents.device)
-    null = torch.full_like(text, unique.index(""))
-    x_t = noised(t)
-    branches = [(x_t, t, text), (x_t, t, null)]
+    text, x_t = conditioning.text, noised(t)
+    branches = [(x_t, t, text), (x_t, t, conditioning.uncond)]
+    if method != "csd":  # which has no guidance scale to apply Perp-Neg with
+        branches += [(x_t, t, negative) for negative in conditioning.negatives]
     if method == "asd":
         branches.append((noised(t + shift), t + shift, text))
-    x, times, texts = (torch.cat(parts) for parts in zip(*branches, strict=True))
-    eps_text, eps_uncond, *eps_shifted = prior.predict_noise(x, times, term.texts(unique)[texts]).split(n)
+    x, times, texts = zip(*branches, strict=True)
+    eps = prior.predict_noise(torch.cat(x), torch.cat(times), TextEmbedding.cat(texts)).split(n)
+    eps_text, eps_uncond = eps[:2]
 
     weight = weight_of(prior.sigma(t))
-    eps_guided = guided_noise(eps_text, eps_uncond, term.guidance_scale)
+    if method == "csd":
+        return csd_gradient(eps_text, eps_uncond, weight)
+    if conditioning.negative_weights is None:
+        eps_guided = guided_noise(eps_text, eps_uncond, term.guidance_scale)
+    else:
+        eps_negatives = torch.stack(eps[2 : 2 + len(conditioning.negatives)], dim=1)
+        eps_guided = perp_neg(
+            eps_text, eps_uncond, eps_negatives, conditioning.negative_weights, term.guidance_scale
+        )
+    if term.guidance_rescale > 0:
+        eps_guided = rescale_guidance(eps_guided, eps_text, term.guidance_rescale)
     match method:
         case "asd":
-            return asd_gradient(eps_guided, eps_shifted[0], weight)
+            return asd_gradient(eps_guided, eps[-1], weight)
         case "sds":
             return sds_gradient(eps_guided, noise, weight)
-        case "csd":
-            return csd_gradient(eps_text, eps_uncond, weight)
     raise ValueError(f"distillation.method: got {method!r}; accepted are 'asd', 'sds' and 'csd'.")
 
 
@@ -224,7 +227,9 @@ class Trainer:
     problems: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.timer = PartTimer(self.engine.process.device)
+        device = self.engine.process.device
+        self.timer, self._background = PartTimer(device), Background(device)
+        self._begun: tuple[tuple[int, int], Begun[Batch]] | None = None
 
     def step(self, step: int, *, wants_stop: bool = False) -> Update:
         """Optimizer step number `step`, a function of it and of the state of parameters and optimizer.
@@ -241,6 +246,7 @@ class Trainer:
             # ---- what to draw and from where: a pure function of (seed, step, sample index)
             with self.timer.part("draw"):
                 batch = self.draw(step, micro_step)
+                self.begin_next(step, micro_step)
                 self.on_draw(step, batch)
 
             # ---- one forward pass for all prompts, and their images
@@ -268,6 +274,8 @@ class Trainer:
             with self.timer.part("backward"):
                 self.engine.backward(loss, is_last=micro_step == self.accumulation_steps - 1)
             self.averages.add("render/opacity", opacity)
+            if self.stream.order.num_shards > 1:
+                self.averages.add("prompts/damaged", torch.tensor(batch.num_replaced / len(batch.prompts)))
 
         # ---- the same decision on all ranks: update, or skip what is not finite
         with self.timer.part("update"):
@@ -279,16 +287,33 @@ class Trainer:
         return update
 
     def draw(self, step: int, micro_step: int = 0) -> Batch:
-        """This rank's part of a step's global batch."""
-        process, indices = self.engine.process, self.indices(micro_step)
-        drawn = self.stream.samples(step, indices, process.device)
+        """This rank's part of a step's global batch, its texts encoded."""
+        begun, self._begun = self._begun, None
+        if begun is None or begun[0] != (step, micro_step):
+            return self._background.run(self._draw, step, micro_step)
+        return begun[1].result()
+
+    def begin_next(self, step: int, micro_step: int) -> None:
+        """Begins to draw what follows, in the background."""
         following = (micro_step + 1) % self.accumulation_steps
-        self.stream.announce(step + (following == 0), self.indices(following))
-        if self.stream.order.num_shards > 1:
-            self.averages.add("prompts/damaged", torch.tensor(drawn.num_replaced / len(indices)))
+        key = (step + (following == 0), following)
+        self._begun = (key, self._background.begin(self._draw, *key))
+
+    def encode(self, prompts: Sequence[str]) -> TextCondition:
+        """The conditioner's output; in the background too, where alone the encoders are ever run."""
+        return self._background.run(self.conditioner, prompts)
+
+    def _draw(self, step: int, micro_step: int) -> Batch:
+        process, indices, num_views = self.engine.process, self.indices(micro_step), self.views.num_views
+        drawn = self.stream.samples(step, indices, process.device)
         condition = self.conditioner(drawn.prompts) if drawn.condition is None else drawn.condition
-        cameras = self.views.cameras(drawn.random.uniform("cameras", self.views.num_views, 4))
-        return Batch(indices, drawn.prompts, drawn.random, condition, cameras)
+        cameras = self.views.cameras(drawn.random.uniform("cameras", num_views, 4))
+        elevation, azimuth = cameras.elevation.flatten(), cameras.azimuth.flatten()
+        prompts = [prompt for prompt in drawn.prompts for _ in range(num_views)]
+        conditionings = tuple(encode_views(term, prompts, elevation, azimuth) for term in self.priors)
+        return Batch(
+            indices, drawn.prompts, drawn.random, condition, cameras, conditionings, drawn.num_replaced
+        )
 
     def indices(self, micro_step: int) -> range:
         """Which samples of every step's global batch this rank computes in one accumulation step."""
@@ -324,8 +349,7 @@ class Trainer:
         x = images.detach().requires_grad_()
         with torch.enable_grad():
             latents = term.prior.encode_image(x, vae_noise)
-        prompts = batch.view_prompts
-        g_z = distill(term, settings.method, latents.detach(), prompts, noise, t, shift)
+        g_z = distill(term, settings.method, latents.detach(), batch.conditionings[number], noise, t, shift)
         (g_x,) = torch.autograd.grad(latents, x, g_z)
         is_clipped = settings.clip_mode != "none"
         threshold = settings.clip_threshold if is_clipped else float("inf")
