@@ -322,6 +322,7 @@ def build_trainer(config: cfg.Config, process: Process) -> Trainer:
             weight_decay=optimizer.weight_decay,
             momentum=optimizer.momentum,
             adan_betas=optimizer.adan.betas,
+            background_betas=optimizer.background_betas,
         ),
         process,
         micro_batch_size=len(indices),

@@ -502,7 +502,7 @@ class Optimizer(Section):
     betas: Annotated[Pair, AfterValidator(_check_betas)] = [0.5, 0.99]
     """Decay of adam's and adamw's two averages."""
     background_betas: Annotated[Pair | None, AfterValidator(_check_optional_betas)] = None
-    """Those of the background; None is the same."""
+    """Adam's and adamw's of the background; None is the same."""
     eps: Annotated[float, Field(gt=0)] = 1e-15
     """Of adam, adamw and adan: added to the denominator."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0

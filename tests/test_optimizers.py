@@ -102,3 +102,13 @@ def test_average_of_a_constant_is_the_constant_and_follows_a_jump() -> None:
 def test_total_norm_is_that_of_one_vector() -> None:
     tensors = [torch.randn(3, 2), torch.randn(5), torch.randn(())]
     assert torch.allclose(total_norm(tensors), torch.cat([t.flatten() for t in tensors]).norm())
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_the_background_may_have_betas_of_its_own(name: str) -> None:
+    module = nn.ModuleDict({"body": nn.Linear(2, 2), "background": nn.Linear(2, 2)})
+    optimizer = make_optimizer(module, name=name, betas=(0.5, 0.9), background_betas=(0.0, 0.99))
+    found = {group["group_name"]: group["betas"] for group in optimizer.param_groups}
+    assert found == {"generator": (0.5, 0.9), "background": (0.0, 0.99)}
+    same = make_optimizer(module, name=name, betas=(0.5, 0.9))
+    assert {group["betas"] for group in same.param_groups} == {(0.5, 0.9)}

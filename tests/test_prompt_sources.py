@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scaledreamer.build import TINY_PRIOR, build_prompt_source, build_regularizers, check_embeddings
+from scaledreamer.build import TINY_PRIOR, build_prompt_source, check_embeddings
 from scaledreamer.cli.train import main
 from scaledreamer.config import Prompts
-from scaledreamer.config_file import load_config, parse_config
+from scaledreamer.config_file import parse_config
 from scaledreamer.prompts.conditioner import TextConditioner
 from scaledreamer.prompts.corpus import comparison_key, normalize_prompt, read_prompts, split_prompts
 from scaledreamer.prompts.order import EpochOrder
@@ -167,25 +167,6 @@ def test_what_is_stored_and_what_is_compared() -> None:
     assert comparison_key("?!") == "?!"  # nothing else to compare by
     for first, second in zip(same, same[1:], strict=False):
         assert split_prompts([first], 0.5)[0] == [first] or split_prompts([second], 0.5)[1] == [second]
-
-
-def test_asd_100k_has_the_published_settings() -> None:
-    """Corpus, cameras, steps and regularizers of CP100k (theEricMa/ScaleDreamer, multi-prompt benchmark)."""
-    config = load_config(ROOT / "configs" / "asd_100k.yaml")
-    assert config.prompts.name == "open_100k"
-    cameras = config.cameras
-    assert (cameras.distance, cameras.fov_deg, cameras.elevation_deg) == ([1, 1.5], [40, 70], [-10, 45])
-    steps = config.training.max_steps
-    assert steps == 300_000
-    regularizers = build_regularizers(config.regularizers, steps)
-    at = {step: regularizers.weights_at(step) for step in (0, 15_000, 30_000, 240_000, 270_000, 299_999)}
-    assert [at[step]["sparsity"] for step in at] == [20] * 6
-    assert [at[step]["eikonal"] for step in (0, 15_000, 30_000, 299_999)] == pytest.approx([100, 50.5, 1, 1])
-    opaque = [at[step].get("opaque", 0) for step in (0, 240_000, 270_000, 299_999)]
-    assert opaque == pytest.approx([0, 0, 5, 10], abs=1e-3)
-    assert (config.optimizer.lr, config.optimizer.background_lr) == (4e-3, 1e-3)
-    assert (config.priors[0].guidance_scale, config.priors[0].eta) == (7.5, 0.1)
-    assert (config.distillation.t_min, config.distillation.t_max) == ([0.5, 0.02], [0.98, 0.5])
 
 
 def test_a_shard_that_is_missing_late_in_a_run_is_one_line_and_keeps_checkpoints(

@@ -107,17 +107,7 @@ def measure_step(config: Config, num_steps: int, num_warmup: int) -> dict[str, A
     trainer = build_trainer(config, process)
     timer = trainer.timer
 
-    def timed_texts(texts: Any) -> Any:
-        def encode(prompts: Sequence[str]) -> Any:
-            with timer.part("prior: encode text"):
-                return texts(prompts)
-
-        return encode
-
-    trainer.priors = [
-        replace(term, prior=TimedPrior(term.prior, timer), texts=timed_texts(term.texts))
-        for term in trainer.priors
-    ]
+    trainer.priors = [replace(term, prior=TimedPrior(term.prior, timer)) for term in trainer.priors]
     for step in range(num_warmup):
         trainer.step(step)
     timer.collect()
@@ -128,11 +118,9 @@ def measure_step(config: Config, num_steps: int, num_warmup: int) -> dict[str, A
         trainer.step(step)
     parts = {name: seconds / num_steps for name, seconds in timer.collect().items()}
     whole = (time.perf_counter() - start) / num_steps
-    inside = {
-        name: parts.get(f"prior: {name}", 0.0) for name in ("encode text", "encode image", "predict noise")
-    }
+    inside = {name: parts.get(f"prior: {name}", 0.0) for name in ("encode image", "predict noise")}
     seconds = {
-        "stream and text": parts["draw"] + inside["encode text"],
+        "waiting for the stream and its texts": parts["draw"],
         "generator and renderer, forward": parts["render"],
         "prior, encode image": inside["encode image"],
         "prior, predict noise": inside["predict noise"],
@@ -158,10 +146,10 @@ def measure_step(config: Config, num_steps: int, num_warmup: int) -> dict[str, A
 
 def format_step(report: dict[str, Any]) -> str:
     """The report as a table."""
-    lines = [f"{'part':34}{'ms':>9}{'share':>9}"]
+    lines = [f"{'part':38}{'ms':>9}{'share':>9}"]
     for name, seconds in report["seconds"].items():
-        lines.append(f"{name:34}{1000 * seconds:9.1f}{report['share'][name]:9.1%}")
-    lines.append(f"{'step':34}{1000 * report['seconds_per_step']:9.1f}{1:9.1%}")
+        lines.append(f"{name:38}{1000 * seconds:9.1f}{report['share'][name]:9.1%}")
+    lines.append(f"{'step':38}{1000 * report['seconds_per_step']:9.1f}{1:9.1%}")
     lines.append(
         f"{report['images_per_step']} images a step, {report['images_per_second']:.1f} images a second; mean "
         f"of {report['steps']} steps on {report['device']}, {report['threads']} thread(s), torch "

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -41,6 +42,7 @@ def make_optimizer(
     weight_decay: float = 0.0,
     momentum: float = 0.0,
     adan_betas: Sequence[float] = (0.98, 0.92, 0.99),
+    background_betas: Sequence[float] | None = None,
 ) -> torch.optim.Optimizer:
     """An optimizer of the parameters in the groups of `parameter_groups`; the step sets learning rates.
 
@@ -51,9 +53,16 @@ def make_optimizer(
         eps: of adam, adamw and adan.
         momentum: of sgd.
         adan_betas: of adan.
+        background_betas: of adam and adamw, in the background's group; None is the same.
     """
-    groups = [{"params": list(ps), "group_name": key} for key, ps in parameter_groups(module).items()]
+    groups: list[dict[str, Any]] = [
+        {"params": list(ps), "group_name": key} for key, ps in parameter_groups(module).items()
+    ]
     beta_pair = (betas[0], betas[1])
+    if background_betas is not None and name in ("adam", "adamw"):
+        for group in groups:
+            if group["group_name"] == "background":
+                group["betas"] = (background_betas[0], background_betas[1])
     match name:
         case "adam":
             return torch.optim.Adam(
