@@ -95,7 +95,7 @@ def test_shipped_configurations_are_found_by_name(tmp_path: Path, monkeypatch: p
     (tmp_path / "tiny").write_text("seed: 7")
     assert load_config("tiny").seed == 7  # a file goes before a name
     with pytest.raises(
-        ValueError, match=r"tinny: cannot be read .* a shipped one: asd_100k, at2520, demo, df415, "
+        ValueError, match=r"tinny: cannot be read .* a shipped one: asd_100k, at2520, demo, df415, mg15"
     ):
         load_config("tinny")
 
