@@ -334,7 +334,7 @@ class SDXLPrior(LatentDiffusionPrior):
     """Settings of Stable Diffusion XL."""
 
     dtype: Literal["float32", "float16", "bfloat16"] = "bfloat16"
-    """Precision of its networks; at float16 the autoencoder is float32 unless its config.json allows less."""
+    """Precision of its networks; the autoencoder is float32 unless its config.json allows less."""
 
 
 class Weights(Section):

@@ -124,7 +124,8 @@ def encode_image(
         posterior.mean if noise is None else posterior.mean + posterior.std * noise.to(posterior.mean.dtype)
     )
     shift, scale = _shift_and_scale(autoencoder.config, latents.device)
-    return (latents.float() - shift) * scale
+    at_least_single = torch.promote_types(latents.dtype, torch.float32)
+    return (latents.to(at_least_single) - shift) * scale
 
 
 @torch.no_grad()

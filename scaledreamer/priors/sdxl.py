@@ -104,7 +104,8 @@ class SDXLPrior(latent_diffusion.LatentDiffusionPrior):
             text_encoder_2.to(device)
         with latent_diffusion.loading(source, "vae/"):
             config: Any = AutoencoderKL.load_config(source, subfolder="vae")
-            vae_dtype = torch.float32 if config.get("force_upcast", True) else dtype
+            is_upcast = config.get("force_upcast", True)
+            vae_dtype = torch.promote_types(dtype, torch.float32) if is_upcast else dtype
             autoencoder = latent_diffusion.load_network(AutoencoderKL, source, "vae", vae_dtype, device)
         with latent_diffusion.loading(source, "unet/"):
             unet = latent_diffusion.load_network(UNet2DConditionModel, source, "unet", dtype, device)
