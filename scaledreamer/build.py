@@ -159,34 +159,96 @@ def check_embeddings(source: PromptSource, conditioner: TextConditioner) -> bool
     return True
 
 
-def build_conditioner(config: cfg.Conditioner, device: torch.device | str) -> TextConditioner:
-    """The generator's text encoder, frozen, on a device."""
+def check_models(config: cfg.Config) -> list[str]:
+    """A line for each model that is to be downloaded before the training; nothing is downloaded yet.
+
+    Needs no torch.
+
+    Raises: ValueError, in less than 10 seconds, with the key of a model that cannot be had.
+    """
+    from scaledreamer.priors.weights import WeightsError, check_weights
+
+    unreachable: dict[str, str] = {}
+    keys = [("conditioner", _conditioner_places(config.conditioner, config.weights))]
+    keys += [(f"priors.{i}", _prior_places(prior, config.weights)) for i, prior in enumerate(config.priors)]
+    lines = []
+    for key, places in keys:
+        try:
+            found = check_weights(**places, unreachable=unreachable)
+        except WeightsError as error:
+            tiny = "`train.py --config configs/tiny.yaml` needs no weights"
+            raise ValueError(f"{key}.model: {str(error).removesuffix('.')}; {tiny}.") from None
+        if found.num_bytes:
+            size = f"{len(found.missing_files)} files, {found.num_bytes / 2**30:.2f} GiB"
+            lines.append(f"{key}.model: {found.name}: {size} are to be downloaded")
+    return lines
+
+
+def _conditioner_places(config: cfg.Conditioner, weights: cfg.Weights) -> dict[str, Any]:
+    """Arguments of `check_weights` and `find_weights`."""
+    from scaledreamer.priors.layout import TEXT_ENCODER
+
+    if config.name == "clip" and not config.models:
+        raise ValueError("conditioner.model: missing; clip needs a folder or a hub id.")
+    models = config.models or [str(TINY_PRIOR)]
+    return {"models": models, "parts": TEXT_ENCODER, "revision": config.revision} | weights.model_dump()
+
+
+def _prior_places(config: cfg.Prior, weights: cfg.Weights) -> dict[str, Any]:
+    """Arguments of `check_weights` and `find_weights`."""
+    from scaledreamer.priors.layout import SDXL, STABLE_DIFFUSION
+
+    return {
+        "models": config.models or [str(TINY_PRIOR)],
+        "parts": SDXL if config.name == "sdxl" else STABLE_DIFFUSION,
+        "revision": config.revision,
+        "is_half": config.networks.dtype != "float32",
+    } | weights.model_dump()
+
+
+def build_conditioner(
+    config: cfg.Conditioner, weights: cfg.Weights, device: torch.device | str
+) -> TextConditioner:
+    """The generator's text encoder, frozen, on a device; downloaded if need be."""
+    from scaledreamer.priors.weights import WeightsError, find_weights
     from scaledreamer.prompts.conditioner import TextConditioner
 
-    match config.name:
-        case "tinyworld":
-            folder = config.models[0] if config.models else str(TINY_PRIOR)
-        case "clip":
-            if not config.models:
-                raise ValueError("conditioner.model: missing; clip needs a folder or a hub id.")
-            folder = config.models[0]
-    return TextConditioner.from_pretrained(folder).to(device)
+    try:
+        found = find_weights(**_conditioner_places(config, weights))
+    except WeightsError as error:
+        raise ValueError(f"conditioner {error}") from None
+    assert found.folder is not None
+    return TextConditioner.from_pretrained(found.folder, variant=found.variant).to(device)
 
 
-def build_prior(config: cfg.Prior, device: torch.device | str) -> DiffusionPrior:
-    """A frozen prior on a device."""
+def build_prior(config: cfg.Prior, weights: cfg.Weights, device: torch.device | str) -> DiffusionPrior:
+    """A frozen prior on a device; downloaded if need be."""
     import torch
+
+    from scaledreamer.priors.weights import WeightsError, find_weights
 
     match config.name:
         case "tinyworld" | "stable_diffusion":
             from scaledreamer.priors.stable_diffusion import StableDiffusionPrior as Prior
         case "sdxl":
             from scaledreamer.priors.sdxl import SDXLPrior as Prior
-    folder = config.models[0] if config.models else str(TINY_PRIOR)
-    return Prior.from_pretrained(folder, device=device, dtype=getattr(torch, config.networks.dtype))
+    try:
+        found = find_weights(**_prior_places(config, weights))
+    except WeightsError as error:
+        raise ValueError(f"prior {error}") from None
+    assert found.folder is not None
+    return Prior.from_pretrained(
+        found.folder,
+        device=device,
+        dtype=getattr(torch, config.networks.dtype),
+        variant=found.variant,
+        single_file=found.single_file,
+    )
 
 
-def build_prior_terms(configs: list[cfg.Prior], device: torch.device, text_cache: int) -> list[PriorTerm]:
+def build_prior_terms(
+    configs: list[cfg.Prior], weights: cfg.Weights, device: torch.device, text_cache: int
+) -> list[PriorTerm]:
     """All priors of a run with their guidance, eta and weight; `text_cache` as in `EncodingCache`.
 
     Raises: ValueError with the key of a prior that cannot be loaded.
@@ -198,7 +260,7 @@ def build_prior_terms(configs: list[cfg.Prior], device: torch.device, text_cache
     terms = []
     for number, config in enumerate(configs):
         try:
-            prior = build_prior(config, device)
+            prior = build_prior(config, weights, device)
         except ValueError as error:
             raise ValueError(f"priors.{number}: {error}") from None
         texts = EncodingCache(prior.encode_text, TextEmbedding.cat, capacity=text_cache)
@@ -292,7 +354,7 @@ def build_trainer(config: cfg.Config, process: Process) -> Trainer:
     training, optimizer, device = config.training, config.optimizer, process.device
     parts = {"world_size": process.world_size, "accumulation_steps": training.accumulation_steps}
     indices = rank_indices(training.batch_size, rank=process.rank, micro_step=0, **parts)
-    conditioner = build_conditioner(config.conditioner, device)
+    conditioner = build_conditioner(config.conditioner, config.weights, device)
     source = build_prompt_source(config.prompts)
     stream = PromptStream(
         source,
@@ -341,7 +403,7 @@ def build_trainer(config: cfg.Config, process: Process) -> Trainer:
         averaged=averaged,
         stream=stream,
         conditioner=EncodingCache(conditioner, join_conditions, capacity=text_cache),
-        priors=build_prior_terms(config.priors, device, text_cache),
+        priors=build_prior_terms(config.priors, config.weights, device, text_cache),
         views=views,
         distillation=build_distillation(config.distillation, training.max_steps),
         regularizers=regularizers,

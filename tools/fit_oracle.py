@@ -58,7 +58,7 @@ def main() -> None:
 
     config = load_config(args.config, args.overrides)
     torch.manual_seed(config.seed)
-    conditioner = build.build_conditioner(config.conditioner, "cpu")
+    conditioner = build.build_conditioner(config.conditioner, config.weights, "cpu")
     settings = build.generator_settings(config.generator) | {"condition_dim": conditioner.condition_dim}
     generator = build.make_generator(config.generator.name, settings)
     renderer = build.make_renderer(build.renderer_settings(config.renderer))

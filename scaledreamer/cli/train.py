@@ -53,13 +53,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status."""
     arguments = make_parser().parse_intermixed_args(argv)
     accept_any_text()
+    from scaledreamer.build import check_models
     from scaledreamer.config_file import load_config
 
     try:
         config = load_config(arguments.config, arguments.settings)
+        downloads = check_models(config)
     except ValueError as error:
         return _fail(error)
     os.environ.setdefault("LOCAL_RANK", str(arguments.local_rank))
+    _announce(downloads)
     if config.training.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     try:
@@ -100,6 +103,18 @@ def _train(config: Config, *, is_dry_run: bool) -> int:
         except (RunError, OSError) as error:
             return _fail(error)
     return 0
+
+
+def _announce(downloads: list[str]) -> None:
+    """What is to be downloaded; of a machine's processes the first says so and shows the progress."""
+    if not downloads:
+        return
+    if os.environ["LOCAL_RANK"] == "0":
+        print("\n".join(downloads), flush=True)
+    else:
+        from huggingface_hub.utils import disable_progress_bars
+
+        disable_progress_bars()
 
 
 def _fail(error: Exception, *, is_shared: bool = True) -> int:

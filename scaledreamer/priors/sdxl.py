@@ -80,13 +80,24 @@ class SDXLPrior(latent_diffusion.LatentDiffusionPrior):
 
     @classmethod
     def from_pretrained(
-        cls, folder_or_id: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+        cls,
+        folder_or_id: str | Path,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        *,
+        variant: str | None = None,
+        single_file: Path | None = None,
     ) -> SDXLPrior:
         """Loads a pipeline folder of the diffusers layout, or a hub id, from safetensors only.
 
         The autoencoder is float32 whatever `dtype` is, since SDXL's own overflows in float16, unless its
         config.json says `force_upcast: false`, as that of a repaired one does. What "" is encoded as follows
         `force_zeros_for_empty_prompt` of model_index.json, true where it is left out.
+
+        Args:
+            variant: "fp16" takes the files of that name, in a folder those that there are.
+            single_file: a .safetensors checkpoint with all weights; the folder then gives configurations
+                and tokenizers alone.
 
         Raises: ValueError if a part is not there, is damaged or is not of this family; it is named.
         """
@@ -96,22 +107,27 @@ class SDXLPrior(latent_diffusion.LatentDiffusionPrior):
         latent_diffusion.check_folder(source, LAYOUT, LAYOUT)
         with latent_diffusion.loading(source, "model_index.json"):
             zeros_for_empty_prompt = _zeros_for_empty_prompt(DiffusionPipeline.load_config(source))
-        with latent_diffusion.loading(source, "text_encoder/ and tokenizer/"):
-            text_encoder, tokenizer = load_text_encoder(source, dtype)
-            text_encoder.to(device)
-        with latent_diffusion.loading(source, "text_encoder_2/ and tokenizer_2/"):
-            text_encoder_2, tokenizer_2 = load_text_encoder(source, dtype, number="_2")
-            text_encoder_2.to(device)
         with latent_diffusion.loading(source, "vae/"):
             config: Any = AutoencoderKL.load_config(source, subfolder="vae")
             is_upcast = config.get("force_upcast", True)
             vae_dtype = torch.promote_types(dtype, torch.float32) if is_upcast else dtype
-            autoencoder = latent_diffusion.load_network(AutoencoderKL, source, "vae", vae_dtype, device)
-        with latent_diffusion.loading(source, "unet/"):
-            unet = latent_diffusion.load_network(UNet2DConditionModel, source, "unet", dtype, device)
+        if single_file is not None:
+            parts = _load_single_file(single_file, source, device, dtype, vae_dtype)
+        else:
+            load = latent_diffusion.load_network
+            with latent_diffusion.loading(source, "text_encoder/ and tokenizer/"):
+                text_encoder, tokenizer = load_text_encoder(source, dtype, variant=variant)
+                text_encoder.to(device)
+            with latent_diffusion.loading(source, "text_encoder_2/ and tokenizer_2/"):
+                text_encoder_2, tokenizer_2 = load_text_encoder(source, dtype, number="_2", variant=variant)
+                text_encoder_2.to(device)
+            with latent_diffusion.loading(source, "vae/"):
+                autoencoder = load(AutoencoderKL, source, "vae", vae_dtype, device, variant)
+            with latent_diffusion.loading(source, "unet/"):
+                unet = load(UNet2DConditionModel, source, "unet", dtype, device, variant)
+            parts = (autoencoder, unet, text_encoder, tokenizer, text_encoder_2, tokenizer_2)
         with latent_diffusion.loading(source, "scheduler/"):
             schedule = latent_diffusion.load_scheduler(source)
-        parts = (autoencoder, unet, text_encoder, tokenizer, text_encoder_2, tokenizer_2)
         try:
             return cls(*parts, *schedule, zeros_for_empty_prompt)
         except ValueError as error:
@@ -159,6 +175,23 @@ class SDXLPrior(latent_diffusion.LatentDiffusionPrior):
             x_t.to(dtype), steps, conditioning.tokens.to(dtype), added_cond_kwargs=added
         ).sample.float()
         return self._schedule.epsilon(output, x_t, t)
+
+
+def _load_single_file(
+    file: Path, configurations: str, device: torch.device | str, dtype: torch.dtype, vae_dtype: torch.dtype
+) -> tuple[Any, Any, Any, Any, Any, Any]:
+    from diffusers import StableDiffusionXLPipeline
+
+    with latent_diffusion.loading(str(file)):
+        autoencoder = latent_diffusion.load_single_file_autoencoder(file, configurations, vae_dtype)
+        pipe = latent_diffusion.load_single_file(
+            StableDiffusionXLPipeline, file, configurations, autoencoder, dtype, add_watermarker=False
+        )
+        for network in (pipe.vae, pipe.unet):
+            network.to(device, memory_format=torch.channels_last)
+        encoders = (pipe.text_encoder.to(device), pipe.tokenizer)
+        encoders_2 = (pipe.text_encoder_2.to(device), pipe.tokenizer_2)
+    return pipe.vae, pipe.unet, *encoders, *encoders_2
 
 
 def _zeros_for_empty_prompt(index: Any) -> bool:

@@ -52,9 +52,20 @@ class StableDiffusionPrior(latent_diffusion.LatentDiffusionPrior):
 
     @classmethod
     def from_pretrained(
-        cls, folder_or_id: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+        cls,
+        folder_or_id: str | Path,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        *,
+        variant: str | None = None,
+        single_file: Path | None = None,
     ) -> StableDiffusionPrior:
         """Loads a pipeline folder of the diffusers layout, or a hub id, from safetensors only.
+
+        Args:
+            variant: "fp16" takes the files of that name, in a folder those that there are.
+            single_file: a .safetensors checkpoint with all weights; the folder then gives configurations
+                and tokenizers alone.
 
         Raises: ValueError if the weights are not there or are not of this family.
         """
@@ -62,12 +73,17 @@ class StableDiffusionPrior(latent_diffusion.LatentDiffusionPrior):
 
         source = str(folder_or_id)
         latent_diffusion.check_folder(source, ("unet/",), LAYOUT)
-        with latent_diffusion.loading(source):
-            text_encoder, tokenizer = load_text_encoder(source, dtype)
-            autoencoder = latent_diffusion.load_network(AutoencoderKL, source, "vae", dtype, device)
-            unet = latent_diffusion.load_network(UNet2DConditionModel, source, "unet", dtype, device)
+        if single_file is not None:
+            parts = _load_single_file(single_file, source, device, dtype)
             schedule = latent_diffusion.load_scheduler(source)
-        parts = (autoencoder, unet, text_encoder.to(device), tokenizer)
+        else:
+            with latent_diffusion.loading(source):
+                text_encoder, tokenizer = load_text_encoder(source, dtype, variant=variant)
+                load = latent_diffusion.load_network
+                autoencoder = load(AutoencoderKL, source, "vae", dtype, device, variant)
+                unet = load(UNet2DConditionModel, source, "unet", dtype, device, variant)
+                schedule = latent_diffusion.load_scheduler(source)
+            parts = (autoencoder, unet, text_encoder.to(device), tokenizer)
         try:
             return cls(*parts, *schedule)
         except ValueError as error:
@@ -97,3 +113,25 @@ class StableDiffusionPrior(latent_diffusion.LatentDiffusionPrior):
         dtype, steps = self._unet.dtype, self._schedule.steps(t)
         output = self._unet(x_t.to(dtype), steps, conditioning.tokens.to(dtype)).sample.float()
         return self._schedule.epsilon(output, x_t, t)
+
+
+def _load_single_file(
+    file: Path, configurations: str, device: torch.device | str, dtype: torch.dtype
+) -> tuple[Any, Any, Any, Any]:
+    from diffusers import StableDiffusionPipeline
+
+    with latent_diffusion.loading(str(file)):
+        autoencoder = latent_diffusion.load_single_file_autoencoder(file, configurations, dtype)
+        pipe = latent_diffusion.load_single_file(
+            StableDiffusionPipeline,
+            file,
+            configurations,
+            autoencoder,
+            dtype,
+            safety_checker=None,
+            requires_safety_checker=False,
+        )
+        pipe.to(device)
+        for network in (pipe.vae, pipe.unet):
+            network.to(memory_format=torch.channels_last)
+    return pipe.vae, pipe.unet, pipe.text_encoder, pipe.tokenizer

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from scaledreamer.priors.layout import part_variant
 from scaledreamer.scene import TextCondition
 
 WORDS_FILE = "words.json"
@@ -125,17 +126,25 @@ class TextConditioner:
 
 
 def load_text_encoder(
-    source: str, dtype: torch.dtype, *, number: Literal["", "_2"] = "", **options: Any
+    source: str,
+    dtype: torch.dtype,
+    *,
+    number: Literal["", "_2"] = "",
+    variant: str | None = None,
+    **options: Any,
 ) -> tuple[Any, Any]:
     """CLIP text encoder and tokenizer of `text_encoder/` and `tokenizer/` in a folder or hub id.
 
     Args:
         number: "_2" is SDXL's second encoder, with its projection, of `text_encoder_2/` and `tokenizer_2/`.
+        variant: "fp16" takes the weights of that name, in a folder where there are some.
 
     Raises: ValueError with the reason alone if either is missing, damaged or of another kind.
     """
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+    if Path(source).is_dir():
+        variant = part_variant(Path(source), f"text_encoder{number}", variant)
     kind: Any = CLIPTextModelWithProjection if number else CLIPTextModel
     try:
         tokenizer = CLIPTokenizer.from_pretrained(source, subfolder=f"tokenizer{number}", **options)
@@ -143,6 +152,7 @@ def load_text_encoder(
             source,
             subfolder=f"text_encoder{number}",
             dtype=dtype,
+            variant=variant,
             use_safetensors=True,
             ignore_mismatched_sizes=True,  # named below
             output_loading_info=True,
