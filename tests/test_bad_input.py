@@ -634,16 +634,18 @@ TRAIN = [
     corpus_case("a number", "json", b"3", "list.json: expected a list of prompts, or a mapping"),
     # models
     setting_case(
-        "priors.0.model=/nowhere/prior", message="prior /nowhere/prior: its weights cannot be loaded ("
+        "priors.0.model=/nowhere/prior", message="priors.0.model: /nowhere/prior: no such folder or file; ch"
     ),
     setting_case(
-        "conditioner.model=/nowhere", message="conditioner /nowhere: text_encoder/ and tokenizer/ can"
+        "conditioner.model=/nowhere", message="conditioner.model: /nowhere: no such folder or file; check"
     ),
     prior_case(
-        "another folder", without("damaged/unet"), "prior damaged: no unet/ in this folder; give a pipeline"
+        "another folder", without("damaged/unet"), "model: damaged: no unet/ in this folder; give a pipeline"
     ),
     prior_case(
-        "truncated", truncated("damaged/unet/diffusion_pytorch_model.safetensors"), "(Unable to load weights"
+        "truncated",
+        truncated("damaged/unet/diffusion_pytorch_model.safetensors"),
+        ".safetensors is cut short: ",
     ),
     prior_case(
         "foreign", foreign_weights("damaged/vae/diffusion_pytorch_model.safetensors"), "cannot be loaded ("
@@ -651,21 +653,23 @@ TRAIN = [
     prior_case(
         "text truncated",
         truncated("damaged/text_encoder/model.safetensors"),
-        "prior damaged: its weights cannot be loaded (Error while",
+        "priors.0.model: damaged: text_encoder/model.safetensors is cut short: ",
     ),
     prior_case(
-        "no scheduler", without("damaged/scheduler"), "cannot be loaded (Error no file named scheduler_con"
+        "no scheduler", without("damaged/scheduler"), "model: damaged: no scheduler/ in this folder; give a"
     ),
     prior_case(
         "another scheduler",
         file("damaged/scheduler/scheduler_config.json", '{"prediction_type": "sample"}'),
         "prior damaged: the scheduler's prediction_type is 'sample'; accepted are",
     ),
-    prior_case("no tokenizer", without("damaged/tokenizer"), "do not belong together", "conditioner.model"),
+    prior_case(
+        "no tokenizer", without("damaged/tokenizer"), "damaged: no tokenizer/ in this f", "conditioner.model"
+    ),
     prior_case(
         "truncated",
         truncated("damaged/text_encoder/model.safetensors"),
-        "conditioner damaged: text_encoder/ and tokenizer/ cannot be loaded (",
+        "conditioner.model: damaged: text_encoder/model.safetensors is cut short: ",
         "conditioner.model",
     ),
     setting_case("generator.start=none", message="generator.start: checkpoint none: there is no such folder"),

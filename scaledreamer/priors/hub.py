@@ -20,7 +20,7 @@ from scaledreamer.priors.layout import PlaceError
 T = TypeVar("T")
 SECONDS = 3.0
 """Longest wait for one answer; shorter where many hubs are to be asked."""
-SECONDS_FOR_ALL = 7.0
+SECONDS_FOR_ALL = 6.0
 """Longest wait for all of the hubs of a place, where none answers."""
 REMOVED = "stabilityai/stable-diffusion-2"
 PATIENCE = "try again later, give a mirror in weights.mirrors, or give a folder that holds the weights"

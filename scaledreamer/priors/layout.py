@@ -194,7 +194,7 @@ def check_family(names: Collection[str], parts: Sequence[str], read: Read) -> No
 def _check_unet(unet: dict[str, Any], kind: str, *, is_sdxl_wanted: bool) -> None:
     network = unet.get("_class_name", "UNet2DConditionModel")
     addition = unet.get("addition_embed_type")
-    if network != "UNet2DConditionModel" or addition not in (None, "text_time"):
+    if network != "UNet2DConditionModel" or addition not in (None, "text", "text_time"):
         raise PlaceError(f"is {kind}, whose unet/ is {network} with addition_embed_type {addition!r}", READ)
     added = unet.get("in_channels", 4) - unet.get("out_channels", 4)
     if added != 0:
@@ -203,9 +203,9 @@ def _check_unet(unet: dict[str, Any], kind: str, *, is_sdxl_wanted: bool) -> Non
             f"is a model for {what}: its unet/ has in_channels {unet.get('in_channels', 4)}",
             "give the text-to-image model that it was made from",
         )
-    if addition and not is_sdxl_wanted:
+    if addition == "text_time" and not is_sdxl_wanted:
         raise PlaceError("unet/ is SDXL's, which has two text encoders", "load it with name sdxl")
-    if is_sdxl_wanted and not addition:
+    if is_sdxl_wanted and addition != "text_time":
         raise PlaceError(
             f"unet/ is not SDXL's: its addition_embed_type is {addition!r}, not 'text_time'",
             "load Stable Diffusion 1.x and 2.x with name stable_diffusion",
