@@ -95,7 +95,7 @@ def serve(models: dict[str, Path]) -> Iterator[FakeHub]:
             path = hub.models[model] / name
             if model in hub.denied:
                 status, code = hub.denied[model]
-                self.answer(status, **({"X_Error_Code": code} if code else {}))
+                self.answer(status, b"", **({"X_Error_Code": code} if code else {}))
             elif not path.is_file():
                 self.answer(404, X_Error_Code="EntryNotFound")
             else:

@@ -570,6 +570,13 @@ def test_offline_names_the_missing_files(hub: FakeHub, cache: Path, monkeypatch:
     assert {name.split("/")[0] for name in found.missing_files} == {"vae", "unet", "scheduler"}
 
 
+def test_places_that_one_hub_does_not_give_are_named_together(cache: Path) -> None:
+    with pytest.raises(
+        WeightsError, match=r"^none of 2 places works: owner/sd, owner/b: no such folder here, an"
+    ):
+        check_weights(["owner/sd", "owner/b"], parts=SD)
+
+
 def test_a_mirror_is_asked_where_the_hub_does_not_answer(
     hub: FakeHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -152,7 +152,10 @@ def _first(models: Sequence[str], request: _Request, *, is_download: bool) -> _F
             return _look(name, request, is_download)
         except PlaceError as problem:
             problems.append((name, problem))
-    reasons = "; ".join(f"{name}: {problem.reason}" for name, problem in problems)
+    names: dict[str, list[str]] = {}  # by reason: a hub that does not answer lacks all of its models alike
+    for name, problem in problems:
+        names.setdefault(problem.reason, []).append(name)
+    reasons = "; ".join(f"{', '.join(same)}: {reason}" for reason, same in names.items())
     hints = list(dict.fromkeys(problem.hint for _, problem in problems))
     if len(models) == 1 and isinstance(problems[0][1], hub.HubError):
         hints.append(LIST)
