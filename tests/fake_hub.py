@@ -17,6 +17,13 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 API = "/api/models/"
 
 
+class _QuietServer(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients may leave before the answer."""
+
+
 class FakeHub:
     """What it serves, and what it was asked for.
 
@@ -104,8 +111,7 @@ def serve(models: dict[str, Path]) -> Iterator[FakeHub]:
                 headers = {"ETag": f'"{etag(path)}"', "X_Repo_Commit": COMMIT, "Accept_Ranges": "bytes"}
                 self.answer(200, path.read_bytes(), **headers)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    server = _QuietServer(("127.0.0.1", 0), Handler)
     hub.address = f"http://127.0.0.1:{server.server_port}"
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:

@@ -759,3 +759,15 @@ def test_models_to_be_downloaded_are_announced(hub: FakeHub, pipelines: Path) ->
     build.build_prior(prior, config.weights, "cpu")
     assert build.check_models(config) == []
     assert build.check_models(Config()) == []
+
+
+def test_training_downloads_and_runs(hub: FakeHub, pipelines: Path, tmp_path: Path) -> None:
+    write_config(tmp_path, pipelines / "sd", training__max_steps=1)
+    models = ["conditioner.model=owner/sd", "priors.0.model=owner/fp16"]
+    result, _ = train(tmp_path, *models, HF_ENDPOINT=hub.address)
+    assert result.returncode == 0, result.stderr
+    assert (
+        "conditioner.model: owner/sd: " in result.stdout and "priors.0.model: owner/fp16: " in result.stdout
+    )
+    assert (tmp_path / "run" / "generator" / "model_index.json").is_file()
+    assert not [name for name in hub.files if ".fp16." in name], "the prior's dtype is float32"
