@@ -221,12 +221,25 @@ def build_conditioner(
     return TextConditioner.from_pretrained(found.folder, variant=found.variant).to(device)
 
 
-def build_prior(config: cfg.Prior, weights: cfg.Weights, device: torch.device | str) -> DiffusionPrior:
-    """A frozen prior on a device; downloaded if need be."""
+def build_prior(
+    config: cfg.Prior, weights: cfg.Weights, device: torch.device | str, key: str = "priors.N"
+) -> DiffusionPrior:
+    """A frozen prior on a device, downloaded if need be, run as its settings say.
+
+    Args:
+        key: its place in the configuration, for messages.
+
+    Raises: ValueError if it cannot be loaded, or not be run that way; the latter begins with the setting's
+        key.
+    """
     import torch
 
+    from scaledreamer.priors.latent_diffusion import check_dtype
     from scaledreamer.priors.weights import WeightsError, find_weights
 
+    settings = config.networks.model_dump(exclude={"dtype", "drop_text_encoder"})
+    key, dtype = f"{key}.{config.name}", getattr(torch, config.networks.dtype)
+    check_dtype(config.name, dtype, device, key)
     match config.name:
         case "tinyworld" | "stable_diffusion":
             from scaledreamer.priors.stable_diffusion import StableDiffusionPrior as Prior
@@ -237,13 +250,15 @@ def build_prior(config: cfg.Prior, weights: cfg.Weights, device: torch.device | 
     except WeightsError as error:
         raise ValueError(f"prior {error}") from None
     assert found.folder is not None
-    return Prior.from_pretrained(
+    prior = Prior.from_pretrained(
         found.folder,
         device=device,
-        dtype=getattr(torch, config.networks.dtype),
+        dtype=dtype,
         variant=found.variant,
         single_file=found.single_file,
     )
+    prior.run_as(**settings, key=key)
+    return prior
 
 
 def build_prior_terms(
@@ -259,10 +274,12 @@ def build_prior_terms(
 
     terms = []
     for number, config in enumerate(configs):
+        key = f"priors.{number}"
         try:
-            prior = build_prior(config, weights, device)
+            prior = build_prior(config, weights, device, key)
         except ValueError as error:
-            raise ValueError(f"priors.{number}: {error}") from None
+            text = str(error)
+            raise ValueError(text if text.startswith(f"{key}.") else f"{key}: {text}") from None
         texts = EncodingCache(prior.encode_text, TextEmbedding.cat, capacity=text_cache)
         settings = config.model_dump(include=TERM_SETTINGS)
         terms.append(PriorTerm(prior, texts, **settings))

@@ -6,18 +6,27 @@ Letters and axes as in `priors/base.py`; `v` is the network's output where it pr
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from scaledreamer.priors import layout
 from scaledreamer.priors.base import TextEmbedding
+from scaledreamer.priors.running import (
+    Checkpointed,
+    Parts,
+    check_compiler,
+    checkpointed,
+    parts_that_fit,
+    split,
+)
 
 if TYPE_CHECKING:
     from scaledreamer.priors.base import DiffusionPrior
@@ -118,7 +127,15 @@ def encode_image(
     images: Float[Tensor, "image 3 h w"],
     noise: Float[Tensor, "image c h_latent w_latent"] | None = None,
 ) -> Float[Tensor, "image c h_latent w_latent"]:
-    """See `DiffusionPrior.encode_image`."""
+    """See `DiffusionPrior.encode_image`.
+
+    Raises: ValueError if the autoencoder does not divide the images' size.
+    """
+    factor, (height, width) = 2 ** (len(autoencoder.config.block_out_channels) - 1), images.shape[-2:]
+    if height % factor or width % factor:
+        raise ValueError(
+            f"images: got {height} x {width} pixels; the autoencoder takes multiples of {factor}."
+        )
     signed = (images * 2 - 1).to(autoencoder.dtype)
     posterior = autoencoder.encode(signed).latent_dist
     latents = (
@@ -276,19 +293,222 @@ def load_scheduler(source: str) -> tuple[Float[Tensor, " step"], str]:
     return scheduler.alphas_cumprod, scheduler.config["prediction_type"]
 
 
-class LatentDiffusionPrior:
-    """What latent diffusion priors do alike; each encodes text and predicts noise in its own way."""
+# --- the part that priors share ----------------------------------------------------------------------------
 
+
+def check_dtype(name: str, dtype: torch.dtype, device: torch.device | str, key: str) -> None:
+    """Refuses to fill a GPU with a large prior in full precision.
+
+    Args:
+        name: of the prior, as in the configuration.
+        key: its section there, "priors.0.sdxl".
+
+    Raises: ValueError for float32 on a GPU, but for the small tinyworld.
+    """
+    if dtype == torch.float32 and torch.device(device).type == "cuda" and name != "tinyworld":
+        raise ValueError(
+            f"{key}.dtype: got 'float32' on a GPU, which takes twice the memory and several times as long "
+            "for nothing; accepted there are 'bfloat16' and 'float16'."
+        )
+
+
+class LatentDiffusionPrior:
+    """What latent diffusion priors do alike; each encodes text and calls its UNet in its own way.
+
+    Attributes:
+        text_shape: (token, d_token) of one text.
+        pooled_dim: width of its pooled part, if there is one.
+    """
+
+    image_size: int
+    latent_shape: tuple[int, int, int]
+    text_shape: tuple[int, int]
+    pooled_dim: int | None = None
     _autoencoder: Any
+    _unet: Any
     _schedule: NoiseSchedule
+    _encoders: tuple[tuple[Any, Any], ...]
+    _key: str = "prior"
+    _parts: Parts = Parts()
+    _is_graph: bool = False
+    _overflows: Tensor | None = None  # once for each network: of latents, of predictions
+
+    # ---- what it is made of
+
+    @property
+    def device(self) -> torch.device:
+        """Where its networks are."""
+        return self._unet.device
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Its networks by their folders' names; text encoders that were freed are missing."""
+        encoders = {
+            f"text_encoder_{number}" if number > 1 else "text_encoder": encoder
+            for number, (encoder, _) in enumerate(self._encoders, start=1)
+        }
+        return {"unet": self._unet, "vae": self._autoencoder, **encoders}
+
+    def blank_conditioning(self, num_texts: int) -> TextEmbedding:
+        """Zeros of the shape and dtype of encoded texts."""
+        options: Any = {"device": self.device, "dtype": self._unet.dtype}
+        pooled = None if self.pooled_dim is None else torch.zeros(num_texts, self.pooled_dim, **options)
+        return TextEmbedding(torch.zeros(num_texts, *self.text_shape, **options), pooled)
+
+    def drop_text_encoder(self) -> None:
+        """Frees text encoders and tokenizers, once all texts are encoded; `encode_text` raises after it."""
+        self._encoders = ()
+
+    def _check_text_encoders(self, prompts: list[str]) -> None:
+        if not self._encoders:
+            raise ValueError(
+                f"{self._key}.drop_text_encoder: the text encoder was freed, and {prompts[0]!r} was not "
+                "encoded before; raise training.text_cache so that all texts fit, or leave drop_text_encoder out."
+            )
+
+    # ---- how it is run
+
+    def run_as(
+        self,
+        *,
+        compile: bool = False,
+        cuda_graphs: bool = False,
+        vae_slicing: bool = False,
+        vae_tiling: bool = False,
+        memory_gib: float | None = None,
+        key: str = "prior",
+        backend: str = "inductor",
+    ) -> None:
+        """Settles how the networks are run, once, before their first call; see
+        `scaledreamer.config.LatentDiffusionPrior` for the settings.
+
+        Encoding in parts or tiles computes each of them twice where a gradient is asked for, so that the
+        graph of one alone is alive; the autoencoder is then compiled without CUDA graphs.
+
+        Args:
+            key: the prior's section in the configuration, for messages.
+            backend: of torch.compile.
+
+        Raises: ValueError with the setting's key if the machine lacks what it needs, or if one image does not
+            fit into memory_gib.
+        """
+        self._key = key
+        if cuda_graphs and self.device.type != "cuda":
+            raise ValueError(
+                f"{key}.cuda_graphs: needs a GPU, and the networks are on {self.device}; leave it out."
+            )
+        if compile:
+            check_compiler(f"{key}.compile", self.device, backend)
+        if vae_tiling:
+            self._tile()
+        if memory_gib is not None:
+            self._parts = parts_that_fit(self._on_meta(vae_tiling), memory_gib, f"{key}.memory_gib")
+        if vae_slicing:
+            self._autoencoder.enable_slicing()  # of decoding
+            self._parts = replace(self._parts, encode=1, kept=1)
+        if compile:
+            options: Any = {"backend": backend, "dynamic": False}
+            graphs: Any = options | ({"mode": "reduce-overhead"} if cuda_graphs else {})
+            is_divided = vae_tiling or self._parts.encode is not None
+            encoder = self._autoencoder.encoder
+            getattr(encoder, "wrapped", encoder).compile(**(options if is_divided else graphs))
+            self._unet.compile(**graphs)
+        self._is_graph = cuda_graphs
+
+    def _tile(self) -> None:
+        """Tiles of half the image's size, each forgotten until the gradient needs it: diffusers' own are as
+        large as the images that the autoencoder was trained on, which is one tile."""
+        vae: Any = self._autoencoder
+        vae.enable_tiling()
+        vae.tile_sample_min_size = max(self.image_size // 2, 1)
+        vae.tile_latent_min_size = max(self.latent_shape[-1] // 2, 1)
+        vae.encoder = Checkpointed(vae.encoder)
+
+    def _on_meta(self, is_tiled: bool) -> LatentDiffusionPrior:
+        """This prior on the meta device, undivided."""
+        twin = copy.copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(twin, name, value.to("meta"))
+        twin._schedule = replace(self._schedule, alpha_bar=self._schedule.alpha_bar.to("meta"))
+        twin._autoencoder, twin._unet = (_meta_copy(network) for network in (self._autoencoder, self._unet))
+        twin._parts = Parts()
+        if is_tiled:
+            twin._tile()
+        return twin
+
+    # ---- the contract
 
     def encode_image(
         self,
         images: Float[Tensor, "image 3 h w"],
         noise: Float[Tensor, "image c h_latent w_latent"] | None = None,
     ) -> Float[Tensor, "image c h_latent w_latent"]:
-        """See `DiffusionPrior.encode_image`; images at the prior's `image_size`."""
-        return encode_image(self._autoencoder, images, noise)
+        """See `DiffusionPrior.encode_image`; images at the prior's `image_size`.
+
+        Raises: ValueError for images of another size.
+        """
+        size = self.image_size
+        if images.shape[-2:] != (size, size):
+            height, width = images.shape[-2:]
+            raise ValueError(f"images: got {height} x {width} pixels; this prior judges {size} x {size}.")
+
+        def encode(images: Tensor, noise: Tensor | None) -> Tensor:
+            return encode_image(self._autoencoder, images, noise)
+
+        is_divided, whole = self._parts.encode is not None, len(images)
+        if images.requires_grad and torch.is_grad_enabled():
+            is_divided = is_divided and whole > (self._parts.kept or 0)
+            encode = checkpointed(encode) if is_divided else encode
+        parts = split(whole, self._parts.encode if is_divided else None)
+        latents = [encode(images[part], None if noise is None else noise[part]) for part in parts]
+        joined = torch.cat(latents) if len(latents) > 1 else latents[0]
+        self._watch(0, self._autoencoder.dtype, images, joined)
+        return joined
+
+    @torch.no_grad()
+    def predict_noise(
+        self,
+        x_t: Float[Tensor, "image c h_latent w_latent"],
+        t: Float[Tensor, " image"],
+        conditioning: TextEmbedding,
+    ) -> Float[Tensor, "image c h_latent w_latent"]:
+        """Epsilon from the UNet, whatever it predicts."""
+        dtype, steps = self._unet.dtype, self._schedule.steps(t)
+        outputs = []
+        for part in split(len(x_t), self._parts.predict):
+            output = self._network_output(x_t[part].to(dtype), steps[part], conditioning[part])
+            outputs.append(output.to(torch.float32, copy=self._is_graph))  # a replay writes over its output
+        output = torch.cat(outputs) if len(outputs) > 1 else outputs[0]
+        self._watch(1, dtype, x_t, output)
+        return self._schedule.epsilon(output, x_t, t)
+
+    def _network_output(self, x_t: Tensor, steps: Tensor, conditioning: TextEmbedding) -> Tensor:
+        """The UNet's output on latents in its dtype."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def _watch(self, network: int, dtype: torch.dtype, given: Tensor, made: Tensor) -> None:
+        """Remembers on the device whether a network of float16 made what is not finite of what is."""
+        if dtype != torch.float16:
+            return
+        if self._overflows is None:
+            self._overflows = torch.zeros(2, dtype=torch.bool, device=given.device)
+        self._overflows[network] |= given.isfinite().all() & ~made.isfinite().all()
+
+    def why_not_finite(self) -> str | None:
+        """What in this prior was not finite since the last call, in words for the log; None if it was not
+        this prior's precision. Waits for the device: to be asked after a step that was skipped."""
+        seen = [False, False] if self._overflows is None else self._overflows.tolist()
+        self._overflows = None
+        if seen[0]:
+            repaired = ", or give the repaired autoencoder madebyollin/sdxl-vae-fp16-fix as vae/"
+            return (
+                "the autoencoder's latents are beyond float16's range: set "
+                f"{self._key}.dtype=bfloat16{repaired if self.pooled_dim else ''}"
+            )
+        if seen[1]:
+            return f"the UNet's output is beyond float16's range: set {self._key}.dtype=bfloat16"
+        return None
 
     def decode_latents(
         self, latents: Float[Tensor, "image c h_latent w_latent"]
@@ -317,3 +537,9 @@ class LatentDiffusionPrior:
         return self.decode_latents(
             ddim(prior, prompts, noise, guidance_scale=guidance_scale, num_steps=num_steps)
         )
+
+
+def _meta_copy(network: Any) -> Any:
+    with torch.device("meta"):
+        twin = type(network).from_config(network.config)
+    return nn.Module.to(twin, network.dtype).eval().requires_grad_(False)

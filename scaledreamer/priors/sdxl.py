@@ -71,6 +71,8 @@ class SDXLPrior(latent_diffusion.LatentDiffusionPrior):
             module.eval().requires_grad_(False)
         self._autoencoder, self._unet = autoencoder, unet
         self._encoders = ((text_encoder, tokenizer), (text_encoder_2, tokenizer_2))
+        self.text_shape = (text_encoder.config.max_position_embeddings, unet.config.cross_attention_dim)
+        self.pooled_dim = text_encoder_2.config.projection_dim
         self._zeros_for_empty_prompt = zeros_for_empty_prompt
         latent_size = unet.config.sample_size
         self.latent_shape = (unet.config.in_channels, latent_size, latent_size)
@@ -137,6 +139,7 @@ class SDXLPrior(latent_diffusion.LatentDiffusionPrior):
     def encode_text(self, prompts: list[str]) -> TextEmbedding:
         """Both encoders' tokens side by side and the second's pooled embedding, padded to their full length;
         longer text is cut. "" is zeros where `zeros_for_empty_prompt`."""
+        self._check_text_encoders(prompts)
         tokens, pooled = [], None
         for encoder, tokenizer in self._encoders:
             ids = tokenizer(
@@ -157,24 +160,13 @@ class SDXLPrior(latent_diffusion.LatentDiffusionPrior):
             pooled[is_empty] = 0
         return encoded
 
-    @torch.no_grad()
-    def predict_noise(
-        self,
-        x_t: Float[Tensor, "image c h_latent w_latent"],
-        t: Float[Tensor, " image"],
-        conditioning: TextEmbedding,
-    ) -> Float[Tensor, "image c h_latent w_latent"]:
-        """Epsilon from the UNet, whatever it predicts."""
+    def _network_output(self, x_t: Tensor, steps: Tensor, conditioning: TextEmbedding) -> Tensor:
         assert conditioning.pooled is not None
-        dtype, steps = self._unet.dtype, self._schedule.steps(t)
         added = {
-            "text_embeds": conditioning.pooled.to(dtype),
+            "text_embeds": conditioning.pooled.to(x_t.dtype),
             "time_ids": self._time_ids.expand(len(x_t), -1),
         }
-        output = self._unet(
-            x_t.to(dtype), steps, conditioning.tokens.to(dtype), added_cond_kwargs=added
-        ).sample.float()
-        return self._schedule.epsilon(output, x_t, t)
+        return self._unet(x_t, steps, conditioning.tokens.to(x_t.dtype), added_cond_kwargs=added).sample
 
 
 def _load_single_file(

@@ -45,7 +45,8 @@ class StableDiffusionPrior(latent_diffusion.LatentDiffusionPrior):
         for module in (autoencoder, unet, text_encoder):
             module.eval().requires_grad_(False)
         self._autoencoder, self._unet = autoencoder, unet
-        self._text_encoder, self._tokenizer = text_encoder, tokenizer
+        self._encoders = ((text_encoder, tokenizer),)
+        self.text_shape = (text_encoder.config.max_position_embeddings, unet.config.cross_attention_dim)
         latent_size = unet.config.sample_size
         self.latent_shape = (unet.config.in_channels, latent_size, latent_size)
         self.image_size = latent_diffusion.image_size(autoencoder, unet)
@@ -93,26 +94,19 @@ class StableDiffusionPrior(latent_diffusion.LatentDiffusionPrior):
     def encode_text(self, prompts: list[str]) -> TextEmbedding:
         """Token embeddings padded to the encoder's full length, as Stable Diffusion reads them; longer text
         is cut."""
-        ids = self._tokenizer(
+        self._check_text_encoders(prompts)
+        ((encoder, tokenizer),) = self._encoders
+        ids = tokenizer(
             prompts,
             padding="max_length",
             truncation=True,
-            max_length=self._text_encoder.config.max_position_embeddings,
+            max_length=encoder.config.max_position_embeddings,
             return_tensors="pt",
         ).input_ids
-        return TextEmbedding(self._text_encoder(ids.to(self._unet.device)).last_hidden_state)
+        return TextEmbedding(encoder(ids.to(self._unet.device)).last_hidden_state)
 
-    @torch.no_grad()
-    def predict_noise(
-        self,
-        x_t: Float[Tensor, "image c h_latent w_latent"],
-        t: Float[Tensor, " image"],
-        conditioning: TextEmbedding,
-    ) -> Float[Tensor, "image c h_latent w_latent"]:
-        """Epsilon from the UNet, whatever it predicts."""
-        dtype, steps = self._unet.dtype, self._schedule.steps(t)
-        output = self._unet(x_t.to(dtype), steps, conditioning.tokens.to(dtype)).sample.float()
-        return self._schedule.epsilon(output, x_t, t)
+    def _network_output(self, x_t: Tensor, steps: Tensor, conditioning: TextEmbedding) -> Tensor:
+        return self._unet(x_t, steps, conditioning.tokens.to(x_t.dtype)).sample
 
 
 def _load_single_file(

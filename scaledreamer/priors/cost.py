@@ -1,0 +1,96 @@
+"""What a latent diffusion prior costs in an ASD step, counted or measured on made-up inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from scaledreamer.accounting import Cost, count, parameter_bytes
+from scaledreamer.priors.latent_diffusion import LatentDiffusionPrior
+
+
+@dataclass(frozen=True)
+class PriorCost:
+    """What a prior costs in one ASD step.
+
+    Attributes:
+        encode: images to latents, and the gradient back to the images.
+        predict: noise of all branches, one call.
+        step: both as a step does them: encode, predict while the encoder's graph is kept, gradient.
+        parameter_bytes: of each network, in its dtype.
+    """
+
+    encode: Cost
+    predict: Cost
+    step: Cost
+    parameter_bytes: dict[str, int]
+
+
+def prior_cost(prior: LatentDiffusionPrior, images: int, *, branches: int = 3) -> PriorCost:
+    """Counts a prior's part of one ASD step; on the meta device it costs nothing (`full_size.assemble`).
+
+    Args:
+        images: that are judged at once.
+        branches: predictions for each image: 3, or 5 with perp-neg.
+    """
+    step = StepInputs(prior, images, branches=branches)
+    return PriorCost(
+        count(step.encode_with_gradient),
+        count(step.predict_noise),
+        count(step.step),
+        {name: parameter_bytes(network) for name, network in prior.networks().items()},
+    )
+
+
+class StepInputs:
+    """Made-up inputs of a prior's part of an ASD step, and its pieces as functions without arguments.
+
+    Args:
+        images: that are judged at once.
+        branches: predictions for each image.
+    """
+
+    def __init__(self, prior: LatentDiffusionPrior, images: int, *, branches: int = 3) -> None:
+        device, size = prior.device, prior.image_size
+        self._prior, self._branches = prior, branches
+        self._images = torch.rand(images, 3, size, size, device=device)
+        self._x_t = torch.randn(branches * images, *prior.latent_shape, device=device)
+        self._t = torch.full((branches * images,), 0.5, device=device)
+        self._conditioning = prior.blank_conditioning(branches * images)
+
+    @torch.no_grad()
+    def encode(self) -> Tensor:
+        """Latents without a graph."""
+        return self._prior.encode_image(self._images)
+
+    def encode_with_graph(self) -> Tensor:
+        """Latents that can be differentiated."""
+        with torch.enable_grad():
+            return self._prior.encode_image(self._images.detach().requires_grad_())
+
+    def encode_with_gradient(self) -> Tensor:
+        """Gradient at the images."""
+        return self._gradient(lambda latents: torch.ones_like(latents))
+
+    def predict_noise(self) -> Tensor:
+        """Noise of all branches."""
+        return self._prior.predict_noise(self._x_t, self._t, self._conditioning)
+
+    def step(self) -> Tensor:
+        """Gradient at the images, of predictions made while the encoder's graph waits."""
+
+        def distilled(latents: Tensor) -> Tensor:
+            x_t = latents.detach().repeat(self._branches, 1, 1, 1)
+            eps = self._prior.predict_noise(x_t, self._t, self._conditioning)
+            return eps.chunk(self._branches)[0]
+
+        return self._gradient(distilled)
+
+    def _gradient(self, latents_gradient: Callable[[Tensor], Tensor]) -> Tensor:
+        with torch.enable_grad():
+            x = self._images.detach().requires_grad_()
+            latents = self._prior.encode_image(x)
+            return torch.autograd.grad(latents, x, latents_gradient(latents))[0]
