@@ -16,8 +16,8 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry
 
 _attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _attention_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -56,13 +56,9 @@ def count(function: Callable[[], Any], *, timed: bool = False) -> Cost:
         function: to be counted; what it returns lives to the end of the call.
         timed: call it a second time, uncounted, and measure the seconds.
     """
-    counter = FlopCounterMode(display=False, custom_mapping=_ATTENTION_FLOPS)
-    with ExitStack() as stack:
-        stack.enter_context(_FusedAttention())
-        stack.enter_context(counter)
-        storages = stack.enter_context(LiveStorages())
+    with _FusedAttention(), Counter() as counter:
         result = function()
-        kept_bytes = storages.bytes
+        kept_bytes = counter.bytes
     del result
     seconds = None
     if timed:
@@ -71,7 +67,7 @@ def count(function: Callable[[], Any], *, timed: bool = False) -> Cost:
         function()
         synchronize()
         seconds = time.perf_counter() - start
-    return Cost(counter.get_total_flops(), storages.peak_bytes, kept_bytes, seconds)
+    return Cost(counter.flops, counter.peak_bytes, kept_bytes, seconds)
 
 
 def synchronize() -> None:
@@ -85,17 +81,20 @@ def parameter_bytes(module: nn.Module) -> int:
     return sum(tensor.nbytes for tensor in [*module.parameters(), *module.buffers()])
 
 
-class LiveStorages(TorchDispatchMode):
-    """Follows the memory of all tensors that operations inside it make, by weak references.
+class Counter(TorchDispatchMode):
+    """Counts all operations inside it, and follows the memory of what they make by weak references.
+
+    Torch's own `FlopCounterMode` counts the same, but hooks modules and their graphs, which then live longer.
 
     Attributes:
+        flops: of all products so far.
         bytes: alive now.
         peak_bytes: most that were alive after any operation.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.bytes = self.peak_bytes = 0
+        self.flops = self.bytes = self.peak_bytes = 0
         self._known: dict[int, weakref.ref[Any]] = {}
 
     def __torch_dispatch__(
@@ -107,6 +106,9 @@ class LiveStorages(TorchDispatchMode):
         for tensor in _tensors(out):
             self._follow(tensor, nbytes=tensor.untyped_storage().nbytes())
         self.peak_bytes = max(self.peak_bytes, self.bytes)
+        flops_of = _FLOPS.get(func._overloadpacket)
+        if flops_of is not None:
+            self.flops += flops_of(*args, **(kwargs or {}), out_val=out)
         return out
 
     def _follow(self, tensor: Tensor, nbytes: int) -> None:
@@ -114,13 +116,12 @@ class LiveStorages(TorchDispatchMode):
         key = storage._cdata
         if key in self._known:
             return
-
-        def forget(_: Any) -> None:
-            del self._known[key]
-            self.bytes -= nbytes
-
-        self._known[key] = weakref.ref(storage, forget)
+        self._known[key] = weakref.ref(storage, partial(self._forget, key, nbytes))
         self.bytes += nbytes
+
+    def _forget(self, key: int, nbytes: int, _: Any) -> None:
+        del self._known[key]
+        self.bytes -= nbytes
 
 
 def _tensors(tree: Any) -> list[Tensor]:
@@ -154,18 +155,20 @@ def _meta_attention(
     return _attention(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]
 
 
-def _pairs_flops(query: Any, key: Any) -> int:
-    """Of one product between all pairs of tokens; shapes are (batch, head, token, d_head)."""
-    batch, heads, num_queries, d_head = query
-    return 2 * batch * heads * num_queries * key[2] * d_head
+def _pairs_flops(query: Tensor, key: Tensor) -> int:
+    """Of one product between all pairs of tokens; both are (batch, head, token, d_head)."""
+    return 2 * query.numel() * key.shape[2]
 
 
-def _attention_flops(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
+def _attention_flops(query: Tensor, key: Tensor, *args: Any, **kwargs: Any) -> int:
     return 2 * _pairs_flops(query, key)
 
 
-def _attention_backward_flops(grad: Any, query: Any, key: Any, *args: Any, **kwargs: Any) -> int:
+def _attention_backward_flops(grad: Tensor, query: Tensor, key: Tensor, *args: Any, **kwargs: Any) -> int:
     return 5 * _pairs_flops(query, key)
 
 
-_ATTENTION_FLOPS = {_attention: _attention_flops, _attention_backward: _attention_backward_flops}
+_FLOPS: dict[Any, Callable[..., int]] = flop_registry | {
+    _attention: _attention_flops,
+    _attention_backward: _attention_backward_flops,
+}

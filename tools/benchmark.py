@@ -2,10 +2,12 @@
 
     python tools/benchmark.py step [--config configs/tiny.yaml] [training.batch_size=8 ...]
     python tools/benchmark.py prompts
+    python tools/benchmark.py prior --prior sd21 --random-weights
 
 `step`: each part's share of a training step. `prompts`: how fast prompts come out of shards, beside a plain
-webdataset pipeline over the same ones, and what a corpus of 10^9 costs. Nothing is written but the file of
---json. Exit status: 0 done; 2 bad input; 130 interrupted.
+webdataset pipeline over the same ones, and what a corpus of 10^9 costs. `prior`: how fast a full-size prior
+runs, of what the device can do; no weights need to be there. Nothing is written but the file of --json.
+Exit status: 0 done; 2 bad input; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from _benchmark_prior import add_options, format_prior, measure_prior
 from _benchmark_prompts import format_prompts, measure_prompts
 
 from scaledreamer.config_file import load_config
@@ -40,7 +43,9 @@ def make_parser() -> argparse.ArgumentParser:
     step.add_argument("--steps", type=int, default=20, metavar="N", help="steps measured (%(default)s)")
     step.add_argument("--warmup", type=int, default=3, metavar="N", help="steps before them (%(default)s)")
     prompts = subcommands.add_parser("prompts", help="throughput, start, seek and memory of the stream")
-    for subcommand in (step, prompts):
+    prior = subcommands.add_parser("prior", help="speed and memory of a prior's part of a training step")
+    add_options(prior)
+    for subcommand in (step, prompts, prior):
         subcommand.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
     step.add_argument(
         "settings", nargs="*", metavar="key.path=value", help="settings that go before the file's"
@@ -55,6 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.what == "prompts":
             report: dict[str, Any] = measure_prompts()
             print(format_prompts(report))
+        elif arguments.what == "prior":
+            report = measure_prior(arguments)
+            print(format_prior(report))
         else:
             if arguments.steps < 1 or arguments.warmup < 0:
                 raise ValueError("--steps takes at least 1 and --warmup at least 0")

@@ -362,7 +362,8 @@ class LatentDiffusionPrior:
         if not self._encoders:
             raise ValueError(
                 f"{self._key}.drop_text_encoder: the text encoder was freed, and {prompts[0]!r} was not "
-                "encoded before; raise training.text_cache so that all texts fit, or leave drop_text_encoder out."
+                "encoded before; raise training.text_cache so that all texts fit, or leave "
+                "drop_text_encoder out."
             )
 
     # ---- how it is run
@@ -401,7 +402,7 @@ class LatentDiffusionPrior:
         if vae_tiling:
             self._tile()
         if memory_gib is not None:
-            self._parts = parts_that_fit(self._on_meta(vae_tiling), memory_gib, f"{key}.memory_gib")
+            self._parts = parts_that_fit(self.on_meta(is_tiled=vae_tiling), memory_gib, f"{key}.memory_gib")
         if vae_slicing:
             self._autoencoder.enable_slicing()  # of decoding
             self._parts = replace(self._parts, encode=1, kept=1)
@@ -423,8 +424,8 @@ class LatentDiffusionPrior:
         vae.tile_latent_min_size = max(self.latent_shape[-1] // 2, 1)
         vae.encoder = Checkpointed(vae.encoder)
 
-    def _on_meta(self, is_tiled: bool) -> LatentDiffusionPrior:
-        """This prior on the meta device, undivided."""
+    def on_meta(self, *, is_tiled: bool = False) -> LatentDiffusionPrior:
+        """This prior without weights on the meta device, its images undivided: to count what it costs."""
         twin = copy.copy(self)
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
