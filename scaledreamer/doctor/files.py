@@ -1,0 +1,180 @@
+"""What a configuration reads and writes: weights, prompts, folders, room on the disks. Needs no torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from scaledreamer.build import _conditioner_places, _prior_places, build_prompts
+from scaledreamer.config import Config
+from scaledreamer.doctor.findings import Section, one_line, size
+from scaledreamer.priors.weights import Availability, Weights, WeightsError, check_weights, find_weights
+from scaledreamer.prompts.remote import shard_files
+from scaledreamer.prompts.shards import MANIFEST
+from scaledreamer.training.output import check_output
+
+SHARD_BYTES_PER_PROMPT = 1100
+"""Measured: a record of a shard is a tar member of its own, a header and padded text."""
+EXPORTS = 2
+"""`generator/` and `best/`."""
+MOMENTS = {"adam": 2, "adamw": 2, "adan": 4, "sgd": 0}
+"""Tensors of each parameter's size that an optimizer keeps; sgd keeps one where it has momentum."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model of a configuration and where it stands.
+
+    Attributes:
+        key: its place in the configuration, "priors.0".
+        name: as configured, the place that was found, or the first one.
+        here: its weights on this disk, if all of them are.
+        found: None if no place has it.
+    """
+
+    key: str
+    name: str
+    here: Weights | None = None
+    found: Availability | None = None
+
+
+def num_moments(config: Config) -> int:
+    """Tensors of each parameter's size that the configured optimizer keeps."""
+    optimizer = config.optimizer
+    return MOMENTS[optimizer.name] + (optimizer.name == "sgd" and optimizer.momentum > 0)
+
+
+def check_models(config: Config) -> tuple[Section, list[Model]]:
+    """Weights of the conditioner and of each prior: reachable, whole, of the right family; nothing is
+    downloaded."""
+    section, models = Section("Weights"), []
+    places = {"conditioner": _conditioner_places, **{f"priors.{i}": None for i in range(len(config.priors))}}
+    unreachable: dict[str, str] = {}
+    num_bytes = 0
+    for number, key in enumerate(places):
+        try:
+            if key == "conditioner":
+                asked = _conditioner_places(config.conditioner, config.weights)
+            else:
+                asked = _prior_places(config.priors[number - 1], config.weights)
+        except ValueError as error:
+            section.add("error", str(error).rstrip("."))
+            models.append(Model(key, "none"))
+            continue
+        shown = asked["models"][0]
+        try:
+            found = check_weights(**asked, unreachable=unreachable)
+        except WeightsError as error:
+            section.add("error", f"{key}.model: {str(error).rstrip('.')}")
+            models.append(Model(key, shown))
+            continue
+        here = None
+        if not found.missing_files:
+            here = find_weights(**asked | {"models": [found.name], "offline": True})
+        models.append(Model(key, found.name, here, found))
+        variant = f", {found.variant}" if found.variant else ""
+        if found.missing_files:
+            num_bytes += found.num_bytes
+            section.add(
+                "ok",
+                f"{key}.model: {found.name} ({found.kind}{variant}): {len(found.missing_files)} files, "
+                f"{size(found.num_bytes)}, are to be downloaded",
+            )
+        else:
+            section.add("ok", f"{key}.model: {found.name} ({found.kind}{variant}): all files are here")
+    section.numbers["download_bytes"] = num_bytes
+    return section, models
+
+
+def check_prompts(config: Config) -> Section:
+    """The corpus can be read. Shards far away are looked for, not copied."""
+    section, prompts = Section("Prompts"), config.prompts
+    try:
+        if prompts.shards is None:
+            texts = build_prompts(prompts)
+            section.numbers |= {"num_prompts": len(texts), "num_distinct": len(set(texts))}
+            if not texts:
+                raise ValueError("prompts: none to train on; give at least one")
+            section.add("ok", f"{len(texts):,} prompts, such as {texts[0][:60]!r}")
+        elif "://" in prompts.shards or prompts.shards.startswith("pipe:"):
+            shard_files(prompts.shards, cache=prompts.cache, cache_gib=prompts.cache_gib)
+            section.add(
+                "warning",
+                f"prompts.shards: {prompts.shards} lies elsewhere and is not read before training",
+                "tools/make_shards.py checks it",
+            )
+        else:
+            shard_files(prompts.shards, cache=prompts.cache)
+            manifest = json.loads((Path(os.path.expanduser(prompts.shards)) / MANIFEST).read_text("utf-8"))
+            count = manifest["num_prompts"]
+            section.numbers |= {"num_prompts": count, "num_distinct": count}
+            section.add("ok", f"prompts.shards: {count:,} prompts in shards")
+    except (OSError, ValueError, KeyError) as error:
+        section.add("error", one_line(error).rstrip("."))
+    return section
+
+
+def check_disk(config: Config, *, num_parameters: int, download_bytes: int, num_prompts: int) -> Section:
+    """Folders can be written, and hold what weights, shards, checkpoints and exports need."""
+    section, needs = Section("Disk"), []
+    output, prompts, keep = Path(config.training.output), config.prompts, config.training.keep_checkpoints
+    try:
+        check_output(output)
+        section.add("ok", f"training.output: {output} can be written")
+    except ValueError as error:
+        section.add("error", str(error).rstrip("."))
+    # While a checkpoint is written, the oldest is still there.
+    checkpoint = 4 * num_parameters * (2 + num_moments(config))
+    needs.append((output, f"{keep} + 1 checkpoints of {size(checkpoint)}", (keep + 1) * checkpoint))
+    needs.append((output, "exported generators", EXPORTS * 4 * num_parameters))
+    cache, is_cached = Path(os.path.expanduser(prompts.cache)), False
+    if prompts.shard_size is not None:
+        is_cached = True
+        needs.append((cache, f"shards of {num_prompts:,} prompts", SHARD_BYTES_PER_PROMPT * num_prompts))
+    elif prompts.shards is not None and ("://" in prompts.shards or prompts.shards.startswith("pipe:")):
+        is_cached = True
+        section.add("ok", f"prompts.cache: up to {prompts.cache_gib:g} GiB of shards are kept in {cache}")
+    if is_cached and not _is_writable(cache):
+        section.add("error", f"prompts.cache: {cache} cannot be written", "choose another folder")
+    if download_bytes:
+        from scaledreamer.priors.hub import cache_folder
+
+        hub = cache_folder()
+        needs.append((hub, "weights to be downloaded", download_bytes))
+        if not _is_writable(hub):
+            section.add("error", f"{hub} cannot be written, and weights go there", "set HF_HOME")
+    _check_room(section, needs)
+    return section
+
+
+def _check_room(section: Section, needs: list[tuple[Path, str, int]]) -> None:
+    """What lies on the same disk has to fit there together."""
+    disks: dict[int, list[tuple[Path, str, int]]] = {}
+    for place, what, num_bytes in needs:
+        disks.setdefault(os.stat(_existing(place)).st_dev, []).append((place, what, num_bytes))
+    for listed in disks.values():
+        free = shutil.disk_usage(_existing(listed[0][0])).free
+        needed = sum(num_bytes for *_, num_bytes in listed)
+        parts = ", ".join(f"{what} ({size(num_bytes)})" for _, what, num_bytes in listed)
+        text = f"{listed[0][0]}: {size(needed)} needed, {size(free)} free: {parts}"
+        if needed > free:
+            todo = "free space, lower training.keep_checkpoints, or choose other folders"
+            section.add("error", text, todo)
+        else:
+            section.add("ok", text)
+        section.numbers[str(listed[0][0])] = {"needed": needed, "free": free}
+
+
+def _existing(place: Path) -> Path:
+    place = place.absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    return place
+
+
+def _is_writable(folder: Path) -> bool:
+    existing = _existing(folder)
+    return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)

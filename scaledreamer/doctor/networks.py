@@ -1,0 +1,192 @@
+"""The configured networks without their weights, on torch's meta device, and what their calls cost."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from scaledreamer import build
+from scaledreamer import config as cfg
+from scaledreamer.accounting import count
+from scaledreamer.doctor.files import Model
+from scaledreamer.priors.cost import PriorCost, prior_cost
+from scaledreamer.priors.full_size import Name, assemble, full_size
+from scaledreamer.priors.latent_diffusion import LatentDiffusionPrior
+
+GUESSED_WIDTH = {"sd15": 768, "sd21": 1024, "sdxl": 768}
+"""Of the first text encoder."""
+
+
+def guess_family(name: str, is_sdxl: bool = False) -> Name:
+    """Which published architecture a name may mean."""
+    if is_sdxl or re.search(r"sd-?xl|xl-base", name.lower()):
+        return "sdxl"
+    return "sd21" if re.search(r"diffusion-?v?2|sd-?v?2|v2-|2-1|2\.1", name.lower()) else "sd15"
+
+
+def condition_dim(model: Model) -> int:
+    """Width of the conditioner's text embedding."""
+    from transformers import CLIPTextConfig
+
+    if model.here is None or model.here.folder is None:
+        return GUESSED_WIDTH[guess_family(model.name)]
+    return CLIPTextConfig.from_pretrained(model.here.folder, subfolder="text_encoder").hidden_size
+
+
+def conditioner_bytes(model: Model) -> int:
+    """Of the conditioner's weights, float32."""
+    if model.here is None or model.here.folder is None:
+        network: nn.Module = full_size(guess_family(model.name))["text_encoder"]
+    else:
+        network = _text_encoder(model.here.folder, "")
+    return 4 * sum(parameter.numel() for parameter in network.parameters())
+
+
+def meta_prior(config: cfg.Prior, model: Model) -> LatentDiffusionPrior:
+    """A prior on the meta device, run as configured; of the guessed full-size family where its files are not
+    here.
+
+    Raises: ValueError if it cannot be run that way.
+    """
+    settings, is_sdxl = config.networks, config.name == "sdxl"
+    dtype = getattr(torch, settings.dtype)
+    vae_dtype = torch.float32 if is_sdxl else dtype
+    if model.here is None or model.here.folder is None:
+        networks = full_size(guess_family(model.name, is_sdxl), dtype)
+    else:
+        networks, upcast = _networks(model.here.folder, is_sdxl)
+        vae_dtype = vae_dtype if upcast else dtype
+    for part, network in networks.items():
+        nn.Module.to(network, vae_dtype if part == "vae" else dtype)
+    prior = assemble("sdxl" if is_sdxl else "sd15", networks)
+    prior.run_as(
+        vae_slicing=settings.vae_slicing,
+        vae_tiling=settings.vae_tiling,
+        memory_gib=settings.memory_gib,
+        key=f"{model.key}.{config.name}",
+    )
+    return prior
+
+
+def cost_of(prior: LatentDiffusionPrior, config: cfg.Prior, method: str, images: int) -> PriorCost:
+    """A prior's part of one backward pass of a step."""
+    branches = {"asd": 3}.get(method, 2)
+    if config.perp_neg > 0 and method != "csd":
+        branches += 2
+    return prior_cost(prior, images, branches=branches)
+
+
+def _networks(folder: Path, is_sdxl: bool) -> tuple[dict[str, nn.Module], bool]:
+    """Networks of a pipeline's folder by its configurations, and whether its autoencoder needs float32."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    vae_config: Any = AutoencoderKL.load_config(folder, subfolder="vae")
+    unet_config: Any = UNet2DConditionModel.load_config(folder, subfolder="unet")
+    with torch.device("meta"):
+        unet: Any = UNet2DConditionModel.from_config(unet_config)
+        vae: Any = AutoencoderKL.from_config(vae_config)
+    networks: dict[str, nn.Module] = {
+        "unet": unet,
+        "vae": vae,
+        "text_encoder": _text_encoder(folder, ""),
+    }
+    if is_sdxl:
+        networks["text_encoder_2"] = _text_encoder(folder, "_2")
+    return networks, bool(vae_config.get("force_upcast", True))
+
+
+def _text_encoder(folder: Path, number: str) -> nn.Module:
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    settings = CLIPTextConfig.from_pretrained(folder, subfolder=f"text_encoder{number}")
+    with torch.device("meta"):
+        return (CLIPTextModelWithProjection if number else CLIPTextModel)(settings)
+
+
+# --- the generator -----------------------------------------------------------------------------------------
+
+
+def num_parameters(config: cfg.Generator, width: int) -> dict[str, int]:
+    """Of the generator's parts."""
+    settings = build.generator_settings(config) | {"condition_dim": width}
+    with torch.device("meta"):
+        generator = build.make_generator(config.name, settings)
+    return {
+        name: sum(p.numel() for p in module.parameters()) for name, module in generator.named_children()
+    }
+
+
+class RenderCost:
+    """What generator, renderer and regularizers cost, by counting a few small passes on the CPU.
+
+    The parts that only the parameters' number depends on are made small: hash tables and hyper-network.
+    Costs grow linearly with prompts, and those of a prompt with its rays.
+
+    Attributes:
+        flops, kept_bytes, peak_bytes: of `batch` prompts, forward and backward; kept are what the forward
+            pass leaves for the backward pass. No parameter gradients in it.
+    """
+
+    def __init__(self, config: cfg.Config, batch: int) -> None:
+        size = config.renderer.image_size
+        views = config.cameras.num_views
+        base = min(size, 32)
+        one, two, smaller = (
+            _passes(config, *arguments) for arguments in ((1, base), (2, base), (1, base // 2))
+        )
+        rays = views * size**2
+        base_rays, smaller_rays = base**2, (base // 2) ** 2
+        totals = []
+        for first, second, third in zip(one, two, smaller, strict=True):
+            prompt = max(second - first, 0)
+            ray = max(first - third, 0) / (base_rays - smaller_rays)
+            totals.append((first - prompt) + batch * (prompt + ray * (rays - base_rays)))
+        self.flops, self.kept_bytes, self.peak_bytes = (round(max(total, 0)) for total in totals)
+
+
+def _passes(config: cfg.Config, batch: int, image_size: int) -> tuple[int, int, int]:
+    """Flops, kept and peak bytes of one forward and backward pass of one view."""
+    from scaledreamer.prompts.source import PromptList
+    from scaledreamer.prompts.stream import PromptStream
+    from scaledreamer.scene import TextCondition
+    from scaledreamer.training.step import Batch, RenderedGenerator
+
+    small = {"hyper_width": 16, "hyper_depth": 1}
+    settings = build.generator_settings(config.generator)
+    settings |= small | {"condition_dim": 8, "log2_table_size": min(settings["log2_table_size"], 12)}
+    torch_state = torch.get_rng_state()
+    generator = build.make_generator(config.generator.name, settings)
+    torch.set_rng_state(torch_state)
+    cameras = config.cameras.model_copy(update={"num_views": 1})
+    views = build.build_views(cameras, config.renderer.model_copy(update={"image_size": image_size}))
+    regularizers = build.build_regularizers(config.regularizers, config.training.max_steps)
+    last = config.training.max_steps - 1
+    names = frozenset(
+        name for step in {0, last // 2, last} for name in regularizers.weights_at(step)
+    )
+    renderer = build.make_renderer(build.renderer_settings(config.renderer))
+    module = RenderedGenerator(generator, renderer, regularizers, views)
+    stream = PromptStream(PromptList(["a", "b"]), seed=0, batch_size=batch)
+    drawn = stream.samples(0, range(batch), torch.device("cpu"))
+    condition = TextCondition(
+        torch.randn(batch, 8), torch.zeros(batch, 1, 8), torch.ones(batch, 1, dtype=torch.bool)
+    )
+    looked = views.cameras(drawn.random.uniform("cameras", 1, 4))
+    sample = Batch(range(batch), drawn.prompts, drawn.random, condition, looked, ())
+
+    def forward() -> Any:
+        images, opacity, terms = module(sample, names)
+        return images.sum() + opacity.sum() + sum(term.mean() for term in terms.values())
+
+    kept = count(forward)
+
+    def whole() -> None:
+        forward().backward()
+
+    both = count(whole)
+    gradients = sum(p.grad.nbytes for p in module.parameters() if p.grad is not None)
+    return both.flops, kept.kept_bytes, max(both.peak_bytes - gradients, kept.peak_bytes)
