@@ -51,3 +51,9 @@ def ask(code: str, argument: object = None, *, timeout: float = 120.0, **environ
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
         raise ChildError(lines[-1][:300] if lines else f"ended with status {done.returncode}")
     return json.loads(answers[-1])
+
+
+def peak_bytes() -> int:
+    """Most main memory that this process has held. `ru_maxrss` also counts its parent's when it was started."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return next(1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))

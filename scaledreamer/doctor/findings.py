@@ -28,9 +28,9 @@ class Finding:
     def __str__(self) -> str:
         text = f"{self.what}; {self.todo}" if self.todo else self.what
         return textwrap.fill(
-            f"{self.level + ':':9}{text}",
+            f"{self.level}: {text}",
             WIDTH,
-            subsequent_indent=" " * 11,
+            subsequent_indent="    ",
             break_on_hyphens=False,
             break_long_words=False,
         )

@@ -1,0 +1,185 @@
+"""How much memory a run takes, part by part, for one rank."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from scaledreamer.config import Config
+from scaledreamer.config_file import load_config
+from scaledreamer.doctor import networks
+from scaledreamer.doctor.child import ask
+from scaledreamer.doctor.files import Model, num_moments
+from scaledreamer.doctor.findings import Section, size
+from scaledreamer.prompts.views import VIEW_WORDS
+
+CUDA_BYTES = 900 * 2**20
+"""Of a GPU, for CUDA itself and its libraries; of one's first use of them."""
+ALLOCATOR = {"cpu": 1.4, "cuda": 1.15}
+"""What is held for activations, relative to the tensors alive at once: libraries' workspaces, and what an
+allocator keeps. Measured on a CPU: 1.36 to 1.46. That of GPUs is not measured."""
+ZERO_COPIES = 2.35
+"""Copies of the parameters beside gradients and moments that ZeRO holds, divided among ranks; measured on one."""
+UPDATE_COPIES = {"adan": 3}
+"""Copies of the parameters that an optimizer makes for a moment; the others work in place. Measured."""
+REDUCE_BYTES = 4 * 500_000_000
+"""DeepSpeed copies all gradients into one flat tensor of at most this size, for a moment, without ZeRO."""
+_BASE = """
+import os
+from scaledreamer.doctor.child import peak_bytes
+from scaledreamer.doctor.memory import smallest_run
+import scaledreamer.training.loop
+from scaledreamer.build import build_prompts, build_trainer
+from scaledreamer.config_file import parse_config
+from scaledreamer.prompts.source import PromptList
+from scaledreamer.training.engine import start_process
+trainer = build_trainer(smallest_run(), start_process("cpu"))
+trainer.step(0)
+prior = trainer.priors[0].prior
+weights = [*(p for network in prior.networks().values() for p in network.parameters())]
+base = peak_bytes() - sum(p.nbytes for p in weights)
+before = peak_bytes()
+config = parse_config(argument).prompts
+if config.shards is None:
+    prompts = PromptList(build_prompts(config))
+answer({"base": base, "prompts": peak_bytes() - before})
+"""
+
+
+def smallest_run() -> Config:
+    """A run whose own memory is next to nothing beside that of the libraries it needs."""
+    settings = ["prompts.name=core_15", "training.batch_size=1", "training.text_cache=0", "renderer.image_size=4"]
+    sizes = {"num_levels": 1, "log2_table_size": 4, "hyper_width": 8, "mlp_width": 8}
+    settings += [f"generator.hyper_ingp.{name}={value}" for name, value in sizes.items()]
+    return load_config(None, [*settings, "regularizers.eikonal.num_points=8", "training.device=cpu"])
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of one rank.
+
+    Attributes:
+        main: bytes of main memory by part.
+        device: bytes of the GPU by part; empty where training runs on the CPU.
+        flops: of a step of one rank.
+        parameters: numbers of parameters by part.
+        images: of one backward pass.
+        notes: where something is guessed.
+    """
+
+    main: dict[str, int]
+    device: dict[str, int]
+    flops: int
+    parameters: dict[str, int]
+    images: int
+    notes: tuple[str, ...] = ()
+
+
+def rank_prompts(config: Config, ranks: int) -> int:
+    """Prompts of one backward pass of the rank that has the most."""
+    parts = ranks * config.training.accumulation_steps
+    return -(-config.training.batch_size // parts)
+
+
+def estimate(config: Config, models: list[Model], *, ranks: int, is_cuda: bool, num_distinct: int) -> Estimate:
+    """Everything that is in memory at the fullest moment of a step.
+
+    Args:
+        models: of the conditioner, then of each prior.
+        num_distinct: prompts of the corpus, to know whether text encodings are kept.
+
+    Raises: ValueError for settings of a prior that cannot be; ChildError if the package cannot be imported.
+    """
+    batch, steps = rank_prompts(config, ranks), config.training.accumulation_steps
+    images = batch * config.cameras.num_views
+    width = networks.condition_dim(models[0])
+    parameters = networks.num_parameters(config.generator, width)
+    trained = 4 * sum(parameters.values())
+    parts: dict[str, int] = {
+        "generator: parameters": trained,
+        "generator: gradients": trained,
+        "generator: averaged weights": trained,
+        f"optimizer ({config.optimizer.name}): moments": num_moments(config) * trained,
+        "conditioner": networks.conditioner_bytes(models[0]),
+    }
+    copies = trained
+    if config.training.zero_stage:
+        parts[f"optimizer ({config.optimizer.name}): moments"] //= ranks
+        parts["ZeRO: copies of parameters and gradients"] = round(ZERO_COPIES * trained / ranks)
+        copies //= ranks
+    render = networks.RenderCost(config, batch)
+    flops, judged, notes = steps * render.flops, 0, []
+    num_texts = num_distinct * len(VIEW_WORDS) + 1
+    cached = num_texts if num_texts <= config.training.text_cache else 0
+    text_bytes = cached * 77 * 4 * width
+    for settings, model in zip(config.priors, models[1:], strict=True):
+        prior = networks.meta_prior(settings, model)
+        cost = networks.cost_of(prior, settings, config.distillation.method, images)
+        for part, num_bytes in cost.parameter_bytes.items():
+            is_dropped = settings.networks.drop_text_encoder and part.startswith("text")
+            parts[f"{model.key}: {part}"] = 0 if is_dropped else num_bytes
+        flops += steps * cost.step.flops
+        judged = max(judged, cost.step.peak_bytes)
+        text_bytes += cached * 4 * prior.text_shape[0] * prior.text_shape[1]
+        if model.here is None:
+            family = networks.guess_family(model.name, settings.name == "sdxl")
+            notes.append(f"{model.key}: its files are not here, the sizes are those of {family} in full size")
+    parts["text encodings kept"] = text_bytes
+    # The prior judges while the rendering waits for its backward pass, at which the prior's part is gone, and
+    # both are when parameters are updated. Only in later parts of an accumulated step are there gradients yet.
+    is_late = steps > 1
+    factor = ALLOCATOR["cuda" if is_cuda else "cpu"]
+    moments = {
+        "activations, rendering": factor * render.peak_bytes,
+        "activations, rendering and prior": factor * (render.kept_bytes + judged) - (not is_late) * trained,
+        "copies while parameters are updated": max(
+            UPDATE_COPIES.get(config.optimizer.name, 0) * copies,
+            0 if config.training.zero_stage else min(trained, REDUCE_BYTES),
+        ),
+    }
+    fullest = max(moments, key=lambda name: moments[name])
+    parts[fullest] = round(moments[fullest])
+    base: dict[str, Any] = ask(_BASE, config.model_dump())
+    main = {"Python and libraries": base["base"], "prompts": base["prompts"]}
+    device = {"CUDA and its libraries": CUDA_BYTES, **parts} if is_cuda else {}
+    return Estimate(main if is_cuda else main | parts, device, flops, parameters, images, tuple(notes))
+
+
+def report(
+    found: Estimate, config: Config, *, ranks: int, free_main: int, devices: list[dict[str, Any]]
+) -> Section:
+    """The estimate beside what there is."""
+    section = Section("Memory (estimated, of each rank, as training begins)")
+    counted = ", ".join(f"{name} {number:,}" for name, number in found.parameters.items())
+    section.add("ok", f"generator: {sum(found.parameters.values()):,} parameters ({counted})")
+    for note in found.notes:
+        section.add("warning", note, "download the weights for exact sizes")
+    todo = (
+        f"raise training.accumulation_steps or lower training.batch_size ({found.images} images are rendered "
+        "at once), set memory_gib or a half dtype of the prior, or lower renderer.image_size "
+        f"({config.renderer.image_size})"
+    )
+    free_device = min((device["free"] for device in devices), default=0)
+    for what, parts, free, count in (
+        ("main memory", found.main, free_main, ranks),
+        ("GPU", found.device, free_device, 1),
+    ):
+        if not parts:
+            continue
+        needed = count * sum(parts.values())
+        listed = "; ".join(f"{name} {size(value)}" for name, value in parts.items() if value)
+        times = f" for {count} ranks" if count > 1 else ""
+        text = f"{what}: {size(needed)} needed{times}, {size(free)} free: {listed}"
+        if needed > free:
+            section.add("error", text, todo)
+        elif needed > 0.85 * free:
+            section.add("warning", f"{text}; this is close", todo)
+        else:
+            section.add("ok", text)
+    section.numbers |= {
+        "main_bytes": found.main,
+        "device_bytes": found.device,
+        "total_main_bytes": sum(found.main.values()),
+        "parameters": found.parameters,
+    }
+    return section
