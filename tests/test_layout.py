@@ -12,7 +12,7 @@ LOW = ("distillation", "fields", "cameras", "schedules", "scene", "rendering.sam
 """Import nothing of the package above them: only each other, of their own folder or of this list."""
 APART = ("generators", "rendering", "priors")
 """Do not import each other."""
-EVERYTHING = ("build", "training", "pipeline", "evaluation", "cli")
+EVERYTHING = ("build", "training", "pipeline", "evaluation", "cli", "doctor")
 """Only these, and the package's own front, may see everything."""
 
 
