@@ -135,16 +135,16 @@ class RenderCost:
         size = config.renderer.image_size
         views = config.cameras.num_views
         base = min(size, 32)
-        one, two, smaller = (
-            _passes(config, *arguments) for arguments in ((1, base), (2, base), (1, base // 2))
+        two, four, smaller = (
+            _passes(config, *arguments) for arguments in ((2, base), (4, base), (2, base // 2))
         )
         rays = views * size**2
         base_rays, smaller_rays = base**2, (base // 2) ** 2
         totals = []
-        for first, second, third in zip(one, two, smaller, strict=True):
-            prompt = max(second - first, 0)
-            ray = max(first - third, 0) / (base_rays - smaller_rays)
-            totals.append((first - prompt) + batch * (prompt + ray * (rays - base_rays)))
+        for first, second, third in zip(two, four, smaller, strict=True):
+            prompt = max(second - first, 0) / 2
+            ray = max(first - third, 0) / 2 / (base_rays - smaller_rays)
+            totals.append((first - 2 * prompt) + batch * (prompt + ray * (rays - base_rays)))
         self.flops, self.kept_bytes, self.peak_bytes = (round(max(total, 0)) for total in totals)
 
 
@@ -170,7 +170,7 @@ def _passes(config: cfg.Config, batch: int, image_size: int) -> tuple[int, int, 
     )
     renderer = build.make_renderer(build.renderer_settings(config.renderer))
     module = RenderedGenerator(generator, renderer, regularizers, views)
-    stream = PromptStream(PromptList(["a", "b"]), seed=0, batch_size=batch)
+    stream = PromptStream(PromptList(["a"]), seed=0, batch_size=batch)
     drawn = stream.samples(0, range(batch), torch.device("cpu"))
     condition = TextCondition(
         torch.randn(batch, 8), torch.zeros(batch, 1, 8), torch.ones(batch, 1, dtype=torch.bool)
