@@ -133,7 +133,9 @@ def test_broken_accelerators_are_warnings(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     warnings = text_of(machine.check_accelerators(), "warning")
     assert "nerfacc is installed and broken (ImportError: undefined symbol: x)" in warnings
-    assert "tinycudann is installed and broken (importing it ended the process, killed by signal 6)" in warnings
+    assert (
+        "tinycudann is installed and broken (importing it ended the process, killed by signal 6)" in warnings
+    )
     assert "pip install nerfacc" in warnings and "and more" not in warnings
 
 

@@ -3,9 +3,9 @@
     python tools/doctor.py
     python tools/doctor.py --config configs/tiny.yaml training.batch_size=16
 
-Looks at versions, devices, compilers and optional packages; of a configuration at its weights, prompts, disks,
-memory and speed. Nothing is downloaded, and nothing written but the file of --json. Exit status: 0 nothing is
-in the way; 1 an error was found; 2 bad input; 130 interrupted.
+Looks at versions, devices, compilers and optional packages; of a configuration at its weights, prompts,
+disks, memory and speed. Nothing is downloaded, and nothing written but the file of --json. Exit status: 0
+nothing is in the way; 1 an error was found; 2 bad input; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -141,9 +141,7 @@ def _examine_run(config: Config, devices: Section, is_quick: bool) -> Iterator[S
     )
     free, _ = machine.memory_bytes()
     try:
-        found = memory.estimate(
-            config, models, ranks=ranks, is_cuda=bool(gpus), num_distinct=num_prompts
-        )
+        found = memory.estimate(config, models, ranks=ranks, is_cuda=bool(gpus), num_distinct=num_prompts)
     except (ValueError, RuntimeError, ChildError) as error:
         failed = Section("Memory")
         failed.add("error", f"cannot be estimated: {one_line(error)}")

@@ -54,6 +54,6 @@ def ask(code: str, argument: object = None, *, timeout: float = 120.0, **environ
 
 
 def peak_bytes() -> int:
-    """Most main memory that this process has held. `ru_maxrss` also counts its parent's when it was started."""
+    """Most main memory that this process has held; `ru_maxrss` counts its parent's at its start too."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return next(1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from scaledreamer.build import _conditioner_places, _prior_places, build_prompts
 from scaledreamer.config import Config
@@ -17,7 +19,7 @@ from scaledreamer.prompts.shards import MANIFEST
 from scaledreamer.training.output import check_output
 
 SHARD_BYTES_PER_PROMPT = 1100
-"""Measured: a record of a shard is a tar member of its own, a header and padded text."""
+"""A record is a tar member of its own, a header and padded text; 1,048 measured, with the index."""
 EXPORTS = 2
 """`generator/` and `best/`."""
 MOMENTS = {"adam": 2, "adamw": 2, "adan": 4, "sgd": 0}
@@ -51,15 +53,16 @@ def check_models(config: Config) -> tuple[Section, list[Model]]:
     """Weights of the conditioner and of each prior: reachable, whole, of the right family; nothing is
     downloaded."""
     section, models = Section("Weights"), []
-    places = {"conditioner": _conditioner_places, **{f"priors.{i}": None for i in range(len(config.priors))}}
+    places: dict[str, Callable[[], dict[str, Any]]] = {
+        "conditioner": lambda: _conditioner_places(config.conditioner, config.weights)
+    }
+    for i, prior in enumerate(config.priors):
+        places[f"priors.{i}"] = lambda prior=prior: _prior_places(prior, config.weights)
     unreachable: dict[str, str] = {}
     num_bytes = 0
-    for number, key in enumerate(places):
+    for key, places_of in places.items():
         try:
-            if key == "conditioner":
-                asked = _conditioner_places(config.conditioner, config.weights)
-            else:
-                asked = _prior_places(config.priors[number - 1], config.weights)
+            asked = places_of()
         except ValueError as error:
             section.add("error", str(error).rstrip("."))
             models.append(Model(key, "none"))

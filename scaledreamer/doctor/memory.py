@@ -19,7 +19,8 @@ ALLOCATOR = {"cpu": 1.4, "cuda": 1.15}
 """What is held for activations, relative to the tensors alive at once: libraries' workspaces, and what an
 allocator keeps. Measured on a CPU: 1.36 to 1.46. That of GPUs is not measured."""
 ZERO_COPIES = 2.35
-"""Copies of the parameters beside gradients and moments that ZeRO holds, divided among ranks; measured on one."""
+"""Copies of the parameters that ZeRO holds beside gradients and moments, divided among ranks; measured on
+one."""
 UPDATE_COPIES = {"adan": 3}
 """Copies of the parameters that an optimizer makes for a moment; the others work in place. Measured."""
 REDUCE_BYTES = 4 * 500_000_000
@@ -48,7 +49,12 @@ answer({"base": base, "prompts": peak_bytes() - before})
 
 def smallest_run() -> Config:
     """A run whose own memory is next to nothing beside that of the libraries it needs."""
-    settings = ["prompts.name=core_15", "training.batch_size=1", "training.text_cache=0", "renderer.image_size=4"]
+    settings = [
+        "prompts.name=core_15",
+        "training.batch_size=1",
+        "training.text_cache=0",
+        "renderer.image_size=4",
+    ]
     sizes = {"num_levels": 1, "log2_table_size": 4, "hyper_width": 8, "mlp_width": 8}
     settings += [f"generator.hyper_ingp.{name}={value}" for name, value in sizes.items()]
     return load_config(None, [*settings, "regularizers.eikonal.num_points=8", "training.device=cpu"])
@@ -81,7 +87,9 @@ def rank_prompts(config: Config, ranks: int) -> int:
     return -(-config.training.batch_size // parts)
 
 
-def estimate(config: Config, models: list[Model], *, ranks: int, is_cuda: bool, num_distinct: int) -> Estimate:
+def estimate(
+    config: Config, models: list[Model], *, ranks: int, is_cuda: bool, num_distinct: int
+) -> Estimate:
     """Everything that is in memory at the fullest moment of a step.
 
     Args:
@@ -126,7 +134,7 @@ def estimate(config: Config, models: list[Model], *, ranks: int, is_cuda: bool, 
             notes.append(f"{model.key}: its files are not here, the sizes are those of {family} in full size")
     parts["text encodings kept"] = text_bytes
     # The prior judges while the rendering waits for its backward pass, at which the prior's part is gone, and
-    # both are when parameters are updated. Only in later parts of an accumulated step are there gradients yet.
+    # both are when parameters are updated. In the first part of a step there are no gradients yet.
     is_late = steps > 1
     factor = ALLOCATOR["cuda" if is_cuda else "cpu"]
     moments = {

@@ -115,9 +115,7 @@ def num_parameters(config: cfg.Generator, width: int) -> dict[str, int]:
     settings = build.generator_settings(config) | {"condition_dim": width}
     with torch.device("meta"):
         generator = build.make_generator(config.name, settings)
-    return {
-        name: sum(p.numel() for p in module.parameters()) for name, module in generator.named_children()
-    }
+    return {name: sum(p.numel() for p in module.parameters()) for name, module in generator.named_children()}
 
 
 class RenderCost:
@@ -165,9 +163,7 @@ def _passes(config: cfg.Config, batch: int, image_size: int) -> tuple[int, int, 
     views = build.build_views(cameras, config.renderer.model_copy(update={"image_size": image_size}))
     regularizers = build.build_regularizers(config.regularizers, config.training.max_steps)
     last = config.training.max_steps - 1
-    names = frozenset(
-        name for step in {0, last // 2, last} for name in regularizers.weights_at(step)
-    )
+    names = frozenset(name for step in {0, last // 2, last} for name in regularizers.weights_at(step))
     renderer = build.make_renderer(build.renderer_settings(config.renderer))
     module = RenderedGenerator(generator, renderer, regularizers, views)
     stream = PromptStream(PromptList(["a"]), seed=0, batch_size=batch)

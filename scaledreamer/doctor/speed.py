@@ -65,7 +65,7 @@ def measure_rate(arguments: tuple[str, str]) -> float:
             torch.cuda.synchronize()
         start = time.perf_counter()
         for _ in range(times):
-            a @ a
+            torch.mm(a, a)
         if device == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter() - start
@@ -129,9 +129,7 @@ def report(config: Config, found: Estimate, *, ranks: int, can_run: bool, is_cud
     training = config.training
     hours, rate = seconds * training.max_steps / 3600, training.batch_size / seconds
     shared = ", if ranks do not slow each other down" if ranks > 1 else ""
-    section.add(
-        "ok", f"{rate:.3g} prompts/s, {hours:,.1f} hours for {training.max_steps:,} steps{shared}"
-    )
+    section.add("ok", f"{rate:.3g} prompts/s, {hours:,.1f} hours for {training.max_steps:,} steps{shared}")
     section.numbers |= {"seconds_per_step": seconds, "prompts_per_second": rate, "hours": hours}
     if training.minutes is not None and hours * 60 > training.minutes:
         section.add("warning", f"training.minutes={training.minutes:g} ends the run before its last step")
