@@ -262,9 +262,17 @@ def build_prior(
 
 
 def build_prior_terms(
-    configs: list[cfg.Prior], weights: cfg.Weights, device: torch.device, text_cache: int
+    configs: list[cfg.Prior],
+    weights: cfg.Weights,
+    device: torch.device,
+    text_cache: int,
+    source: PromptSource | None = None,
 ) -> list[PriorTerm]:
-    """All priors of a run with their guidance, eta and weight; `text_cache` as in `EncodingCache`.
+    """All priors of a run with their guidance, eta and weight.
+
+    Args:
+        text_cache: as in `EncodingCache`.
+        source: the prompts, for priors that encode all texts before training.
 
     Raises: ValueError with the key of a prior that cannot be loaded.
     """
@@ -281,9 +289,32 @@ def build_prior_terms(
             text = str(error)
             raise ValueError(text if text.startswith(f"{key}.") else f"{key}: {text}") from None
         texts = EncodingCache(prior.encode_text, TextEmbedding.cat, capacity=text_cache)
-        settings = config.model_dump(include=TERM_SETTINGS)
-        terms.append(PriorTerm(prior, texts, **settings))
+        term = PriorTerm(prior, texts, **config.model_dump(include=TERM_SETTINGS))
+        if config.networks.drop_text_encoder:
+            _encode_all(term, source, text_cache, f"priors.{number}.{config.name}.drop_text_encoder")
+        terms.append(term)
     return terms
+
+
+def _encode_all(term: PriorTerm, source: PromptSource | None, text_cache: int, key: str) -> None:
+    """Fills a prior's cache with all texts of a run and frees its text encoder."""
+    from scaledreamer.prompts.source import PromptList
+    from scaledreamer.prompts.views import VIEW_WORDS, with_view
+
+    if not isinstance(source, PromptList):
+        raise ValueError(f"{key}: prompts in shards are not in memory at once; leave it out.")
+    prompts = source.read(0, range(source.num_prompts)).prompts
+    texts = [
+        with_view(prompt, view) for prompt in dict.fromkeys(prompts) for view in range(len(VIEW_WORDS))
+    ] + [term.negative_prompt]
+    if text_cache < len(texts):
+        raise ValueError(
+            f"{key}: {len(texts)} texts (each prompt with each view word, and the empty or negative one) do "
+            f"not fit into training.text_cache; raise it to {len(texts)}, or leave {key} out."
+        )
+    term.texts(texts)
+    prior: Any = term.prior
+    prior.drop_text_encoder()
 
 
 def build_regularizers(config: cfg.Regularizers, max_steps: int) -> Regularizers:
@@ -420,7 +451,7 @@ def build_trainer(config: cfg.Config, process: Process) -> Trainer:
         averaged=averaged,
         stream=stream,
         conditioner=EncodingCache(conditioner, join_conditions, capacity=text_cache),
-        priors=build_prior_terms(config.priors, config.weights, device, text_cache),
+        priors=build_prior_terms(config.priors, config.weights, device, text_cache, source),
         views=views,
         distillation=build_distillation(config.distillation, training.max_steps),
         regularizers=regularizers,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -93,3 +94,34 @@ def test_published_configurations_dry_run_with_weights_of_their_layout(
     said = capsys.readouterr().out
     assert "prompts: 14" in said and "first batch (step 0)" in said and "max_steps: 50000" in said
     assert not (tmp_path / "run").exists()
+
+
+def test_a_dropped_text_encoder_changes_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "prior"
+    save_stable_diffusion(folder, "epsilon")
+    runs = []
+    for is_dropped in (False, True):
+        run = tmp_path / f"run-{is_dropped}"
+        config = write_config(tmp_path, folder, training__output=str(run))
+        drop = f"priors.0.stable_diffusion.drop_text_encoder={str(is_dropped).lower()}"
+        assert main(["--config", str(config), drop]) == 0
+        runs.append(load_file(run / "generator" / WEIGHTS))
+    assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["training.text_cache=48"], r"drop_text_encoder: 49 texts .* raise it to 49, or leave"),
+        (["prompts.shard_size=5"], "drop_text_encoder: prompts in shards are not in memory"),
+    ],
+)
+def test_text_encoders_are_dropped_only_where_all_texts_fit(
+    settings: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "prior"
+    save_stable_diffusion(folder, "epsilon")
+    config = write_config(tmp_path, folder, prompts__cache=str(tmp_path / "cache"))
+    drop = "priors.0.stable_diffusion.drop_text_encoder=true"
+    assert main(["--config", str(config), drop, *settings]) == 2
+    assert re.search(message, capsys.readouterr().err)

@@ -221,8 +221,8 @@ def format_prior(report: dict[str, Any]) -> str:
     lines.append(f"MiB of weights: {sizes}")
     lines.append(
         f"{report['prior']}, {report['batch']} image(s) of {report['image_size']} pixels, "
-        f"{report['branches']} predictions each; {report['dtype']} (autoencoder {report['vae_dtype']}); share "
-        f"of {report['matrix_tflops_per_second']:.3g} TFLOP/s in large products"
+        f"{report['branches']} predictions each; {report['dtype']} (autoencoder {report['vae_dtype']}); "
+        f"share of {report['matrix_tflops_per_second']:.3g} TFLOP/s in large products"
     )
     lines.append(
         f"median of {report['repeats']} after {report['warmup']}, on {report['device']}, {report['threads']} "

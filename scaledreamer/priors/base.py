@@ -95,3 +95,8 @@ class DiffusionPrior(Protocol):
     ) -> Float[Tensor, "image c h_latent w_latent"]:
         """Predicted epsilon of noised latents; nothing is differentiated through it."""
         ...
+
+    def why_not_finite(self) -> str | None:
+        """What in the prior itself was not finite since the last call, and what to do; None if nothing was.
+        Asked only after a step was skipped."""
+        ...

@@ -283,7 +283,9 @@ class Trainer:
             if update.is_applied:
                 self.averaged.update(self.engine.trained, step)
         if not update.is_applied:
-            self.problems = [problem for entry in seen for problem in nonfinite(*entry)]
+            reasons = [term.prior.why_not_finite() for term in self.priors]
+            self.problems = [reason for reason in reasons if reason is not None]
+            self.problems += [problem for entry in seen for problem in nonfinite(*entry)]
         return update
 
     def draw(self, step: int, micro_step: int = 0) -> Batch:
