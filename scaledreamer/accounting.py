@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,7 +24,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -56,7 +56,7 @@ def count(function: Callable[[], Any], *, timed: bool = False) -> Cost:
         function: to be counted; what it returns lives to the end of the call.
         timed: call it a second time, uncounted, and measure the seconds.
     """
-    with _FusedAttention(), Counter() as counter:
+    with _fused_attention(), Counter() as counter:
         result = function()
         kept_bytes = counter.bytes
     del result
@@ -128,31 +128,36 @@ def _tensors(tree: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
-class _FusedAttention(TorchFunctionMode):
-    """Attention on the meta device without the matrix of all pairs."""
+@contextmanager
+def _fused_attention() -> Iterator[None]:
+    """Attention on the meta device without the matrix of all pairs.
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func is F.scaled_dot_product_attention and (args or kwargs):
-            return _meta_attention(func, *args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+    The function is replaced, since a mode of torch's is left while a gradient is computed, and with it the
+    parts of the graph that are made again then.
+    """
+    plain = F.scaled_dot_product_attention
 
+    def attention(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        if query.device.type != "meta" or query.dim() != 4 or enable_gqa:
+            return plain(
+                query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+            )
+        return _attention(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]
 
-def _meta_attention(
-    func: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Tensor:
-    if query.device.type != "meta" or query.dim() != 4 or enable_gqa:
-        return func(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
-    return _attention(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]
+    F.scaled_dot_product_attention = attention
+    try:
+        yield
+    finally:
+        F.scaled_dot_product_attention = plain
 
 
 def _pairs_flops(query: Tensor, key: Tensor) -> int:

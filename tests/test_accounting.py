@@ -90,6 +90,8 @@ def test_attention_holds_no_matrix_of_pairs(device: str):
     assert gradient.flops == 7 * product
     matrix = 4 * 2 * 3 * 512 * 512
     assert gradient.peak_bytes < matrix / 2 < 7 * query.nbytes  # output, its gradient, three more, sums
+    again = count(lambda: torch.autograd.grad(checkpoint(attention, use_reentrant=False).sum(), query))
+    assert again.flops == 9 * product and again.peak_bytes < matrix / 2
     masked = torch.zeros(512, 512, device=device)
     assert count(lambda: F.scaled_dot_product_attention(query, key, value, masked)).flops == 2 * product
 

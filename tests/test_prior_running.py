@@ -29,11 +29,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_random_pipeline(tmp_path_factory.mktemp("sdxl"), "v_prediction")
 
 
-def large_prior(**options: Any) -> Any:
+def large_prior(device: str = "cpu", **options: Any) -> Any:
     """Enough channels and pixels for activations to be what memory goes to."""
     torch.manual_seed(0)
     networks = full_size("sd21", small=True, image_size=128)
-    networks |= {part: fill_with_noise(networks[part], "cpu") for part in ("unet", "vae")}
+    networks |= {part: fill_with_noise(networks[part], device) for part in ("unet", "vae")}
     prior = assemble("sd21", networks)
     prior.run_as(**options)
     return prior
@@ -43,15 +43,15 @@ def results(prior: Any, count: int = 5) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator)
+        return torch.randn(*shape, generator=generator).to(prior.device)
 
     size, latent = prior.image_size, (count, *prior.latent_shape)
-    images = torch.rand(count, 3, size, size, generator=generator).requires_grad_()
+    images = torch.rand(count, 3, size, size, generator=generator).to(prior.device).requires_grad_()
     noise, direction, x_t, t = (
         normal(*latent),
         normal(*latent),
         normal(*latent),
-        torch.linspace(0.1, 0.9, count),
+        torch.linspace(0.1, 0.9, count, device=prior.device),
     )
     latents = prior.encode_image(images, noise)
     (gradient,) = torch.autograd.grad(latents, images, direction)
@@ -186,6 +186,15 @@ def test_cuda_graphs_need_a_gpu():
         build_prior(Prior(tinyworld={"compile": True, "cuda_graphs": True}), Weights(), "cpu")
 
 
+@pytest.mark.gpu
+def test_replayed_networks_give_the_same():
+    graphs = large_prior("cuda", compile=True, cuda_graphs=True)
+    plain = results(large_prior("cuda"))
+    for _ in range(4):  # warm, recorded, replayed
+        for name, value in results(graphs).items():
+            assert (value - plain[name]).norm() < 1e-3 * plain[name].norm(), name
+
+
 # --- precision ---------------------------------------------------------------------------------------------
 
 
@@ -246,9 +255,8 @@ def test_images_of_another_size_are_refused(folder: Path):
 @pytest.mark.parametrize("name", ["sdxl", "tinyworld"])
 def test_a_freed_text_encoder_is_gone_and_missed(folder: Path, name: str):
     model = str(folder) if name == "sdxl" else None
-    (term,) = build_prior_terms(
-        [Prior(name=name, model=model, sdxl={"dtype": "float32"})], Weights(), torch.device("cpu"), 10
-    )
+    config = Prior(name=name, model=model, sdxl={"dtype": "float32"})
+    (term,) = build_prior_terms([config], Weights(), torch.device("cpu"), 10)
     prior: Any = term.prior
     before = term.texts(["a red cat", ""])
     assert "text_encoder" in prior.networks()

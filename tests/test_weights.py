@@ -150,7 +150,7 @@ def test_variant_is_chosen_and_loaded(
     assert found.folder is not None
     prior = StableDiffusionPrior.from_pretrained(found.folder, variant=found.variant)
     encoder = TextConditioner.from_pretrained(found.folder, variant=found.variant)
-    for network in (prior._unet, prior._autoencoder, prior._text_encoder, encoder._encoder):
+    for network in (prior._unet, prior._autoencoder, prior._encoders[0][0], encoder._encoder):
         assert any(p.any() for p in network.parameters()) == (expected is None)
 
 
