@@ -133,13 +133,13 @@ def test_settings_that_do_not_go_together(prompts: dict[str, object], message: s
         ("a.csv", b"caption\na frog\n", r"\.csv files are not read directly; .*import_prompts\.py"),
         ("a.jsonl", b'"a"\n', r"\.jsonl files are not read directly"),
         ("a.txt.gz", b"no gzip", "cannot be read"),
-        ("a.txt.gz", gzip.compress(b"a frog\n" * 500)[:-9], "cannot be read"),
+        ("a.txt.gz", gzip.compress(b"a frog\n" * 500, mtime=0)[:-9], "cannot be read"),
         ("a.txt", b"a frog\n\xff\xfe\n", r"not UTF-8 text \(byte 7\)"),
         ("a.txt", b"a frog\n" + b"x" * 2**20 + b"\n", r"line 2: the prompt has 1048576 characters"),
         ("a.txt", b"\n# only a comment\n", "no prompts in it"),
         ("a.json", b'{"train": ["a"], "train": ["b"]}', "the key 'train' stands in it twice"),
         ("a.json", b'{"train": []}', "no prompts in it"),
-        ("a.json.gz", gzip.compress(b'{"test": ["a"]}'), "no list 'train' in it; it has 'test'"),
+        ("a.json.gz", gzip.compress(b'{"test": ["a"]}', mtime=0), "no list 'train' in it; it has 'test'"),
     ],
 )
 def test_files_that_are_no_corpus(name: str, content: bytes, message: str, tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_compressed_files_are_read(tmp_path: Path) -> None:
     (tmp_path / "a.json.gz").write_bytes(
         gzip.compress(json.dumps({"train": ["a"], "held_out": ["b"]}).encode())
     )
-    (tmp_path / "a.txt.gz").write_bytes(gzip.compress("ein grüner Frosch\n".encode()))
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress("ein grüner Frosch\n".encode(), mtime=0))
     assert read_prompts(tmp_path / "a.json.gz") == ["a"]
     assert read_prompts(tmp_path / "a.json.gz", "held_out") == ["b"]
     assert read_prompts(tmp_path / "a.txt.gz") == ["ein grüner Frosch"]
