@@ -13,6 +13,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from scaledreamer.cli.train import out_of_memory
+from scaledreamer.config_file import load_config
 from scaledreamer.evaluation.clip_scores import TinyClip
 from scaledreamer.priors.stable_diffusion import StableDiffusionPrior
 
@@ -139,3 +141,26 @@ def test_sum_of_codes_is_nearest_to_its_own_values(tools: Any):
     others = {name: (values + 1) % tool.NUM_VALUES[name] for name, values in labels.items()}
     wrong = tower.naming_losses(tower.sum_of_codes(labels), others)
     assert all(losses[name] < 0.01 < 1 < wrong[name] for name in losses)
+
+
+@pytest.mark.parametrize(
+    ("error", "numbers"),
+    [
+        (
+            "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 79.10 GiB of "
+            "which 1.06 GiB is free. Including non-PyTorch memory, this process has 78.0 GiB in use.",
+            "(Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 79.10 GiB of which 1.06 GiB is free)",
+        ),
+        (
+            "[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: you tried to "
+            "allocate 4398046511104 bytes. Error code 12 (Cannot allocate memory)",
+            "(tried to allocate 4398046511104 bytes)",
+        ),
+        ("", "out of memory; raise"),
+    ],
+)
+def test_memory_that_ran_out_is_said_with_its_numbers_and_what_to_set(error: str, numbers: str) -> None:
+    said = out_of_memory(MemoryError(error), load_config("tiny"))
+    assert numbers in said and "\n" not in said
+    for setting in ("training.accumulation_steps", "priors.0.tinyworld.memory_gib", "renderer.image_size"):
+        assert setting in said

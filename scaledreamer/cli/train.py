@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
@@ -70,11 +71,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        sizes = "training.batch_size, cameras.num_views, renderer.image_size or the sizes of the generator"
-        return _fail(ValueError(f"out of memory; raise training.accumulation_steps, or lower {sizes}"))
+        return _fail(ValueError(out_of_memory(error, config)))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def out_of_memory(error: Exception, config: Config) -> str:
+    """What could not be had, in the allocator's numbers, and the three settings that help most."""
+    said = " ".join(str(error).split())
+    number = r"(?:[^.]|\.\d)*"  # of a sentence, whose numbers may have a point
+    found = re.findall(rf"[Tt]ried to allocate {number}|GPU \d+ has {number}", said)
+    numbers = f" ({'. '.join(found)})" if found else ""
+    networks = f"priors.0.{config.priors[0].name}"
+    return (
+        f"out of memory{numbers}; raise training.accumulation_steps, which divides training.batch_size "
+        f"({config.training.batch_size}) into parts; set {networks}.memory_gib; or lower renderer.image_size "
+        f"({config.renderer.image_size}). Large generators: lower their sizes. tools/doctor.py says what a "
+        "configuration takes before it starts."
+    )
 
 
 def _train(config: Config, *, is_dry_run: bool) -> int:
