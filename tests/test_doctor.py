@@ -18,7 +18,7 @@ from scaledreamer.build import TINY_PRIOR
 from scaledreamer.cli import doctor
 from scaledreamer.config_file import load_config
 from scaledreamer.doctor import files, machine, memory, networks, speed
-from scaledreamer.doctor.child import ChildError, ask
+from scaledreamer.doctor.child import LAUNCHERS, ChildError, ask
 from scaledreamer.doctor.findings import WIDTH, Finding, Section, num_errors, size, summary
 
 ROOT = Path(__file__).parent.parent
@@ -299,9 +299,18 @@ def test_an_interruption_has_its_own_status(monkeypatch: pytest.MonkeyPatch):
 
 def run(folder: Path, *arguments: str, program: str = "tools/doctor.py") -> subprocess.CompletedProcess[str]:
     """The program in an empty folder that is its home, too."""
-    variables = os.environ | {"HOME": str(folder), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    alone = {name: value for name, value in os.environ.items() if name not in LAUNCHERS}
+    variables = alone | {"HOME": str(folder), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-B", str(ROOT / program), *arguments]
     return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=600)
+
+
+def test_variables_of_a_launcher_do_not_reach_what_is_asked(monkeypatch: pytest.MonkeyPatch):
+    """A program that DeepSpeed was started in leaves them behind, with a port that others may have."""
+    for name in LAUNCHERS:
+        monkeypatch.setenv(name, "1")
+    code = f"import os; answer(sorted(set(os.environ) & set({LAUNCHERS!r})))"
+    assert ask(code) == []
 
 
 def test_the_machine_alone(tmp_path: Path):

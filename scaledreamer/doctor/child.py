@@ -18,6 +18,10 @@ class ChildError(Exception):
     """A child ended without an answer; the message says how, in one line."""
 
 
+LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""Variables of a launcher: what is asked here is one process, and must not wait for others or take a port."""
+
+
 def ask(code: str, argument: object = None, *, timeout: float = 120.0, **environment: str) -> Any:
     """Runs Python code in a process of its own and returns what it gave to `answer`.
 
@@ -31,7 +35,8 @@ def ask(code: str, argument: object = None, *, timeout: float = 120.0, **environ
         f"def answer(value): print({MARK!r} + json.dumps(value), flush=True)\n"
     )
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    variables = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONDONTWRITEBYTECODE": "1"}
+    alone = {name: value for name, value in os.environ.items() if name not in LAUNCHERS}
+    variables = alone | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONDONTWRITEBYTECODE": "1"}
     try:
         done = subprocess.run(
             [sys.executable, "-c", start + code],
