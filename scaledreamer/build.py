@@ -169,8 +169,8 @@ def check_models(config: cfg.Config) -> list[str]:
     from scaledreamer.priors.weights import WeightsError, check_weights
 
     unreachable: dict[str, str] = {}
-    keys = [("conditioner", _conditioner_places(config.conditioner, config.weights))]
-    keys += [(f"priors.{i}", _prior_places(prior, config.weights)) for i, prior in enumerate(config.priors)]
+    keys = [("conditioner", conditioner_places(config.conditioner, config.weights))]
+    keys += [(f"priors.{i}", prior_places(prior, config.weights)) for i, prior in enumerate(config.priors)]
     lines = []
     for key, places in keys:
         try:
@@ -184,7 +184,7 @@ def check_models(config: cfg.Config) -> list[str]:
     return lines
 
 
-def _conditioner_places(config: cfg.Conditioner, weights: cfg.Weights) -> dict[str, Any]:
+def conditioner_places(config: cfg.Conditioner, weights: cfg.Weights) -> dict[str, Any]:
     """Arguments of `check_weights` and `find_weights`."""
     from scaledreamer.priors.layout import TEXT_ENCODER
 
@@ -194,7 +194,7 @@ def _conditioner_places(config: cfg.Conditioner, weights: cfg.Weights) -> dict[s
     return {"models": models, "parts": TEXT_ENCODER, "revision": config.revision} | weights.model_dump()
 
 
-def _prior_places(config: cfg.Prior, weights: cfg.Weights) -> dict[str, Any]:
+def prior_places(config: cfg.Prior, weights: cfg.Weights) -> dict[str, Any]:
     """Arguments of `check_weights` and `find_weights`."""
     from scaledreamer.priors.layout import SDXL, STABLE_DIFFUSION
 
@@ -214,7 +214,7 @@ def build_conditioner(
     from scaledreamer.prompts.conditioner import TextConditioner
 
     try:
-        found = find_weights(**_conditioner_places(config, weights))
+        found = find_weights(**conditioner_places(config, weights))
     except WeightsError as error:
         raise ValueError(f"conditioner {error}") from None
     assert found.folder is not None
@@ -246,7 +246,7 @@ def build_prior(
         case "sdxl":
             from scaledreamer.priors.sdxl import SDXLPrior as Prior
     try:
-        found = find_weights(**_prior_places(config, weights))
+        found = find_weights(**prior_places(config, weights))
     except WeightsError as error:
         raise ValueError(f"prior {error}") from None
     assert found.folder is not None

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import sys
+from typing import NoReturn
+
+
+class Parser(argparse.ArgumentParser):
+    """Arguments whose errors are one line, as all others, with status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message} (--help lists all options)\n")
 
 
 def accept_any_text() -> None:

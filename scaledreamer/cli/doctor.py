@@ -16,10 +16,10 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from scaledreamer import __version__
-from scaledreamer.cli import accept_any_text
+from scaledreamer.cli import Parser, accept_any_text
 from scaledreamer.doctor import machine
 from scaledreamer.doctor.findings import Section, num_errors, one_line, summary
 
@@ -27,14 +27,9 @@ if TYPE_CHECKING:
     from scaledreamer.config import Config
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message} (--help lists all options)\n")
-
-
 def make_parser() -> argparse.ArgumentParser:
     """All options."""
-    parser = _Parser(
+    parser = Parser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file, or a shipped one's name (tiny)")

@@ -16,10 +16,10 @@ import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from scaledreamer import __version__
-from scaledreamer.cli import accept_any_text, is_out_of_memory
+from scaledreamer.cli import Parser, accept_any_text, is_out_of_memory
 from scaledreamer.exported import find_generator, read_index
 from scaledreamer.meshing import (
     MAX_FACES,
@@ -41,11 +41,6 @@ if TYPE_CHECKING:
 MAX_SEED = 2**31 - 1
 FORMATS = ("glb", "mp4", "png", "obj", "ply", "gif")
 EXAMPLE = 'python infer.py --prompt "a red-eyed tree frog"'
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message} (--help lists all options)\n")
 
 
 def _whole_number(low: int, high: int) -> Any:
@@ -97,7 +92,7 @@ def _device(text: str) -> str:
 
 def make_parser() -> argparse.ArgumentParser:
     """All options of `infer.py`."""
-    parser = _Parser(
+    parser = Parser(
         description="Makes a textured 3D asset of a text prompt, in one forward pass of a trained generator.",
         epilog=f"Example: {EXAMPLE}",
         allow_abbrev=False,

@@ -11,23 +11,18 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from scaledreamer import __version__
-from scaledreamer.cli import accept_any_text, is_out_of_memory
+from scaledreamer.cli import Parser, accept_any_text, is_out_of_memory
 
 if TYPE_CHECKING:
     from scaledreamer.config import Config
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message} (--help lists all options)\n")
-
-
 def make_parser() -> argparse.ArgumentParser:
     """All options of `train.py`."""
-    parser = _Parser(
+    parser = Parser(
         description="Trains a text-to-3D generator. The same command again goes on with an interrupted run.",
         epilog="Example: deepspeed train.py --config configs/tiny.yaml training.max_steps=500",
         allow_abbrev=False,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scaledreamer.build import _conditioner_places, _prior_places, build_prompts
+from scaledreamer.build import build_prompts, conditioner_places, prior_places
 from scaledreamer.config import Config
 from scaledreamer.doctor.findings import Section, one_line, size
 from scaledreamer.priors.weights import Availability, Weights, WeightsError, check_weights, find_weights
@@ -54,10 +54,10 @@ def check_models(config: Config) -> tuple[Section, list[Model]]:
     downloaded."""
     section, models = Section("Weights"), []
     places: dict[str, Callable[[], dict[str, Any]]] = {
-        "conditioner": lambda: _conditioner_places(config.conditioner, config.weights)
+        "conditioner": lambda: conditioner_places(config.conditioner, config.weights)
     }
     for i, prior in enumerate(config.priors):
-        places[f"priors.{i}"] = lambda prior=prior: _prior_places(prior, config.weights)
+        places[f"priors.{i}"] = lambda prior=prior: prior_places(prior, config.weights)
     unreachable: dict[str, str] = {}
     num_bytes = 0
     for key, places_of in places.items():
