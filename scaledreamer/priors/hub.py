@@ -20,7 +20,7 @@ from scaledreamer.priors.layout import PlaceError
 T = TypeVar("T")
 SECONDS = 3.0
 """Longest wait for one answer; shorter where many hubs are to be asked."""
-SECONDS_FOR_ALL = 6.0
+SECONDS_FOR_ALL = 4.5
 """Longest wait for all of the hubs of a place, where none answers."""
 REMOVED = "stabilityai/stable-diffusion-2"
 PATIENCE = "try again later, give a mirror in weights.mirrors, or give a folder that holds the weights"
@@ -177,7 +177,7 @@ def _ask(hub: Hub, model: str, seconds: float, function: Callable[[], T]) -> T:
     thread.start()
     thread.join(seconds)
     if not results:
-        raise UnreachableError(f"{hub.address} does not answer within {seconds:.0f} s", PATIENCE)
+        raise UnreachableError(f"{hub.address} does not answer within {seconds:g} s", PATIENCE)
     is_answer, result = results[0]
     if is_answer:
         return result
