@@ -177,7 +177,7 @@ def _ask(hub: Hub, model: str, seconds: float, function: Callable[[], T]) -> T:
     thread.start()
     thread.join(seconds)
     if not results:
-        raise UnreachableError(f"{hub.address} does not answer within {seconds:g} s", PATIENCE)
+        raise UnreachableError(f"{hub.address} does not answer within {seconds:.1f} s", PATIENCE)
     is_answer, result = results[0]
     if is_answer:
         return result
