@@ -100,7 +100,7 @@ def list_files(hub: Hub, model: str, revision: str | None, seconds: float) -> Li
         hub,
         model,
         seconds,
-        lambda: api.model_info(model, revision=revision, timeout=seconds, files_metadata=True),
+        lambda: api.model_info(model, revision=revision, timeout=2 * seconds, files_metadata=True),
     )
     if info.sha is None or info.siblings is None:
         raise UnreachableError(f"{hub.address} lists no files of it", PATIENCE)
@@ -119,7 +119,7 @@ def read_file(hub: Hub, model: str, name: str, commit: str, seconds: float) -> b
     headers = build_hf_headers(token=None if hub.has_token else False)
 
     def get() -> bytes:
-        answer = get_session().get(url, headers=headers, timeout=seconds)
+        answer = get_session().get(url, headers=headers, timeout=2 * seconds)
         hf_raise_for_status(answer)
         return answer.content
 
@@ -164,7 +164,10 @@ def check_space(num_bytes: int) -> None:
 
 
 def _ask(hub: Hub, model: str, seconds: float, function: Callable[[], T]) -> T:
-    """The result of a request, which ends in time: name servers, too, can keep one waiting."""
+    """The result of a request, waited for at most these seconds: name servers, too, can keep one waiting.
+
+    The request's own time limit should be longer, so that one clock alone tells what a silent hub is called.
+    """
     results: list[Any] = []
 
     def run() -> None:
