@@ -1,0 +1,95 @@
+"""Scenes whose points have features, which two MLPs that all prompts share turn into distance and colour.
+
+What the 3DConv-net, the Triplane-Transformer and the plain field have in common; they differ in where the
+features come from. World and axes are those of `scaledreamer.scene`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from scaledreamer.fields.sdf import sphere_bias
+
+
+class PointFeatures(Protocol):
+    """Features of points of a batch of scenes."""
+
+    def __call__(self, points: Float[Tensor, "batch n 3"]) -> Float[Tensor, "batch n feature"]:
+        """Features at points; points that are expanded along `batch` may be worked on once."""
+        ...
+
+    def row(self, index: int) -> PointFeatures:
+        """Those of one scene of the batch, as a batch of one."""
+        ...
+
+
+class Decoder(nn.Module):
+    """Features to signed distance and rgb, and directions to the background's rgb.
+
+    Starts as the sphere, up to a hundredth of what a usual MLP would add to it.
+
+    Args:
+        num_features: features of a point.
+        width: of the hidden layers.
+        depth: hidden layers.
+        sphere_radius: of the initial surface.
+        background: "learned", a network of the direction that all prompts share, or "none", white.
+    """
+
+    def __init__(
+        self, num_features: int, width: int, depth: int, sphere_radius: float, background: str
+    ) -> None:
+        super().__init__()
+        self.sphere_radius = sphere_radius
+        self.sdf, self.rgb = _mlp(num_features, width, depth, 1), _mlp(num_features, width, depth, 3)
+        self.background = _mlp(3, 16, 1, 3) if background == "learned" else None
+
+
+@dataclass(frozen=True)
+class DecodedScene:
+    """Scenes of a batch of prompts (a `scaledreamer.scene.SceneBatch`), differentiable in the generator."""
+
+    features: PointFeatures
+    decoder: Decoder
+
+    def sdf(self, points: Float[Tensor, "batch n 3"]) -> Float[Tensor, "batch n"]:
+        """Signed distance: a sphere, and what the network adds to it."""
+        return self._sdf(points, self.features(points))
+
+    def query(
+        self, points: Float[Tensor, "batch n 3"]
+    ) -> tuple[Float[Tensor, "batch n"], Float[Tensor, "batch n 3"]]:
+        """Signed distance and rgb in [0, 1]."""
+        features = self.features(points)
+        return self._sdf(points, features), torch.sigmoid(self.decoder.rgb(features))
+
+    def background(self, directions: Float[Tensor, "batch n 3"]) -> Float[Tensor, "batch n 3"]:
+        """Rgb behind the scene: learned per direction, or white."""
+        if self.decoder.background is None:
+            return torch.ones_like(directions)
+        return torch.sigmoid(self.decoder.background(directions))
+
+    def row(self, index: int) -> DecodedScene:
+        """The scene of one prompt, as a batch of one."""
+        return DecodedScene(self.features.row(index), self.decoder)
+
+    def _sdf(self, points: Tensor, features: Tensor) -> Tensor:
+        return sphere_bias(points, self.decoder.sphere_radius) + self.decoder.sdf(features)[..., 0]
+
+
+def _mlp(inputs: int, width: int, depth: int, outputs: int) -> nn.Sequential:
+    """ReLU between layers, He et al. 2015's deviations, the last layer at a hundredth, biases zero."""
+    widths = [inputs] + [width] * depth + [outputs]
+    layers: list[nn.Module] = []
+    for number, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        layer = nn.Linear(before, after)
+        nn.init.normal_(layer.weight, 0, math.sqrt(2 / before) * (0.01 if number == depth else 1.0))
+        nn.init.zeros_(layer.bias)
+        layers += [layer, nn.ReLU()] if number < depth else [layer]
+    return nn.Sequential(*layers)
