@@ -17,8 +17,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from scaledreamer.priors import latent_diffusion
 from scaledreamer.priors.base import TextEmbedding
+from scaledreamer.priors.latent_diffusion import LatentDiffusionPrior
+from scaledreamer.priors.loading import (
+    check_folder,
+    load_network,
+    load_scheduler,
+    load_single_file,
+    load_single_file_autoencoder,
+    loading,
+)
 from scaledreamer.prompts.conditioner import load_text_encoder
 
 LAYOUT = (
@@ -33,7 +41,7 @@ LAYOUT = (
 )
 
 
-class SDXLPrior(latent_diffusion.LatentDiffusionPrior):
+class SDXLPrior(LatentDiffusionPrior):
     """SDXL's AutoencoderKL, UNet2DConditionModel and two CLIP text encoders behind the `DiffusionPrior`
     contract.
 
@@ -64,19 +72,10 @@ class SDXLPrior(latent_diffusion.LatentDiffusionPrior):
         zeros_for_empty_prompt: bool = True,
     ) -> None:
         _check_parts(unet, text_encoder, text_encoder_2)
-        self._schedule = latent_diffusion.NoiseSchedule(
-            alpha_bar.to(unet.device, torch.float32), prediction_type
-        )
-        for module in (autoencoder, unet, text_encoder, text_encoder_2):
-            module.eval().requires_grad_(False)
-        self._autoencoder, self._unet = autoencoder, unet
-        self._encoders = ((text_encoder, tokenizer), (text_encoder_2, tokenizer_2))
-        self.text_shape = (text_encoder.config.max_position_embeddings, unet.config.cross_attention_dim)
+        encoders = ((text_encoder, tokenizer), (text_encoder_2, tokenizer_2))
+        self._hold(autoencoder, unet, encoders, alpha_bar, prediction_type)
         self.pooled_dim = text_encoder_2.config.projection_dim
         self._zeros_for_empty_prompt = zeros_for_empty_prompt
-        latent_size = unet.config.sample_size
-        self.latent_shape = (unet.config.in_channels, latent_size, latent_size)
-        self.image_size = latent_diffusion.image_size(autoencoder, unet)
         size = float(self.image_size)
         self._time_ids = torch.tensor([size, size, 0, 0, size, size], device=unet.device)
 
@@ -106,30 +105,29 @@ class SDXLPrior(latent_diffusion.LatentDiffusionPrior):
         from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
 
         source = str(folder_or_id)
-        latent_diffusion.check_folder(source, LAYOUT, LAYOUT)
-        with latent_diffusion.loading(source, "model_index.json"):
+        check_folder(source, LAYOUT, LAYOUT)
+        with loading(source, "model_index.json"):
             zeros_for_empty_prompt = _zeros_for_empty_prompt(DiffusionPipeline.load_config(source))
-        with latent_diffusion.loading(source, "vae/"):
+        with loading(source, "vae/"):
             config: Any = AutoencoderKL.load_config(source, subfolder="vae")
             is_upcast = config.get("force_upcast", True)
             vae_dtype = torch.promote_types(dtype, torch.float32) if is_upcast else dtype
         if single_file is not None:
             parts = _load_single_file(single_file, source, device, dtype, vae_dtype)
         else:
-            load = latent_diffusion.load_network
-            with latent_diffusion.loading(source, "text_encoder/ and tokenizer/"):
+            with loading(source, "text_encoder/ and tokenizer/"):
                 text_encoder, tokenizer = load_text_encoder(source, dtype, variant=variant)
                 text_encoder.to(device)
-            with latent_diffusion.loading(source, "text_encoder_2/ and tokenizer_2/"):
+            with loading(source, "text_encoder_2/ and tokenizer_2/"):
                 text_encoder_2, tokenizer_2 = load_text_encoder(source, dtype, number="_2", variant=variant)
                 text_encoder_2.to(device)
-            with latent_diffusion.loading(source, "vae/"):
-                autoencoder = load(AutoencoderKL, source, "vae", vae_dtype, device, variant)
-            with latent_diffusion.loading(source, "unet/"):
-                unet = load(UNet2DConditionModel, source, "unet", dtype, device, variant)
+            with loading(source, "vae/"):
+                autoencoder = load_network(AutoencoderKL, source, "vae", vae_dtype, device, variant)
+            with loading(source, "unet/"):
+                unet = load_network(UNet2DConditionModel, source, "unet", dtype, device, variant)
             parts = (autoencoder, unet, text_encoder, tokenizer, text_encoder_2, tokenizer_2)
-        with latent_diffusion.loading(source, "scheduler/"):
-            schedule = latent_diffusion.load_scheduler(source)
+        with loading(source, "scheduler/"):
+            schedule = load_scheduler(source)
         try:
             return cls(*parts, *schedule, zeros_for_empty_prompt)
         except ValueError as error:
@@ -174,9 +172,9 @@ def _load_single_file(
 ) -> tuple[Any, Any, Any, Any, Any, Any]:
     from diffusers import StableDiffusionXLPipeline
 
-    with latent_diffusion.loading(str(file)):
-        autoencoder = latent_diffusion.load_single_file_autoencoder(file, configurations, vae_dtype)
-        pipe = latent_diffusion.load_single_file(
+    with loading(str(file)):
+        autoencoder = load_single_file_autoencoder(file, configurations, vae_dtype)
+        pipe = load_single_file(
             StableDiffusionXLPipeline, file, configurations, autoencoder, dtype, add_watermarker=False
         )
         for network in (pipe.vae, pipe.unet):

@@ -10,14 +10,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from scaledreamer.priors import latent_diffusion
 from scaledreamer.priors.base import TextEmbedding
+from scaledreamer.priors.latent_diffusion import LatentDiffusionPrior
+from scaledreamer.priors.loading import (
+    check_folder,
+    load_network,
+    load_scheduler,
+    load_single_file,
+    load_single_file_autoencoder,
+    loading,
+)
 from scaledreamer.prompts.conditioner import load_text_encoder
 
 LAYOUT = ("model_index.json", "vae/", "unet/", "text_encoder/", "tokenizer/", "scheduler/")
 
 
-class StableDiffusionPrior(latent_diffusion.LatentDiffusionPrior):
+class StableDiffusionPrior(LatentDiffusionPrior):
     """AutoencoderKL, UNet2DConditionModel and CLIP text encoder behind the `DiffusionPrior` contract.
 
     Args:
@@ -39,17 +47,7 @@ class StableDiffusionPrior(latent_diffusion.LatentDiffusionPrior):
     ) -> None:
         if unet.config.addition_embed_type == "text_time":
             raise ValueError("unet/ is SDXL's, which has two text encoders; load it as sdxl.")
-        self._schedule = latent_diffusion.NoiseSchedule(
-            alpha_bar.to(unet.device, torch.float32), prediction_type
-        )
-        for module in (autoencoder, unet, text_encoder):
-            module.eval().requires_grad_(False)
-        self._autoencoder, self._unet = autoencoder, unet
-        self._encoders = ((text_encoder, tokenizer),)
-        self.text_shape = (text_encoder.config.max_position_embeddings, unet.config.cross_attention_dim)
-        latent_size = unet.config.sample_size
-        self.latent_shape = (unet.config.in_channels, latent_size, latent_size)
-        self.image_size = latent_diffusion.image_size(autoencoder, unet)
+        self._hold(autoencoder, unet, ((text_encoder, tokenizer),), alpha_bar, prediction_type)
 
     @classmethod
     def from_pretrained(
@@ -73,17 +71,16 @@ class StableDiffusionPrior(latent_diffusion.LatentDiffusionPrior):
         from diffusers import AutoencoderKL, UNet2DConditionModel
 
         source = str(folder_or_id)
-        latent_diffusion.check_folder(source, ("unet/",), LAYOUT)
+        check_folder(source, ("unet/",), LAYOUT)
         if single_file is not None:
             parts = _load_single_file(single_file, source, device, dtype)
-            schedule = latent_diffusion.load_scheduler(source)
+            schedule = load_scheduler(source)
         else:
-            with latent_diffusion.loading(source):
+            with loading(source):
                 text_encoder, tokenizer = load_text_encoder(source, dtype, variant=variant)
-                load = latent_diffusion.load_network
-                autoencoder = load(AutoencoderKL, source, "vae", dtype, device, variant)
-                unet = load(UNet2DConditionModel, source, "unet", dtype, device, variant)
-                schedule = latent_diffusion.load_scheduler(source)
+                autoencoder = load_network(AutoencoderKL, source, "vae", dtype, device, variant)
+                unet = load_network(UNet2DConditionModel, source, "unet", dtype, device, variant)
+                schedule = load_scheduler(source)
             parts = (autoencoder, unet, text_encoder.to(device), tokenizer)
         try:
             return cls(*parts, *schedule)
@@ -114,9 +111,9 @@ def _load_single_file(
 ) -> tuple[Any, Any, Any, Any]:
     from diffusers import StableDiffusionPipeline
 
-    with latent_diffusion.loading(str(file)):
-        autoencoder = latent_diffusion.load_single_file_autoencoder(file, configurations, dtype)
-        pipe = latent_diffusion.load_single_file(
+    with loading(str(file)):
+        autoencoder = load_single_file_autoencoder(file, configurations, dtype)
+        pipe = load_single_file(
             StableDiffusionPipeline,
             file,
             configurations,

@@ -1,0 +1,136 @@
+"""Loading of latent diffusion models, in the diffusers layout or as single files, that says what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+
+from scaledreamer.priors import layout
+
+
+def check_folder(source: str, required: tuple[str, ...], parts: tuple[str, ...]) -> None:
+    """Nothing for a hub id, or a folder that has these parts.
+
+    Raises: ValueError with the first part that it lacks, and the whole layout.
+    """
+    if not Path(source).is_dir():
+        return
+    for part in required:
+        if not (Path(source) / part.removesuffix("/")).exists():
+            raise ValueError(
+                f"prior {source}: no {part} in this folder; give a pipeline folder of the diffusers layout "
+                f"({', '.join(parts)}) or a hub id."
+            )
+
+
+@contextmanager
+def loading(source: str, part: str = "its weights") -> Iterator[None]:
+    """Any failure inside becomes a ValueError that names the prior and the part; memory that ran out stays as
+    it is."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # the libraries let through whatever a damaged file leads to
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ValueError(
+            f"prior {source}: {part} cannot be loaded ({reason}); give a folder in the "
+            "diffusers layout with safetensors, or a hub id that can be reached."
+        ) from None
+
+
+def load_network(
+    kind: Any,
+    source: str,
+    part: str,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    variant: str | None = None,
+) -> Any:
+    """One of diffusers' networks from safetensors.
+
+    Args:
+        kind: its class.
+        part: its folder.
+        variant: "fp16" takes the files of that name, in a folder where the part has some.
+
+    Raises: ValueError for weights that are missing; whatever diffusers raises for others.
+    """
+    if Path(source).is_dir():
+        variant = layout.part_variant(Path(source), part, variant)
+    network, report = kind.from_pretrained(
+        source,
+        subfolder=part,
+        torch_dtype=dtype,
+        variant=variant,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    if report["missing_keys"]:
+        raise ValueError(f"{part}/ has no weights for {min(report['missing_keys'])}")
+    return network.to(device, memory_format=torch.channels_last)
+
+
+def load_single_file(
+    kind: Any, file: Path, configurations: str | Path, autoencoder: Any, dtype: torch.dtype, **options: Any
+) -> Any:
+    """A pipeline from a checkpoint in one .safetensors file; nothing is downloaded.
+
+    Args:
+        kind: class of the pipeline.
+        configurations: folder of the diffusers layout, whose configurations and tokenizers it takes.
+        autoencoder: of the same file, which may have a dtype of its own.
+        options: of the pipeline.
+
+    Raises: ValueError for weights that are missing; whatever diffusers raises for others.
+    """
+    pipe = kind.from_single_file(
+        str(file),
+        config=str(configurations),
+        vae=autoencoder,
+        torch_dtype=dtype,
+        local_files_only=True,
+        feature_extractor=None,
+        image_encoder=None,
+        **options,
+    )
+    for name, part in pipe.components.items():
+        if isinstance(part, torch.nn.Module):
+            _check_single_file_part(part, name)
+    return pipe
+
+
+def load_single_file_autoencoder(file: Path, configurations: str | Path, dtype: torch.dtype) -> Any:
+    """The autoencoder of a checkpoint in one file."""
+    from diffusers import AutoencoderKL
+
+    autoencoder: Any = AutoencoderKL
+    return autoencoder.from_single_file(
+        str(file), config=str(configurations), subfolder="vae", torch_dtype=dtype, local_files_only=True
+    )
+
+
+def _check_single_file_part(part: torch.nn.Module, name: str) -> None:
+    empty = [key for key, value in part.state_dict().items() if value.is_meta]
+    if empty:
+        raise ValueError(f"the file has no weights for {name}: {min(empty)}")
+
+
+def load_scheduler(source: str) -> tuple[Float[Tensor, " step"], str]:
+    """alpha_bar and prediction type of `scheduler/`, whichever of diffusers' schedulers is named there.
+
+    Raises: ValueError for schedulers of another diffusion than `NoiseSchedule`'s.
+    """
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+
+    config: Any = DDIMScheduler.load_config(source, subfolder="scheduler")
+    name = str(config.get("_class_name"))
+    if name.startswith(("EDM", "FlowMatch")):
+        raise ValueError(f"scheduler/ is {name}; only networks of alpha_bar's discrete steps are read")
+    scheduler: Any = DDIMScheduler.from_config(config)
+    return scheduler.alphas_cumprod, scheduler.config["prediction_type"]
