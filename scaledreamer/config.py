@@ -261,15 +261,55 @@ class HyperINGP(Section):
     """What rays see behind the scene."""
 
 
+class TriplaneTransformer(Section):
+    """A transformer from text tokens to three planes of features, which two MLPs decode (after LRM)."""
+
+    width: Annotated[int, Field(ge=1, le=8192)] = 160
+    """Width of a plane token, a multiple of num_heads."""
+    num_layers: Annotated[int, Field(ge=1, le=96)] = 4
+    """Layers of the transformer."""
+    num_heads: Annotated[int, Field(ge=1, le=128)] = 5
+    """Heads of each attention."""
+    token_resolution: Annotated[int, Field(ge=1, le=128)] = 16
+    """Tokens a side of a plane; planes have twice as many pixels a side."""
+    plane_features: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Features of a pixel of one plane."""
+    mlp_width: Annotated[int, Field(ge=1, le=4096)] = 32
+    """Width of the two MLPs that decode points."""
+    mlp_depth: Annotated[int, Field(ge=1, le=8)] = 1
+    """Hidden layers of the two MLPs that decode points."""
+    sphere_radius: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Radius of the sphere that every scene starts as."""
+    background: Literal["learned", "none"] = "learned"
+    """What rays see behind the scene; learned is the same for all prompts."""
+    mask_padding: bool = True
+    """Do not look at text tokens that are padding; ScaleDreamer's own weights were trained to."""
+    gradient_checkpointing: bool = False
+    """Compute layers again in the backward pass instead of keeping them: slower, much less memory."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the transformer's products; planes and what follows are float32."""
+
+    @model_validator(mode="after")
+    def _heads_share_the_width(self) -> TriplaneTransformer:
+        if self.width % self.num_heads:
+            raise ValueError(
+                f"{KEY}.width: got {self.width}, which {self.num_heads} heads (num_heads) cannot share "
+                f"evenly; give a multiple of {self.num_heads}."
+            )
+        return self
+
+
 class Generator(Section):
     """The network that is trained."""
 
-    name: Literal["hyper_ingp"] = "hyper_ingp"
+    name: Literal["hyper_ingp", "triplane_transformer"] = "hyper_ingp"
     """Architecture."""
     start: Annotated[str | None, ExpandHome] = None
     """Run or exported generator whose weights the training starts from; None is from nothing."""
     hyper_ingp: HyperINGP = HyperINGP()
     """Settings of hyper_ingp."""
+    triplane_transformer: TriplaneTransformer = TriplaneTransformer()
+    """Settings of triplane_transformer."""
 
 
 class Renderer(Section):
