@@ -43,6 +43,8 @@ def make_generator(name: str, settings: Mapping[str, Any]) -> nn.Module:
             from scaledreamer.generators.hyper_ingp import HyperINGP as Generator
         case "triplane_transformer":
             from scaledreamer.generators.triplane_transformer import TriplaneTransformer as Generator
+        case "field":
+            from scaledreamer.generators.field import Field as Generator
         case _:
             accepted = ", ".join(map(repr, get_args(cfg.Generator.model_fields["name"].annotation)))
             raise ValueError(f"generator.name: got {name!r}; accepted are {accepted}.")
@@ -69,6 +71,8 @@ def generator_settings(config: cfg.Generator) -> dict[str, Any]:
             return config.hyper_ingp.model_dump()
         case "triplane_transformer":
             return config.triplane_transformer.model_dump()
+        case "field":
+            return config.field.model_dump()
 
 
 def conditioned_settings(
@@ -83,6 +87,8 @@ def conditioned_settings(
     match config.name:
         case "triplane_transformer":
             text = {"token_dim": condition_dim if token_dim is None else token_dim}
+        case "field":
+            text = {}
         case _:
             text = {"condition_dim": condition_dim}
     return generator_settings(config) | text
@@ -123,6 +129,8 @@ def build_prompts(config: cfg.Prompts) -> list[str]:
     from scaledreamer.prompts.corpus import corpus_file, read_prompts, split_prompts, tinyworld_prompts
     from scaledreamer.prompts.shard_writer import shuffled
 
+    if config.text is not None:
+        return [config.text]
     if config.is_tinyworld:
         return tinyworld_prompts(kinds=config.kinds, max_extras=config.max_extras, limit=config.limit)
     if config.file is None:
@@ -162,6 +170,16 @@ def build_prompt_source(config: cfg.Prompts) -> PromptSource:
         say=lambda text: print(text, flush=True),
     )
     return ShardedPrompts(LocalFiles(folder))
+
+
+def check_prompts(config: cfg.Config, source: PromptSource) -> None:
+    """Raises ValueError for more than one prompt if the generator is a plain field, which holds one scene."""
+    if config.generator.name == "field" and source.num_distinct > 1:
+        raise ValueError(
+            f"generator.name: 'field' is one scene, whatever the prompt says, and there are "
+            f'{source.num_distinct} prompts; give one (prompts.text="a red-eyed tree frog"), or take another '
+            "generator."
+        )
 
 
 def check_embeddings(source: PromptSource, conditioner: TextConditioner) -> bool:
@@ -427,6 +445,7 @@ def build_trainer(config: cfg.Config, process: Process) -> Trainer:
     indices = rank_indices(training.batch_size, rank=process.rank, micro_step=0, **parts)
     conditioner = build_conditioner(config.conditioner, config.weights, device)
     source = build_prompt_source(config.prompts)
+    check_prompts(config, source)
     stream = PromptStream(
         source,
         seed=config.seed,

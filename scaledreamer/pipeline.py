@@ -118,7 +118,7 @@ class TextTo3D:
         conditioner = TextConditioner.from_pretrained(folder)
         for name in ("condition_dim", "token_dim"):
             found = getattr(conditioner, name)
-            wanted = generator.config.get(name, found)  # what a generator does not name, it does not read
+            wanted = index["generator"]["settings"].get(name, found)  # not named: not read
             if found != wanted:
                 raise ValueError(
                     f"checkpoint {folder}: its text encoder gives {found} numbers, its generator reads "
