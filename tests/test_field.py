@@ -1,4 +1,4 @@
-"""Plain field: equals a naive grid and MLP, starts as a sphere, and jitters its colours as a function of z."""
+"""Plain field: equals a naive grid and MLP, starts as a sphere, jitters colours as a function of z."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_scenes_equal_a_naive_grid_and_network_for_every_prompt() -> None:
 
 
 def test_jitter_moves_the_colour_alone() -> None:
-    field, at, z = make_field(color_jitter=0.1), points(2), noise(2)
+    field, at, z = make_field(color_jitter=0.1), points(2) / 2, noise(2)
     assert field.has_noise
     sdf, rgb = field(condition(2), z).query(at)
     beside = at + 0.1 * noise_at(at, z)
@@ -170,15 +170,14 @@ def test_gradients_equal_finite_differences() -> None:
             continue
         assert parameter.grad is not None and float(parameter.grad.norm()) > 1e-3, name
         direction = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(5)).double()
+        slope = (parameter.grad * direction).sum()
         with torch.no_grad():
             parameter += 1e-6 * direction
             above = loss()
             parameter -= 2e-6 * direction
             below = loss()
             parameter += 1e-6 * direction
-        torch.testing.assert_close(
-            (parameter.grad * direction).sum(), (above - below) / 2e-6, rtol=2e-5, atol=1e-6
-        )
+        torch.testing.assert_close(slope, (above - below) / 2e-6, rtol=2e-5, atol=1e-6)
 
 
 def test_training_draws_z_from_the_stream_and_a_pipeline_needs_none(tmp_path: Path) -> None:
