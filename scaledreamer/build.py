@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from scaledreamer import config as cfg
 from scaledreamer.schedules import parse_schedule
@@ -41,8 +41,13 @@ def make_generator(name: str, settings: Mapping[str, Any]) -> nn.Module:
     match name:
         case "hyper_ingp":
             from scaledreamer.generators.hyper_ingp import HyperINGP as Generator
+        case "triplane_transformer":
+            from scaledreamer.generators.triplane_transformer import TriplaneTransformer as Generator
+        case "field":
+            from scaledreamer.generators.field import Field as Generator
         case _:
-            raise ValueError(f"generator.name: got {name!r}; accepted is 'hyper_ingp'.")
+            accepted = ", ".join(map(repr, get_args(cfg.Generator.model_fields["name"].annotation)))
+            raise ValueError(f"generator.name: got {name!r}; accepted are {accepted}.")
     try:
         return Generator(**settings)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -64,6 +69,29 @@ def generator_settings(config: cfg.Generator) -> dict[str, Any]:
     match config.name:
         case "hyper_ingp":
             return config.hyper_ingp.model_dump()
+        case "triplane_transformer":
+            return config.triplane_transformer.model_dump()
+        case "field":
+            return config.field.model_dump()
+
+
+def conditioned_settings(
+    config: cfg.Generator, *, condition_dim: int, token_dim: int | None = None
+) -> dict[str, Any]:
+    """All constructor settings of the chosen architecture.
+
+    Args:
+        condition_dim: length of the conditioner's pooled vector.
+        token_dim: of its token vectors; None is the same.
+    """
+    match config.name:
+        case "triplane_transformer":
+            text = {"token_dim": condition_dim if token_dim is None else token_dim}
+        case "field":
+            text = {}
+        case _:
+            text = {"condition_dim": condition_dim}
+    return generator_settings(config) | text
 
 
 def renderer_settings(config: cfg.Renderer) -> dict[str, Any]:
@@ -84,7 +112,8 @@ def start_from(generator: nn.Module, name: str, settings: Mapping[str, Any], fol
         check_files(found, index)
         theirs = {"name": index["generator"]["name"]} | index["generator"]["settings"]
         ours = {"name": name} | dict(settings)
-        wrong = [key for key in ours if ours[key] != theirs.get(key)]
+        free = getattr(generator, "ways_of_running", ())
+        wrong = [key for key in ours if key not in free and ours[key] != theirs.get(key)]
         if wrong:
             raise ValueError(
                 f"{found} has {wrong[0]} {theirs.get(wrong[0])!r}, this configuration {ours[wrong[0]]!r}; "
@@ -100,6 +129,8 @@ def build_prompts(config: cfg.Prompts) -> list[str]:
     from scaledreamer.prompts.corpus import corpus_file, read_prompts, split_prompts, tinyworld_prompts
     from scaledreamer.prompts.shard_writer import shuffled
 
+    if config.text is not None:
+        return [config.text]
     if config.is_tinyworld:
         return tinyworld_prompts(kinds=config.kinds, max_extras=config.max_extras, limit=config.limit)
     if config.file is None:
@@ -139,6 +170,16 @@ def build_prompt_source(config: cfg.Prompts) -> PromptSource:
         say=lambda text: print(text, flush=True),
     )
     return ShardedPrompts(LocalFiles(folder))
+
+
+def check_prompts(config: cfg.Config, source: PromptSource) -> None:
+    """Raises ValueError for more than one prompt if the generator is a plain field, which holds one scene."""
+    if config.generator.name == "field" and source.num_distinct > 1:
+        raise ValueError(
+            f"generator.name: 'field' is one scene, whatever the prompt says, and there are "
+            f'{source.num_distinct} prompts; give one (prompts.text="a red-eyed tree frog"), or take another '
+            "generator."
+        )
 
 
 def check_embeddings(source: PromptSource, conditioner: TextConditioner) -> bool:
@@ -404,6 +445,7 @@ def build_trainer(config: cfg.Config, process: Process) -> Trainer:
     indices = rank_indices(training.batch_size, rank=process.rank, micro_step=0, **parts)
     conditioner = build_conditioner(config.conditioner, config.weights, device)
     source = build_prompt_source(config.prompts)
+    check_prompts(config, source)
     stream = PromptStream(
         source,
         seed=config.seed,
@@ -416,7 +458,9 @@ def build_trainer(config: cfg.Config, process: Process) -> Trainer:
     regularizers = build_regularizers(config.regularizers, training.max_steps)
     views = build_views(config.cameras, config.renderer)
     torch.manual_seed(config.seed)  # of the initial weights; training never draws from the global generator
-    settings = generator_settings(config.generator) | {"condition_dim": conditioner.condition_dim}
+    settings = conditioned_settings(
+        config.generator, condition_dim=conditioner.condition_dim, token_dim=conditioner.token_dim
+    )
     generator = make_generator(config.generator.name, settings).to(device)
     if config.generator.start is not None:
         start_from(generator, config.generator.name, settings, config.generator.start)

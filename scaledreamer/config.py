@@ -78,6 +78,10 @@ def _check_texts(value: list[str] | None) -> list[str] | None:
     return value
 
 
+def _check_text(value: str | None) -> str | None:
+    return None if value is None else (_check_texts([value]) or [""])[0]
+
+
 def _expand_home(value: str | None) -> str | None:
     try:
         return value if value is None else os.path.expanduser(value)
@@ -144,6 +148,8 @@ class Prompts(Section):
         "tinyworld"
     )
     """A corpus of the package; of the tinyworld, its seen split."""
+    text: Annotated[str | None, AfterValidator(_check_text)] = None
+    """One prompt, instead of a corpus of the package."""
     file: Annotated[str | None, ExpandHome] = None
     """A .txt or .json file of prompts (also .gz), instead of a corpus of the package."""
     section: str = "train"
@@ -170,15 +176,16 @@ class Prompts(Section):
     @property
     def is_tinyworld(self) -> bool:
         """Whether the prompts have a ground truth."""
-        return self.file is None and self.shards is None and self.name == "tinyworld"
+        return self.text is self.file is self.shards is None and self.name == "tinyworld"
 
     @model_validator(mode="after")
     def _one_source(self) -> Prompts:
-        if self.file is not None and self.shards is not None:
-            raise ValueError("prompts: file and shards are both given; leave out one of them.")
-        if (self.file is not None or self.shards is not None) and self.name != "tinyworld":
-            given = "file" if self.file is not None else "shards"
-            raise ValueError(f"prompts: name and {given} are both given; leave out one of them.")
+        given = [name for name in ("text", "file", "shards") if getattr(self, name) is not None]
+        given = ["name"] * (self.name != "tinyworld") + given
+        if len(given) > 1:
+            raise ValueError(f"prompts: {given[-2]} and {given[-1]} are both given; leave out one of them.")
+        if self.text is not None and self.shard_size is not None:
+            raise ValueError("prompts.shard_size: one prompt (prompts.text) needs no shards; leave it out.")
         if not self.is_tinyworld and (self.kinds is not None or self.max_extras != 2):
             raise ValueError(
                 "prompts: kinds and max_extras choose from the tinyworld; leave them out, or train on the "
@@ -261,15 +268,82 @@ class HyperINGP(Section):
     """What rays see behind the scene."""
 
 
+class TriplaneTransformer(Section):
+    """A transformer from text tokens to three planes of features, which two MLPs decode (after LRM)."""
+
+    width: Annotated[int, Field(ge=1, le=8192)] = 160
+    """Width of a plane token, a multiple of num_heads."""
+    num_layers: Annotated[int, Field(ge=1, le=96)] = 4
+    """Layers of the transformer."""
+    num_heads: Annotated[int, Field(ge=1, le=128)] = 5
+    """Heads of each attention."""
+    token_resolution: Annotated[int, Field(ge=1, le=128)] = 16
+    """Tokens a side of a plane; planes have twice as many pixels a side."""
+    plane_features: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Features of a pixel of one plane."""
+    mlp_width: Annotated[int, Field(ge=1, le=4096)] = 32
+    """Width of the two MLPs that decode points."""
+    mlp_depth: Annotated[int, Field(ge=1, le=8)] = 1
+    """Hidden layers of the two MLPs that decode points."""
+    sphere_radius: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Radius of the sphere that every scene starts as."""
+    background: Literal["learned", "none"] = "learned"
+    """What rays see behind the scene; learned is the same for all prompts."""
+    mask_padding: bool = True
+    """Do not look at text tokens that are padding; ScaleDreamer's own weights were trained to."""
+    gradient_checkpointing: bool = False
+    """Compute layers again in the backward pass instead of keeping them: slower, much less memory."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the transformer's products; planes and what follows are float32."""
+
+    @model_validator(mode="after")
+    def _heads_share_the_width(self) -> TriplaneTransformer:
+        if self.width % self.num_heads:
+            raise ValueError(
+                f"{KEY}.width: got {self.width}, which {self.num_heads} heads (num_heads) cannot share "
+                f"evenly; give a multiple of {self.num_heads}."
+            )
+        return self
+
+
+class PlainField(Section):
+    """One scene for one prompt: a hash grid and two MLPs, without text."""
+
+    num_levels: Annotated[int, Field(ge=1, le=32)] = 8
+    """Levels of the hash grid."""
+    features_per_level: Annotated[int, Field(ge=1, le=16)] = 4
+    """Features of one level."""
+    log2_table_size: Annotated[int, Field(ge=4, le=24)] = 15
+    """Logarithm of the entries of one level."""
+    base_resolution: Annotated[int, Field(ge=2, le=512)] = 8
+    """Cells a side of the coarsest level."""
+    growth: Annotated[float, Field(gt=1, le=4)] = 1.4
+    """Resolution of a level relative to the one before."""
+    mlp_width: Annotated[int, Field(ge=1, le=4096)] = 32
+    """Width of the distance's and the colour's MLP."""
+    mlp_depth: Annotated[int, Field(ge=1, le=8)] = 1
+    """Hidden layers of both MLPs."""
+    sphere_radius: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Radius of the sphere that the scene starts as."""
+    background: Literal["learned", "none"] = "learned"
+    """What rays see behind the scene."""
+    color_jitter: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """While training, ask the colour field beside the points: standard deviation in scene units."""
+
+
 class Generator(Section):
     """The network that is trained."""
 
-    name: Literal["hyper_ingp"] = "hyper_ingp"
+    name: Literal["hyper_ingp", "triplane_transformer", "field"] = "hyper_ingp"
     """Architecture."""
     start: Annotated[str | None, ExpandHome] = None
     """Run or exported generator whose weights the training starts from; None is from nothing."""
     hyper_ingp: HyperINGP = HyperINGP()
     """Settings of hyper_ingp."""
+    triplane_transformer: TriplaneTransformer = TriplaneTransformer()
+    """Settings of triplane_transformer."""
+    field: PlainField = PlainField()
+    """Settings of field."""
 
 
 class Renderer(Section):

@@ -116,12 +116,14 @@ class TextTo3D:
             ) from None
         load_weights(generator, folder)
         conditioner = TextConditioner.from_pretrained(folder)
-        wanted, found = index["generator"]["settings"].get("condition_dim"), conditioner.condition_dim
-        if found != wanted:
-            raise ValueError(
-                f"checkpoint {folder}: its text encoder gives {found} numbers, its generator reads {wanted}; "
-                "copy the whole folder or export it again"
-            )
+        for name in ("condition_dim", "token_dim"):
+            found = getattr(conditioner, name)
+            wanted = index["generator"]["settings"].get(name, found)  # not named: not read
+            if found != wanted:
+                raise ValueError(
+                    f"checkpoint {folder}: its text encoder gives {found} numbers, its generator reads "
+                    f"{wanted}; copy the whole folder or export it again"
+                )
         pipe = cls(
             conditioner,
             generator.eval().requires_grad_(False),

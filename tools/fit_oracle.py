@@ -59,7 +59,9 @@ def main() -> None:
     config = load_config(args.config, args.overrides)
     torch.manual_seed(config.seed)
     conditioner = build.build_conditioner(config.conditioner, config.weights, "cpu")
-    settings = build.generator_settings(config.generator) | {"condition_dim": conditioner.condition_dim}
+    settings = build.conditioned_settings(
+        config.generator, condition_dim=conditioner.condition_dim, token_dim=conditioner.token_dim
+    )
     generator = build.make_generator(config.generator.name, settings)
     renderer = build.make_renderer(build.renderer_settings(config.renderer))
     size = config.renderer.image_size

@@ -72,6 +72,7 @@ A **Range** is `[lowest, highest]`; each camera draws its value evenly from it. 
 
 Some rules concern several settings:
 
+- `prompts.name`, `prompts.text`, `prompts.file` and `prompts.shards` exclude each other.
 - `prompts.file` excludes `prompts.kinds` and `prompts.max_extras`, which choose from the tinyworld, and
   `evaluation.every`, since only prompts of the tinyworld have a ground truth.
 - `prompts.holdout` needs `prompts.file`.
@@ -82,6 +83,8 @@ Some rules concern several settings:
   `optimizer.name: sgd`.
 - `training.batch_size` is a multiple of the number of ranks times `training.accumulation_steps`.
 - `generator.hyper_ingp`: `base_resolution` times `growth` to the power of `num_levels - 1` is at most 65,536.
+- `generator.triplane_transformer`: `width` is a multiple of `num_heads`.
+- `generator.name: field` is trained on one prompt: `prompts.text`, or a file with one.
 - A run that goes on from a checkpoint may change what stands under `evaluation`, and under `training` all
   but `batch_size` and `ema_decay`. Everything else has to stay as it was, the prompts too. Another
   `training.max_steps` stretches the schedules.

@@ -112,7 +112,7 @@ def _text_encoder(folder: Path, number: str) -> nn.Module:
 
 def num_parameters(config: cfg.Generator, width: int) -> dict[str, int]:
     """Of the generator's parts."""
-    settings = build.generator_settings(config) | {"condition_dim": width}
+    settings = build.conditioned_settings(config, condition_dim=width)
     with torch.device("meta"):
         generator = build.make_generator(config.name, settings)
     return {name: sum(p.numel() for p in module.parameters()) for name, module in generator.named_children()}
@@ -153,9 +153,11 @@ def _passes(config: cfg.Config, batch: int, image_size: int) -> tuple[int, int, 
     from scaledreamer.scene import TextCondition
     from scaledreamer.training.step import Batch, RenderedGenerator
 
-    small = {"hyper_width": 16, "hyper_depth": 1}
-    settings = build.generator_settings(config.generator)
-    settings |= small | {"condition_dim": 8, "log2_table_size": min(settings["log2_table_size"], 12)}
+    settings = build.conditioned_settings(config.generator, condition_dim=8)
+    if "hyper_width" in settings:
+        settings |= {"hyper_width": 16, "hyper_depth": 1}
+    if "log2_table_size" in settings:
+        settings["log2_table_size"] = min(settings["log2_table_size"], 12)
     torch_state = torch.get_rng_state()
     generator = build.make_generator(config.generator.name, settings)
     torch.set_rng_state(torch_state)

@@ -51,7 +51,12 @@ class TextConditioner:
 
     @property
     def condition_dim(self) -> int:
-        """Width of `TextCondition.pooled` and `.tokens`."""
+        """Length of `TextCondition.pooled`."""
+        return self._encoder.config.hidden_size
+
+    @property
+    def token_dim(self) -> int:
+        """Length of a vector of `TextCondition.tokens`."""
         return self._encoder.config.hidden_size
 
     @property

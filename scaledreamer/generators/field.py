@@ -1,0 +1,192 @@
+"""Plain field: one scene, a hash grid and two MLPs, optimized for a single prompt. It reads no text.
+
+The "generator" of single-prompt optimization (DreamFusion and what followed). While training, the colour
+field may be asked at places a little beside the points ("minor perturbation of the input points coordinates
+of texture fields", Pan et al. 2024, section 5.2), the distance never.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from scaledreamer.fields.hash_grid import HashGrid
+from scaledreamer.generators.decoded import DecodedScene, Decoder
+from scaledreamer.scene import TextCondition
+
+
+@dataclass(frozen=True)
+class GridFeatures:
+    """Hash grid's features and coordinates of points, the same for every scene of a batch."""
+
+    grid: HashGrid
+
+    def __call__(self, points: Float[Tensor, "batch n 3"]) -> Float[Tensor, "batch n feature"]:
+        """Features at points, computed once where the prompts share them."""
+        own = points[:1] if points.stride(0) == 0 else points
+        return torch.cat([self.grid(own), own], -1).expand(len(points), -1, -1)
+
+    def row(self, index: int) -> GridFeatures:
+        """Those of one scene: the same."""
+        del index
+        return self
+
+
+@dataclass(frozen=True)
+class JitteredScene:
+    """A scene whose colour is asked beside the points (a `scaledreamer.scene.SceneBatch`).
+
+    Attributes:
+        z: from which the displacements come.
+        deviation: of a displacement along each axis, in scene units.
+    """
+
+    scene: DecodedScene
+    z: Float[Tensor, "batch 2"]
+    deviation: float
+
+    def sdf(self, points: Float[Tensor, "batch n 3"]) -> Float[Tensor, "batch n"]:
+        """Signed distance, at the points themselves."""
+        return self.scene.sdf(points)
+
+    def query(
+        self, points: Float[Tensor, "batch n 3"]
+    ) -> tuple[Float[Tensor, "batch n"], Float[Tensor, "batch n 3"]]:
+        """Signed distance at the points, rgb in [0, 1] beside them."""
+        beside = points.detach() + self.deviation * noise_at(points.detach(), self.z)
+        features = self.scene.features(beside)
+        return self.scene.sdf(points), torch.sigmoid(self.scene.decoder.rgb(features))
+
+    def background(self, directions: Float[Tensor, "batch n 3"]) -> Float[Tensor, "batch n 3"]:
+        """Rgb behind the scene."""
+        return self.scene.background(directions)
+
+    def row(self, index: int) -> JitteredScene:
+        """The scene of one prompt, as a batch of one."""
+        return JitteredScene(self.scene.row(index), self.z[index : index + 1], self.deviation)
+
+
+class Field(nn.Module):
+    """One scene, whatever the prompt says: all prompts of a batch get the same.
+
+    Starts as a grey sphere (up to a hundredth of its radius). Noise z, "batch 2", moves the points of the
+    colour field while training and is refused otherwise.
+
+    Args:
+        num_levels, features_per_level, log2_table_size, base_resolution, growth: see `HashGrid`.
+        mlp_width, mlp_depth: hidden layers of the distance's and the colour's network.
+        sphere_radius: of the initial surface.
+        background: "learned", a network of the direction, or "none", white.
+        color_jitter: standard deviation of the displacement along each axis, in scene units; 0 is none.
+
+    Raises: ValueError naming the argument that is out of range.
+    """
+
+    noise_dim = 2
+    ways_of_running = frozenset({"color_jitter"})
+    """Settings that weights do not depend on."""
+
+    def __init__(
+        self,
+        *,
+        num_levels: int = 8,
+        features_per_level: int = 4,
+        log2_table_size: int = 15,
+        base_resolution: int = 8,
+        growth: float = 1.4,
+        mlp_width: int = 32,
+        mlp_depth: int = 1,
+        sphere_radius: float = 0.5,
+        background: Literal["learned", "none"] = "learned",
+        color_jitter: float = 0.0,
+    ) -> None:
+        super().__init__()
+        grid: dict[str, Any] = {
+            "num_levels": num_levels,
+            "features_per_level": features_per_level,
+            "log2_table_size": log2_table_size,
+            "base_resolution": base_resolution,
+            "growth": growth,
+        }
+        self.config: dict[str, Any] = grid | {
+            "mlp_width": mlp_width,
+            "mlp_depth": mlp_depth,
+            "sphere_radius": sphere_radius,
+            "background": background,
+            "color_jitter": color_jitter,
+        }
+        for name in ("mlp_width", "mlp_depth"):
+            if self.config[name] < 1:
+                raise ValueError(f"{name} is {self.config[name]}: it must be at least 1.")
+        if not 0 < sphere_radius < 1:
+            raise ValueError(
+                f"sphere_radius is {sphere_radius}: it must lie between 0 and 1, inside the scene cube."
+            )
+        if not 0 <= color_jitter < math.inf:
+            raise ValueError(
+                f"color_jitter is {color_jitter}: a standard deviation in scene units, 0 for none or for "
+                "example 0.005."
+            )
+        if background not in ("learned", "none"):
+            raise ValueError(f"background is {background!r}: choose 'learned' or 'none'.")
+        self.grid = HashGrid(**grid)
+        self.decoder = Decoder(self.grid.num_features + 3, mlp_width, mlp_depth, sphere_radius, background)
+
+    @property
+    def has_noise(self) -> bool:
+        """Whether it takes noise z: while training with jitter. Finished scenes have none."""
+        return self.training and self.config["color_jitter"] > 0
+
+    def forward(self, condition: TextCondition, z: Tensor | None = None) -> DecodedScene | JitteredScene:
+        """The scene, once for each prompt of the batch; without z there is no jitter.
+
+        Raises: ValueError for noise where there is no jitter, or of another length.
+        """
+        del condition
+        scene = DecodedScene(GridFeatures(self.grid), self.decoder)
+        if z is None:
+            return scene
+        if not self.has_noise:
+            raise ValueError(
+                "This generator takes noise z only while it is trained with color_jitter above 0: leave z "
+                "out."
+            )
+        if z.shape[1] != self.noise_dim:
+            raise ValueError(f"z has {z.shape[1]} numbers a prompt, this generator takes {self.noise_dim}.")
+        return JitteredScene(scene, z, self.config["color_jitter"])
+
+
+# --- noise without a generator ------------------------------------------------------------------------------
+
+_WORD = 2**32 - 1
+
+
+def noise_at(points: Float[Tensor, "batch n 3"], z: Float[Tensor, "batch 2"]) -> Float[Tensor, "batch n 3"]:
+    """Standard normal numbers that are a function of z and the point alone.
+
+    So neither the order of points nor their division into pieces or batches matters, and there is no state.
+    A hash of the bits of z and of the point, both as float32, gives uniform numbers; Box and Muller make them
+    normal.
+    """
+    words = [part.float().contiguous().view(torch.int32).long() & _WORD for part in (z, points)]
+    state = _mix(words[0][:, :1])
+    for word in (words[0][:, 1:], *words[1].unbind(-1)):
+        state = _mix(state ^ word)
+    streams = torch.stack([_mix(state + number * 0x9E3779B9 & _WORD) for number in range(4)], -1)
+    uniform = (streams.double() + 0.5) * 2.0**-32  # in (0, 1)
+    radius = (-2 * uniform[..., :2].log()).sqrt()
+    angle = 2 * math.pi * uniform[..., 2:]
+    normal = torch.cat([radius * angle.cos(), radius[..., :1] * angle[..., :1].sin()], -1)
+    return normal.to(points.dtype)
+
+
+def _mix(words: Tensor) -> Tensor:
+    """A bijection of 32-bit words, held in int64, that spreads every bit over all (Mueller's finalizer)."""
+    for _ in range(2):
+        words = (words ^ (words >> 16)) * 0x45D9F3B & _WORD
+    return words ^ (words >> 16)

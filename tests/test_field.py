@@ -1,0 +1,253 @@
+"""Plain field: equals a naive grid and MLP, starts as a sphere, jitters colours as a function of z."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from scaledreamer import build
+from scaledreamer.config import Config
+from scaledreamer.config_file import load_config
+from scaledreamer.generators.field import Field, noise_at
+from scaledreamer.pipeline import TextTo3D
+from scaledreamer.prompts.source import PromptList
+from scaledreamer.rendering.volume import VolumeRenderer
+from scaledreamer.scene import Scene, TextCondition
+from scaledreamer.training.step import RenderedGenerator
+from tests import reference_fields
+from tests.tiny_export import tiny_pipeline
+
+ROOT = Path(__file__).parent.parent
+GRID: dict[str, Any] = {"num_levels": 3, "log2_table_size": 8, "base_resolution": 4, "growth": 1.7}
+SMALL: dict[str, Any] = GRID | {"features_per_level": 2, "mlp_width": 8}
+
+
+def make_field(dtype: torch.dtype = torch.float64, **settings: Any) -> Field:
+    """As if it had been trained."""
+    torch.manual_seed(0)
+    field = Field(**{**SMALL, **settings})
+    random = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in field.parameters():
+            parameter.normal_(0, 0.4, generator=random)
+    return field.to(dtype)
+
+
+def condition(batch: int) -> TextCondition:
+    return TextCondition(torch.zeros(batch, 5), torch.zeros(batch, 1, 5), torch.ones(batch, 1) > 0)
+
+
+def points(batch: int, n: int = 40, dtype: torch.dtype = torch.float64) -> Tensor:
+    return (torch.rand(batch, n, 3, generator=torch.Generator().manual_seed(3)) * 2 - 1).to(dtype)
+
+
+def noise(batch: int, seed: int = 0) -> Tensor:
+    return torch.randn(batch, 2, generator=torch.Generator().manual_seed(seed))
+
+
+def naive(field: Field, at: Tensor, colour_at: Tensor) -> tuple[Tensor, Tensor]:
+    """Signed distance at one place, colour at another, number by number."""
+    state = dict(field.named_parameters())
+    outputs = []
+    for name, places in (("sdf", at), ("rgb", colour_at)):
+        encoded = reference_fields.hash_grid(field.grid.table.detach(), places, **GRID)
+        x = torch.cat([encoded, places], -1)
+        hidden = (x @ state[f"decoder.{name}.0.weight"].T + state[f"decoder.{name}.0.bias"]).clamp_min(0)
+        outputs.append(hidden @ state[f"decoder.{name}.2.weight"].T + state[f"decoder.{name}.2.bias"])
+    return at.norm(dim=-1) - 0.5 + outputs[0][:, 0], 1 / (1 + (-outputs[1]).exp())
+
+
+def test_initial_scene_is_a_grey_sphere() -> None:
+    torch.manual_seed(0)
+    scene = Field(sphere_radius=0.6)(condition(2))
+    assert isinstance(scene, Scene)
+    at = points(2, 2000, torch.float32)
+    sdf, rgb = scene.query(at)
+    torch.testing.assert_close(sdf, at.norm(dim=-1) - 0.6, atol=0.05, rtol=0)
+    torch.testing.assert_close(rgb, torch.full_like(rgb, 0.5), atol=0.05, rtol=0)
+
+
+def test_scenes_equal_a_naive_grid_and_network_for_every_prompt() -> None:
+    field, at = make_field(), points(2)
+    sdf, rgb = field(condition(2)).query(at)
+    for b in range(2):
+        expected_sdf, expected_rgb = naive(field, at[b], at[b])
+        torch.testing.assert_close(sdf[b], expected_sdf, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(rgb[b], expected_rgb, rtol=1e-10, atol=1e-10)
+
+
+def test_jitter_moves_the_colour_alone() -> None:
+    field, at, z = make_field(color_jitter=0.1), points(2) / 2, noise(2)
+    assert field.has_noise
+    sdf, rgb = field(condition(2), z).query(at)
+    beside = at + 0.1 * noise_at(at, z)
+    for b in range(2):
+        expected_sdf, expected_rgb = naive(field, at[b], beside[b])
+        torch.testing.assert_close(sdf[b], expected_sdf, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(rgb[b], expected_rgb, rtol=1e-10, atol=1e-10)
+
+
+def test_finished_scenes_have_no_jitter() -> None:
+    field = make_field(color_jitter=0.1).eval()
+    assert not field.has_noise
+    with pytest.raises(ValueError, match="takes noise z only while it is trained with color_jitter above 0"):
+        field(condition(1), noise(1))
+    rgb = field(condition(1)).query(points(1))[1]
+    torch.testing.assert_close(rgb, make_field()(condition(1)).query(points(1))[1])
+
+
+def test_noise_is_standard_normal_and_uncorrelated() -> None:
+    """Mean, deviation, fourth moment, and correlations between axes, neighbours and values of z, all within
+    five of their own deviations at 40,000 numbers an axis."""
+    line = torch.linspace(-1, 1, 40_000)
+    at = torch.stack([line, torch.zeros_like(line), torch.ones_like(line)], -1).expand(2, -1, -1)
+    drawn = noise_at(at, noise(2)).double()
+    bound = 5 / 200
+    assert drawn.mean(1).abs().max() < bound
+    assert (drawn.square().mean(1) - 1).abs().max() < bound * 2**0.5
+    assert (drawn.pow(4).mean(1) - 3).abs().max() < bound * 96**0.5
+    first, second = drawn
+    pairs = [(first, second), (first[1:], first[:-1]), (first, first.roll(1, 1))]
+    for x, y in pairs:
+        assert (x * y).mean(0).abs().max() < bound
+
+
+def test_noise_is_a_function_of_z_and_the_point() -> None:
+    at, z = points(3), noise(3)
+    drawn = noise_at(at, z)
+    assert torch.equal(noise_at(at.flip(1), z).flip(1), drawn)
+    assert torch.equal(torch.cat([noise_at(piece, z) for piece in at.split(7, 1)], 1), drawn)
+    assert torch.equal(noise_at(at[1:2], z[1:2]), drawn[1:2])
+    shared = at[:1].expand(3, -1, -1)
+    assert torch.equal(noise_at(shared, z), noise_at(shared.contiguous(), z))
+    assert not torch.isclose(noise_at(at, noise(3, seed=9)), drawn).any()
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
+def test_a_batch_of_two_equals_two_batches_of_one(dtype: torch.dtype, tolerance: float) -> None:
+    field, at, z = make_field(dtype, color_jitter=0.05), points(2, dtype=dtype), noise(2)
+
+    def outputs(rows: slice) -> tuple[Tensor, Tensor]:
+        field.zero_grad()
+        sdf, rgb = field(condition(2)._replace(pooled=torch.zeros(2, 5)[rows]), z[rows]).query(at[rows])
+        ((sdf**2).sum() + (rgb**3).sum()).backward()
+        grads = [p.grad.flatten() for p in field.parameters() if p.grad is not None]
+        return torch.cat([sdf.flatten(), rgb.flatten()]).detach(), torch.cat(grads)
+
+    values, grads = outputs(slice(0, 2))
+    parts = [outputs(slice(b, b + 1)) for b in range(2)]
+    apart = torch.cat([part[0][:40] for part in parts] + [part[0][40:] for part in parts])
+    assert float((values - apart).norm() / apart.norm()) < tolerance
+    summed = parts[0][1] + parts[1][1]
+    assert float((grads - summed).norm() / summed.norm()) < tolerance
+
+
+def test_rows_are_the_scenes_of_the_batch() -> None:
+    field, at, z = make_field(color_jitter=0.05), points(2), noise(2)
+    for scene in (field(condition(2), z), field(condition(2))):
+        for b in range(2):
+            for whole, part in zip(scene.query(at), scene.row(b).query(at[b : b + 1]), strict=True):
+                torch.testing.assert_close(part, whole[b : b + 1])
+    directions = torch.nn.functional.normalize(points(2), dim=-1)
+    behind = field(condition(2), z).background(directions)
+    torch.testing.assert_close(behind, field(condition(2)).background(directions))
+
+
+def test_gradients_equal_finite_differences() -> None:
+    field, at, z = make_field(color_jitter=0.05), points(2, 20), noise(2)
+
+    def loss() -> Tensor:
+        sdf, rgb = field(condition(2), z).query(at)
+        return (sdf**2).sum() + (rgb**3).sum()
+
+    loss().backward()
+    for name, parameter in field.named_parameters():
+        if name.startswith("decoder.background"):
+            continue
+        assert parameter.grad is not None and float(parameter.grad.norm()) > 1e-3, name
+        direction = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(5)).double()
+        slope = (parameter.grad * direction).sum()
+        with torch.no_grad():
+            parameter += 1e-6 * direction
+            above = loss()
+            parameter -= 2e-6 * direction
+            below = loss()
+            parameter += 1e-6 * direction
+        torch.testing.assert_close(slope, (above - below) / 2e-6, rtol=2e-5, atol=1e-6)
+
+
+def test_training_draws_z_from_the_stream_and_a_pipeline_needs_none(tmp_path: Path) -> None:
+    """The step's images are the same again for the same step, and differ from those without jitter."""
+    from scaledreamer.prompts.stream import PromptStream
+    from scaledreamer.training.step import Batch
+
+    config = load_config(None, ["renderer.image_size=8", "renderer.num_importance_samples=4"])
+    views = build.build_views(config.cameras, config.renderer)
+    stream = PromptStream(PromptList(["a"]), seed=0, batch_size=2)
+    images = []
+    for jitter in (0.2, 0.2, 0.0):
+        drawn = stream.samples(0, range(2))
+        cameras = views.cameras(drawn.random.uniform("cameras", 1, 4))
+        batch = Batch(range(2), drawn.prompts, drawn.random, condition(2), cameras, ())
+        field = make_field(torch.float32, color_jitter=jitter)
+        regularizers = build.build_regularizers(config.regularizers, 1)
+        module = RenderedGenerator(field, VolumeRenderer(num_importance_samples=4), regularizers, views)
+        images.append(module(batch, frozenset())[0])
+    assert torch.equal(images[0], images[1]) and not torch.allclose(images[0], images[2])
+
+    pipe = TextTo3D(tiny_pipeline().conditioner, make_field(color_jitter=0.2), generator_name="field")
+    pipe.save_pretrained(tmp_path / "export", dtype=torch.float32)
+    loaded = TextTo3D.from_pretrained(tmp_path / "export", device="cpu")
+    assert not loaded.has_noise
+    rgb = loaded("a red cube").scene.query(points(1, dtype=torch.float32))[1]
+    torch.testing.assert_close(rgb, make_field(torch.float32)(condition(1)).query(points(1).float())[1])
+
+
+def test_one_prompt_is_trained_and_more_are_refused() -> None:
+    config = load_config(ROOT / "configs" / "single_prompt.yaml", ["prompts.text=a blue mug"])
+    assert build.build_prompts(config.prompts) == ["a blue mug"]
+    build.check_prompts(config, build.build_prompt_source(config.prompts))
+    build.check_prompts(config, PromptList(["a blue mug", "a blue mug"]))
+    message = "generator.name: 'field' is one scene.* there are 2 prompts; give one .prompts.text="
+    with pytest.raises(ValueError, match=message):
+        build.check_prompts(config, PromptList(["a blue mug", "a red mug"]))
+    build.check_prompts(Config(), PromptList(["a blue mug", "a red mug"]))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["prompts.text=a mug", "prompts.file=x.txt"], "prompts: text and file are both given"),
+        (["prompts.text=a mug", "prompts.name=core_15"], "prompts: name and text are both given"),
+        (["prompts.text=a mug", "prompts.shard_size=4"], "prompts.shard_size: one prompt .* leave it out"),
+        (["prompts.text=''"], "prompts.text: "),
+        (["prompts.text=a mug", "prompts.max_extras=1"], "prompts: kinds and max_extras choose"),
+        (["generator.field.color_jitter=-1"], "generator.field.color_jitter: "),
+    ],
+)
+def test_bad_configurations_are_named(overrides: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_config(None, overrides)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"mlp_depth": 0}, "mlp_depth is 0"),
+        ({"sphere_radius": 1.5}, "sphere_radius is 1.5.*inside the scene cube"),
+        ({"num_levels": 0}, "num_levels is 0"),
+        ({"color_jitter": -0.1}, "color_jitter is -0.1: a standard deviation"),
+    ],
+)
+def test_bad_settings_are_named(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build.make_generator("field", {**SMALL, **settings})
+
+
+def test_noise_of_another_length_is_refused() -> None:
+    with pytest.raises(ValueError, match="z has 3 numbers a prompt, this generator takes 2"):
+        make_field(color_jitter=0.1)(condition(1), torch.zeros(1, 3))
