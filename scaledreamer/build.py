@@ -41,8 +41,10 @@ def make_generator(name: str, settings: Mapping[str, Any]) -> nn.Module:
     match name:
         case "hyper_ingp":
             from scaledreamer.generators.hyper_ingp import HyperINGP as Generator
+        case "conv3d_net":
+            from scaledreamer.generators.conv3d_net import Conv3DNet as Generator
         case _:
-            raise ValueError(f"generator.name: got {name!r}; accepted is 'hyper_ingp'.")
+            raise ValueError(f"generator.name: got {name!r}; accepted are 'hyper_ingp' and 'conv3d_net'.")
     try:
         return Generator(**settings)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -64,6 +66,8 @@ def generator_settings(config: cfg.Generator) -> dict[str, Any]:
     match config.name:
         case "hyper_ingp":
             return config.hyper_ingp.model_dump()
+        case "conv3d_net":
+            return config.conv3d_net.model_dump()
 
 
 def renderer_settings(config: cfg.Renderer) -> dict[str, Any]:

@@ -385,7 +385,7 @@ INFER = [
     checkpoint_case(
         "another architecture",
         index(lambda data: data["generator"].update(name="dreamer")),
-        "generator.name: got 'dreamer'; accepted is 'hyper_ingp'. Use the version of scaledreamer that",
+        "generator.name: got 'dreamer'; accepted are 'hyper_ingp' and 'conv3d_net'. Use the version of scale",
     ),
     checkpoint_case(
         "unknown setting", settings(wings=2), "unexpected keyword argument 'wings'). Use the version"
