@@ -1,6 +1,6 @@
 """Weights of the official 3DConv-net (theEricMa/ScaleDreamer) as weights of ours.
 
-The official scene is a cube of half-width 2, ours has 1: points, the sphere's radius and distances are halved.
+The official scene is a cube of half-width 2, ours has 1: points, the sphere's radius, distances are halved.
 Its convolutions have fresh fields of noise in each pass; ours have the constant ones that its checkpoints
 hold, and are equal to it where those are used (noise_mode="const") and z holds ones for the convolutions.
 What a ray sees behind the scene is not carried over: the official network for it reads spherical harmonics.
@@ -21,7 +21,9 @@ PUBLISHED = {"radius": 2.0, "sdf_bias_params": 0.8}
 """Of the official geometry's settings those that no weight shows."""
 
 
-def convert(state: dict[str, Tensor], settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def convert(
+    state: dict[str, Tensor], settings: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Constructor settings of our `Conv3DNet` and its state, float32, from an official "state_dict".
 
     Args:
@@ -81,7 +83,7 @@ def convert(state: dict[str, Tensor], settings: Mapping[str, Any]) -> tuple[dict
     expected = [min(found["max_channels"], found["channel_base"] // r) for r in resolutions]
     if channels != expected:
         raise ValueError(
-            f"the convolutions have {channels} channels at resolutions {resolutions}, for which {expected} are "
+            f"the convolutions have {channels} channels at resolutions {resolutions}, where {expected} are "
             "accepted: channel_multiplier 1 or 2."
         )
     return found, {name: value.detach().float().clone() for name, value in ours.items()}
@@ -98,7 +100,9 @@ class _Named:
 
     def take(self, name: str) -> Tensor:
         if name not in self._weights:
-            raise ValueError(f"{name} is missing: not a checkpoint of the official 3DConv-net, or a part of one.")
+            raise ValueError(
+                f"{name} is missing: not a checkpoint of the official 3DConv-net, or a part of one."
+            )
         self._touched.add(name)
         return self._weights[name]
 
@@ -117,7 +121,9 @@ class _Named:
 def _mapping(official: _Named) -> Iterator[tuple[str, Tensor]]:
     prefix = f"{GENERATOR}mapping."
     if f"{prefix}embed.weight" not in official:
-        raise ValueError(f"{prefix}embed.weight is missing: accepted are generators that read text (c_dim > 0).")
+        raise ValueError(
+            f"{prefix}embed.weight is missing: accepted are generators that read text (c_dim > 0)."
+        )
     weights = official.layers(f"{prefix}layers.")
     for number, weight in enumerate(weights):
         yield f"mapping.layers.{number}.weight", weight

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from scaledreamer.fields.sdf import sphere_bias
 
 
+@runtime_checkable
 class PointFeatures(Protocol):
     """Features of points of a batch of scenes."""
 
