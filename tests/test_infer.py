@@ -158,7 +158,7 @@ def noisy_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sizes = {"resolution": 8, "max_channels": 8, "style_dim": 8, "num_features": 4}
     pipe.generator = make_generator("conv3d_net", {"condition_dim": 16, **sizes})
     with torch.no_grad():
-        pipe.generator.decoder.sdf[-1].weight.mul_(5)
+        pipe.generator.get_submodule("decoder.sdf.2").get_parameter("weight").mul_(5)
     pipe.save_pretrained(folder)
     return folder
 

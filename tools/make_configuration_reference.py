@@ -82,6 +82,7 @@ Some rules concern several settings:
   `optimizer.name: sgd`.
 - `training.batch_size` is a multiple of the number of ranks times `training.accumulation_steps`.
 - `generator.hyper_ingp`: `base_resolution` times `growth` to the power of `num_levels - 1` is at most 65,536.
+- `generator.conv3d_net`: `channel_base` is at least `resolution`.
 - A run that goes on from a checkpoint may change what stands under `evaluation`, and under `training` all
   but `batch_size` and `ema_decay`. Everything else has to stay as it was, the prompts too. Another
   `training.max_steps` stretches the schedules.

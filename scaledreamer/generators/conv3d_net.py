@@ -101,15 +101,15 @@ class Block(nn.Module):
         self, x: Tensor | None, volume: Tensor | None, style: Tensor, amounts: Float[Tensor, "batch layer"]
     ) -> tuple[Tensor, Tensor]:
         """Channels and volume of this resolution from those of half of it; `amounts` of noise by layer."""
-        if self.doubling is not None and x is not None:
-            x = self.doubling(x, style, amounts[:, 0])
-            x = x if self.position_bias is None else x + self.position_bias
-        else:
+        if self.doubling is None or x is None:
             assert self.position_bias is not None
             x = self.position_bias.expand(len(style), -1, -1, -1, -1)
-        x = self.conv(x, style, amounts[:, -1])
-        features = self.output(x, style)
-        return x, features if volume is None else double(volume) + features
+        else:
+            x = self.doubling(x, style, amounts[:, 0])
+            x = x if self.position_bias is None else x + self.position_bias
+        made: Tensor = self.conv(x, style, amounts[:, -1])
+        features = self.output(made, style)
+        return made, features if volume is None else double(volume) + features
 
 
 class Conv3DNet(nn.Module):
