@@ -41,6 +41,8 @@ def make_generator(name: str, settings: Mapping[str, Any]) -> nn.Module:
     match name:
         case "hyper_ingp":
             from scaledreamer.generators.hyper_ingp import HyperINGP as Generator
+        case "conv3d_net":
+            from scaledreamer.generators.conv3d_net import Conv3DNet as Generator
         case "triplane_transformer":
             from scaledreamer.generators.triplane_transformer import TriplaneTransformer as Generator
         case "field":
@@ -69,6 +71,8 @@ def generator_settings(config: cfg.Generator) -> dict[str, Any]:
     match config.name:
         case "hyper_ingp":
             return config.hyper_ingp.model_dump()
+        case "conv3d_net":
+            return config.conv3d_net.model_dump()
         case "triplane_transformer":
             return config.triplane_transformer.model_dump()
         case "field":

@@ -268,6 +268,37 @@ class HyperINGP(Section):
     """What rays see behind the scene."""
 
 
+class Conv3DNet(Section):
+    """Noise and text to a volume of features by style-modulated 3D convolutions (after CC3D)."""
+
+    z_dim: Annotated[int, Field(ge=1, le=4096)] = 32
+    """Numbers of noise that the mapping network reads."""
+    style_dim: Annotated[int, Field(ge=1, le=4096)] = 128
+    """Length of the styles, to which the mapping network brings noise and text."""
+    mapping_depth: Annotated[int, Field(ge=1, le=8)] = 2
+    """Layers of the mapping network."""
+    resolution: Literal[8, 16, 32, 64, 128, 256] = 32
+    """Lattice points a side of the volume."""
+    num_features: Annotated[int, Field(ge=1, le=256)] = 16
+    """Features of a point of the volume."""
+    max_channels: Annotated[int, Field(ge=1, le=2048)] = 160
+    """Most channels of a convolution."""
+    channel_base: Annotated[int, Field(ge=8, le=65536)] = 768
+    """Over r: channels of a convolution at resolution r, where that is fewer; at least `resolution`."""
+    position_bias_resolution: Annotated[int, Field(ge=4, le=256)] = 16
+    """Up to this resolution a learned field is added to the channels."""
+    mlp_width: Annotated[int, Field(ge=1, le=4096)] = 32
+    """Width of the MLPs, which all prompts share."""
+    mlp_depth: Annotated[int, Field(ge=1, le=8)] = 1
+    """Hidden layers of the MLPs."""
+    sphere_radius: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Radius of the sphere that every scene starts as."""
+    background: Literal["learned", "none"] = "learned"
+    """What rays see behind the scene; learned is of the direction alone."""
+    checkpointing: bool = False
+    """Compute the convolutions again in the backward pass: less memory, a third more of their work."""
+
+
 class TriplaneTransformer(Section):
     """A transformer from text tokens to three planes of features, which two MLPs decode (after LRM)."""
 
@@ -334,12 +365,14 @@ class PlainField(Section):
 class Generator(Section):
     """The network that is trained."""
 
-    name: Literal["hyper_ingp", "triplane_transformer", "field"] = "hyper_ingp"
+    name: Literal["hyper_ingp", "conv3d_net", "triplane_transformer", "field"] = "hyper_ingp"
     """Architecture."""
     start: Annotated[str | None, ExpandHome] = None
     """Run or exported generator whose weights the training starts from; None is from nothing."""
     hyper_ingp: HyperINGP = HyperINGP()
     """Settings of hyper_ingp."""
+    conv3d_net: Conv3DNet = Conv3DNet()
+    """Settings of conv3d_net."""
     triplane_transformer: TriplaneTransformer = TriplaneTransformer()
     """Settings of triplane_transformer."""
     field: PlainField = PlainField()

@@ -20,9 +20,10 @@ from typing import Any, overload
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor
 
 from scaledreamer import __version__
 from scaledreamer.asset import Asset
@@ -42,6 +43,8 @@ from scaledreamer.exported import (
 from scaledreamer.files import TEMPORARY, replace_folder
 from scaledreamer.prompts.check import check_prompt
 from scaledreamer.prompts.conditioner import TextConditioner
+from scaledreamer.prompts.stream import SampleRandom
+from scaledreamer.scene import SceneBatch
 
 FUNCTION_WORDS = frozenset(
     [
@@ -67,12 +70,24 @@ FUNCTION_WORDS = frozenset(
 )
 
 
+def draw_noise(generator: Any, seed: int, batch: int) -> Float[Tensor, "batch z"] | None:
+    """Noise z of a seed: the same for each prompt of a batch, so that no asset depends on its company.
+
+    None for a generator without noise.
+    """
+    if not generator.has_noise:
+        return None
+    z = SampleRandom(seed, 0, 0).normal("z", (generator.noise_dim,))
+    return z.to(next(generator.parameters()).device).expand(batch, -1)
+
+
 class TextTo3D:
     """A generator with its text encoder: prompts in, assets out.
 
     Args:
         conditioner: text encoder that the generator was trained with.
-        generator: maps a `TextCondition` to a `Scene`; its `config` holds its constructor's settings.
+        generator: maps a `TextCondition`, and noise where it has any, to scenes; its `config` holds its
+            constructor's settings.
         generator_name: as in the configuration.
         cameras, renderer: the configuration's sections; of ranges the middle is taken for turntables.
         step: training step of the weights, for the record.
@@ -81,7 +96,7 @@ class TextTo3D:
     def __init__(
         self,
         conditioner: TextConditioner,
-        generator: nn.Module,
+        generator: Any,
         *,
         generator_name: str = "hyper_ingp",
         cameras: Mapping[str, Any] | None = None,
@@ -166,24 +181,25 @@ class TextTo3D:
         return notes
 
     @overload
-    def __call__(self, prompt: str, *, seed: int = 0) -> Asset: ...
+    def __call__(self, prompt: str, *, seed: int = 0, truncation: float = 1.0) -> Asset: ...
 
     @overload
-    def __call__(self, prompt: Sequence[str], *, seed: int = 0) -> list[Asset]: ...
+    def __call__(self, prompt: Sequence[str], *, seed: int = 0, truncation: float = 1.0) -> list[Asset]: ...
 
-    @torch.no_grad()
-    def __call__(self, prompt: str | Sequence[str], *, seed: int = 0) -> Asset | list[Asset]:
+    def __call__(
+        self, prompt: str | Sequence[str], *, seed: int = 0, truncation: float = 1.0
+    ) -> Asset | list[Asset]:
         """One forward pass: an asset of a prompt, or a list of assets of several.
 
-        `seed` matters to generators that take noise (`has_noise`); warns of what `check` finds.
+        `seed` and `truncation` are those of `scenes`; warns of what `check` finds.
 
-        Raises: ValueError as `check`, or for an empty list.
+        Raises: ValueError as `check` and `scenes`, or for an empty list.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         notes = [self.check(each) for each in prompts]
         for note in dict.fromkeys(note for each in notes for note in each):
             warnings.warn(note, UserWarning, stacklevel=2)
-        scenes = self.generator(self.conditioner(prompts))
+        scenes = self.scenes(prompts, seed=seed, truncation=truncation)
         assets = [
             Asset(
                 each,
@@ -198,6 +214,25 @@ class TextTo3D:
             for index, each in enumerate(prompts)
         ]
         return assets[0] if isinstance(prompt, str) else assets
+
+    @torch.no_grad()
+    def scenes(self, prompts: Sequence[str], *, seed: int = 0, truncation: float = 1.0) -> SceneBatch:
+        """The scenes of several prompts in one forward pass, nothing checked.
+
+        Args:
+            seed: of the noise, which all prompts share; matters to generators that take noise (`has_noise`).
+            truncation: of these, 1 takes the noise as it is, 0 none of it: the typical asset of the prompt.
+
+        Raises: ValueError for a truncation outside of 0 to 1, or of a generator without noise.
+        """
+        condition, z = self.conditioner(list(prompts)), draw_noise(self.generator, seed, len(prompts))
+        if z is None:
+            if truncation != 1:
+                raise ValueError(f"truncation is {truncation}: this generator takes no noise; leave it out")
+            return self.generator(condition)
+        if not 0 <= truncation <= 1:
+            raise ValueError(f"truncation is {truncation}: accepted is 0 to 1, as much of the noise as that")
+        return self.generator(condition, z, truncation=truncation)
 
     @property
     def has_noise(self) -> bool:
@@ -230,6 +265,8 @@ class TextTo3D:
             temporary = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}{folder.name}-", dir=folder.parent))
             new = temporary / "new"
             (new / WEIGHTS).parent.mkdir(parents=True)
+            if hasattr(self.generator, "prepare_export"):
+                self.generator.prepare_export()
             state = self.generator.state_dict()
             tensors = {
                 name: (value.to(dtype) if value.is_floating_point() else value).cpu().contiguous()

@@ -596,6 +596,13 @@ TRAIN = [
         "generator.hyper_ingp={growth: 4, num_levels: 32}",
         message="give level 31 more than 65536 grid points along an edge: lower growth or num_levels",
     ),
+    setting_case(
+        *("generator.name=conv3d_net", "generator.conv3d_net.channel_base=16"),
+        message="generator conv3d_net: does not take these settings (channel_base is 16: it must be at least",
+    ),
+    setting_case(
+        "generator.conv3d_net.resolution=48", message="generator.conv3d_net.resolution: got 48; accepted are"
+    ),
     # config files
     Case(
         "train", "config: missing", ["--config", "none.yaml"], "none.yaml: cannot be read (No such file or d"

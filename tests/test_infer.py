@@ -15,6 +15,7 @@ import torch
 import trimesh
 from tiny_export import tiny_pipeline
 
+from scaledreamer.build import make_generator
 from scaledreamer.cli.infer import main, make_parser
 
 ROOT = Path(__file__).parent.parent
@@ -146,6 +147,72 @@ def test_seeds_of_a_generator_without_noise_are_one_asset_and_it_says_so(checkpo
     report = json.loads(sidecar.read_text())
     assert report["seed"] == 2 and "takes no noise" in capsys.readouterr().out
     assert all((tmp_path / name).is_file() for name in report["files"].values()) and len(report["files"]) == 3
+
+
+@pytest.fixture(scope="module")
+def noisy_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A generator that takes noise."""
+    folder = tmp_path_factory.mktemp("noisy") / "generator"
+    pipe = tiny_pipeline()
+    pipe.generator_name = "conv3d_net"
+    sizes = {"resolution": 8, "max_channels": 8, "style_dim": 8, "num_features": 4}
+    pipe.generator = make_generator("conv3d_net", {"condition_dim": 16, **sizes})
+    with torch.no_grad():
+        pipe.generator.get_submodule("decoder.sdf.2").get_parameter("weight").mul_(5)
+    pipe.save_pretrained(folder)
+    return folder
+
+
+def test_variants_are_assets_of_seeds_that_count_up(noisy_checkpoint, tmp_path):
+    output = ["--checkpoint", str(noisy_checkpoint), "--formats", "ply", *SMALL]
+    options = ["--seed", "4", "--num-variants", "2", "--truncation", "0.9"]
+    assert main(["--prompt", PROMPT, *options, *output, "--output", str(tmp_path / "many")]) == 0
+    reports = {r["seed"]: r for r in map(json.loads, map(Path.read_text, (tmp_path / "many").glob("*.json")))}
+    assert reports.keys() == {4, 5} and reports[4]["settings"]["truncation"] == 0.9
+    meshes = {seed: (tmp_path / "many" / r["files"]["ply"]).read_bytes() for seed, r in reports.items()}
+    assert meshes[4] != meshes[5]
+    one = ["--seed", "5", "--truncation", "0.9"]
+    assert main(["--prompt", PROMPT, *one, *output, "--output", str(tmp_path / "one")]) == 0
+    (alone,) = (tmp_path / "one").glob("*.ply")
+    assert alone.read_bytes() == meshes[5]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--num-variants", "3"],
+            "--num-variants 3: this generator takes no noise, all its assets of a prom",
+        ),
+        (["--truncation", "0.5"], "truncation is 0.5: this generator takes no noise; leave it out"),
+        (["--truncation", "2"], "got '2'; accepted are numbers from 0 to 1"),
+        (["--num-variants", "0"], "got '0'; accepted are whole numbers from 1 to 1024"),
+    ],
+)
+def test_variety_of_a_generator_without_noise_and_impossible_numbers_are_refused(
+    options, message, checkpoint, tmp_path, capsys
+):
+    command = ["--prompt", PROMPT, "--checkpoint", str(checkpoint), "--output", str(tmp_path), *options]
+    try:
+        status = main([*command, "--device", "cpu"])
+    except SystemExit as stop:
+        status = stop.code
+    assert status == 2 and message in capsys.readouterr().err and not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--seeds", "1,2"], "--num-variants 3: counts up from --seed, and --seeds are given; leave out one"),
+        (["--seed", "2147483646"], "--num-variants 3: seeds end at 2147483647; lower --seed (2147483646)"),
+    ],
+)
+def test_variants_and_seeds_that_contradict_each_other_are_refused(
+    options, message, noisy_checkpoint, tmp_path, capsys
+):
+    command = ["--prompt", PROMPT, "--checkpoint", str(noisy_checkpoint), "--output", str(tmp_path)]
+    assert main([*command, "--num-variants", "3", *options, "--device", "cpu"]) == 2
+    assert message in capsys.readouterr().err and not any(tmp_path.iterdir())
 
 
 def test_running_again_gives_the_same_names(checkpoint, tmp_path):

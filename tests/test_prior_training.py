@@ -96,6 +96,20 @@ def test_published_configurations_dry_run_with_weights_of_their_layout(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_published_conv3d_net_dry_runs_in_full_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "prior"
+    save_stable_diffusion(folder, "epsilon")
+    settings = [f"priors.0.model={folder}", f"conditioner.model={folder}", f"training.output={tmp_path}/run"]
+    assert main(["--config", str(ROOT / "configs" / "df415.yaml"), "--dry-run", *settings]) == 0
+    said = capsys.readouterr().out
+    assert "first batch (step 0)" in said and "max_steps: 100000" in said
+    parameters = int(re.search(r"total: ([\d,]+)", said)[1].replace(",", ""))  # type: ignore[index]
+    assert 88e6 < parameters < 89e6
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_dropped_text_encoder_changes_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "prior"
     save_stable_diffusion(folder, "epsilon")

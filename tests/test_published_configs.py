@@ -17,12 +17,16 @@ from scaledreamer.schedules import parse_schedule
 
 ROOT = Path(__file__).parent.parent
 OUR_LENGTH = 1 / 2  # of a published one
+HYPER_INGP = {"generator": "hyper_ingp"}
+CONV3D_NET = {"generator": "conv3d_net", "multiplier": 1}
 TABLE: dict[str, dict[str, Any]] = {
-    "mg15": {"steps": 50_000, "optimizer": "adam", "prompts": "core_15"},
-    "at2520": {"steps": 50_000, "optimizer": "adam", "prompts": "compose_2500"},
-    "df415": {"steps": 100_000, "optimizer": "adam", "prompts": "showcase_400"},
-    "asd_100k": {"steps": 300_000, "optimizer": "adan", "prompts": "open_100k"},
-    "mg15_sdxl": {"steps": 50_000, "optimizer": "adam", "prompts": "core_15"},
+    "mg15": {"steps": 50_000, "optimizer": "adam", "prompts": "core_15"} | HYPER_INGP,
+    "at2520": {"steps": 50_000, "optimizer": "adam", "prompts": "compose_2500"} | CONV3D_NET,
+    "df415": {"steps": 100_000, "optimizer": "adam", "prompts": "showcase_400"} | CONV3D_NET,
+    "asd_100k": {"steps": 300_000, "optimizer": "adan", "prompts": "open_100k"}
+    | CONV3D_NET
+    | {"multiplier": 2},
+    "mg15_sdxl": {"steps": 50_000, "optimizer": "adam", "prompts": "core_15"} | HYPER_INGP,
 }
 
 
@@ -68,7 +72,6 @@ def test_cameras_and_renderer(config: Config) -> None:
     assert cameras.azimuth_deg == [-180, 180]
     assert (renderer.image_size, renderer.num_samples, renderer.num_importance_samples) == (64, 64, 128)
     assert renderer.inverse_deviation * OUR_LENGTH == 30  # one over a length
-    assert renderer.random_background == 0.2
     assert config.regularizers.eikonal.epsilon / OUR_LENGTH == 0.01
 
 
@@ -89,8 +92,27 @@ def test_schedules(name: str, config: Config) -> None:
     assert rate.value_at(0) == rate.value_at(steps) == 4e-3
 
 
-def test_hyper_ingp(config: Config) -> None:
-    assert config.generator.name == "hyper_ingp"
+def test_generator(name: str, config: Config) -> None:
+    assert config.generator.name == TABLE[name]["generator"]
+    is_convolution = config.generator.name == "conv3d_net"
+    assert config.renderer.random_background == (0.5 if is_convolution else 0.2)
+    if is_convolution:
+        check_conv3d_net(config, TABLE[name]["multiplier"])
+    else:
+        check_hyper_ingp(config)
+
+
+def check_conv3d_net(config: Config, multiplier: int) -> None:
+    sizes = config.generator.conv3d_net
+    assert (sizes.z_dim, sizes.style_dim, sizes.mapping_depth) == (64, 256, 2)
+    assert (sizes.resolution, sizes.num_features) == (128, 32)
+    published = {4: 512, 8: 512, 16: 512, 32: 256 * multiplier, 64: 128 * multiplier, 128: 64 * multiplier}
+    assert {r: min(sizes.max_channels, sizes.channel_base // r) for r in published} == published
+    assert (sizes.position_bias_resolution, sizes.mlp_width, sizes.mlp_depth) == (64, 64, 1)
+    assert sizes.sphere_radius / OUR_LENGTH == 0.8 and sizes.background == "learned"
+
+
+def check_hyper_ingp(config: Config) -> None:
     sizes = config.generator.hyper_ingp
     assert (sizes.num_levels, sizes.features_per_level, sizes.log2_table_size) == (16, 2, 19)
     assert (sizes.base_resolution, sizes.growth) == (16, 1.447)

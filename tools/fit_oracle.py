@@ -72,9 +72,12 @@ def main() -> None:
     print(f"{sum(p.numel() for p in generator.parameters())} parameters", flush=True)
 
     def render(
-        module, prompts: list[str], cameras: Cameras, backgrounds: Tensor, jitter: Tensor | None
+        module, prompts: list[str], cameras: Cameras, backgrounds: Tensor, jitter: Tensor | None, seed: int
     ) -> Tensor:
-        scene = module(conditioner(prompts))
+        z = None
+        if module.has_noise:
+            z = torch.randn(len(prompts), module.noise_dim, generator=torch.Generator().manual_seed(seed))
+        scene = module(conditioner(prompts), z)
         return renderer(scene, cameras, size, size, jitter=jitter, background=backgrounds[:, None]).rgb[:, 0]
 
     started, losses = time.time(), []
@@ -85,7 +88,7 @@ def main() -> None:
             group["lr"] = args.lr * cosine_rate(step, args.steps)
         prompts, cameras, images, backgrounds = draw(pool, args.batch_size, step, size)
         jitter = torch.rand(args.batch_size, 1, size, size, generator=torch.Generator().manual_seed(step))
-        loss = F.mse_loss(render(generator, prompts, cameras, backgrounds, jitter), images)
+        loss = F.mse_loss(render(generator, prompts, cameras, backgrounds, jitter, step), images)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -94,7 +97,7 @@ def main() -> None:
         if (step + 1) % 250 == 0 or step + 1 == args.steps:
             prompts, cameras, images, backgrounds = draw(held_out, 64, 0, size)
             with torch.no_grad():
-                restored = render(averaged.module, prompts, cameras, backgrounds, None)
+                restored = render(averaged.module, prompts, cameras, backgrounds, None, 0)
             psnr = (-10 * torch.log10(((restored - images) ** 2).flatten(1).mean(1))).mean().item()
             mean = sum(losses[-250:]) / len(losses[-250:])
             took = (time.time() - started) / 60

@@ -83,6 +83,7 @@ Some rules concern several settings:
   `optimizer.name: sgd`.
 - `training.batch_size` is a multiple of the number of ranks times `training.accumulation_steps`.
 - `generator.hyper_ingp`: `base_resolution` times `growth` to the power of `num_levels - 1` is at most 65,536.
+- `generator.conv3d_net`: `channel_base` is at least `resolution`.
 - `generator.triplane_transformer`: `width` is a multiple of `num_heads`.
 - `generator.name: field` is trained on one prompt: `prompts.text`, or a file with one.
 - A run that goes on from a checkpoint may change what stands under `evaluation`, and under `training` all

@@ -70,7 +70,7 @@ def render_pairs(
     for row in range(len(meanings)):
         one = slice(row, row + 1)
         camera = Cameras(*(value[one] for value in vars(cameras).values()))
-        scene = pipe.generator(pipe.conditioner([grammar.caption(meanings[row])]))
+        scene = pipe.scenes([grammar.caption(meanings[row])])
         generated.append(renderer(scene, camera, size, size, background=behind[one]).rgb[:, 0])
         scene = WorldScene(meanings[one])
         true.append(renderer(scene, camera, true_size, true_size, background=behind[one]).rgb[:, 0])

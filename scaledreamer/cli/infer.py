@@ -64,6 +64,16 @@ def _seeds(text: str) -> tuple[int, ...]:
     return seeds
 
 
+def _fraction(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}; accepted are numbers from 0 to 1")
+    return value
+
+
 def _folder(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("got ''; accepted is a folder's name, . for the current one")
@@ -112,6 +122,9 @@ def make_parser() -> argparse.ArgumentParser:
     one = _whole_number(0, MAX_SEED)
     seeds.add_argument("--seed", default=0, type=one, metavar="N", help="of generators that take noise (0)")
     seeds.add_argument("--seeds", type=_seeds, metavar="LIST", help="an asset for each, as in 0,1,2")
+    add_number("--num-variants", 1, 1, 1024, "assets of each prompt, from seeds --seed, --seed + 1, ...")
+    truncation = "how much of the noise counts, 0 (the typical asset) to 1 (all of it)"
+    add("--truncation", default=1.0, type=_fraction, metavar="X", help=f"{truncation} (%(default)s)")
     add_number("--batch-size", 8, 1, 1024, "prompts in one forward pass")
     formats = f"some of {', '.join(FORMATS)} (glb,mp4,png)"
     add("--formats", default=FORMATS[:3], type=_formats, metavar="LIST", help=formats)
@@ -171,6 +184,8 @@ def _run(arguments: argparse.Namespace, places: dict[str, str]) -> int:
     print(
         f"generator: {_describe(pipe, arguments.checkpoint)}; loaded in {time.perf_counter() - start:.1f} s"
     )
+    if arguments.num_variants > 1:
+        arguments.seeds = _variants(arguments, pipe.has_noise)
     seeds = arguments.seeds or (arguments.seed,)
     if len(seeds) > 1 and not pipe.has_noise:
         print(f"note: this generator takes no noise; the seeds would all give seed {seeds[0]}'s assets")
@@ -183,7 +198,7 @@ def _run(arguments: argparse.Namespace, places: dict[str, str]) -> int:
             clock = time.perf_counter()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # the assets' notes, printed below
-                assets = pipe(prompts, seed=seed)
+                assets = pipe(prompts, seed=seed, truncation=arguments.truncation)
             forward = (time.perf_counter() - clock) / len(prompts)
             for asset in assets:
                 try:
@@ -197,6 +212,24 @@ def _run(arguments: argparse.Namespace, places: dict[str, str]) -> int:
         seconds = time.perf_counter() - start
         print(f"{num_made} assets in {seconds:.1f} s, {60 * num_made / seconds:.1f} a minute")
     return status
+
+
+def _variants(arguments: argparse.Namespace, has_noise: bool) -> tuple[int, ...]:
+    """The seeds of --num-variants.
+
+    Raises: ValueError if the generator takes no noise, --seeds are given too, or there are not as many seeds.
+    """
+    where, first, count = f"--num-variants {arguments.num_variants}", arguments.seed, arguments.num_variants
+    if not has_noise:
+        raise ValueError(
+            f"{where}: this generator takes no noise, all its assets of a prompt are one; leave it out, or "
+            "give the --checkpoint of a generator that does (conv3d_net)"
+        )
+    if arguments.seeds is not None:
+        raise ValueError(f"{where}: counts up from --seed, and --seeds are given; leave out one of them")
+    if first + count - 1 > MAX_SEED:
+        raise ValueError(f"{where}: seeds end at {MAX_SEED}; lower --seed ({first})")
+    return tuple(range(first, first + count))
 
 
 def _read_prompts(arguments: argparse.Namespace) -> dict[str, str]:
@@ -299,7 +332,7 @@ def _make(pipe: TextTo3D, asset: Asset, forward_seconds: float, arguments: argpa
             "torch": torch.__version__,
             "numpy": numpy.__version__,
         },
-        "settings": settings | {"device": str(pipe.device)},
+        "settings": settings | {"truncation": arguments.truncation, "device": str(pipe.device)},
         "mesh": {
             "vertices": len(mesh.atlas.vertices),
             "faces": len(mesh.atlas.faces),

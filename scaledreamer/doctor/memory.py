@@ -54,6 +54,7 @@ def smallest_run() -> Config:
         "training.batch_size=1",
         "training.text_cache=0",
         "renderer.image_size=4",
+        "generator.name=hyper_ingp",
     ]
     sizes = {"num_levels": 1, "log2_table_size": 4, "hyper_width": 8, "mlp_width": 8}
     settings += [f"generator.hyper_ingp.{name}={value}" for name, value in sizes.items()]

@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from scaledreamer import build
 from scaledreamer import config as cfg
-from scaledreamer.accounting import count
+from scaledreamer.accounting import Cost, count
 from scaledreamer.doctor.files import Model
 from scaledreamer.priors.cost import PriorCost, prior_cost
 from scaledreamer.priors.full_size import Name, assemble, full_size
 from scaledreamer.priors.latent_diffusion import LatentDiffusionPrior
+from scaledreamer.scene import TextCondition
 
 GUESSED_WIDTH = {"sd15": 768, "sd21": 1024, "sdxl": 768}
 """Of the first text encoder."""
@@ -121,8 +122,9 @@ def num_parameters(config: cfg.Generator, width: int) -> dict[str, int]:
 class RenderCost:
     """What generator, renderer and regularizers cost, by counting a few small passes on the CPU.
 
-    The parts that only the parameters' number depends on are made small: hash tables and hyper-network.
-    Costs grow linearly with prompts, and those of a prompt with its rays.
+    The parts that only the parameters' number depends on are made small, hash tables and hyper-network, and
+    so are the parts that make a volume before a point is asked for, which are counted apart. Costs grow
+    linearly with prompts, and those of a prompt with its rays.
 
     Attributes:
         flops, kept_bytes, peak_bytes: of `batch` prompts, forward and backward; kept are what the forward
@@ -143,23 +145,73 @@ class RenderCost:
             prompt = max(second - first, 0) / 2
             ray = max(first - third, 0) / 2 / (base_rays - smaller_rays)
             totals.append((first - 2 * prompt) + batch * (prompt + ray * (rays - base_rays)))
-        self.flops, self.kept_bytes, self.peak_bytes = (round(max(total, 0)) for total in totals)
+        flops, kept, peak = (round(max(total, 0)) for total in totals)
+        made = _made_before(config, batch)
+        self.flops, self.kept_bytes = flops + made.flops, kept + made.kept_bytes
+        self.peak_bytes = max(peak + made.kept_bytes, made.peak_bytes)
 
 
-def _passes(config: cfg.Config, batch: int, image_size: int) -> tuple[int, int, int]:
-    """Flops, kept and peak bytes of one forward and backward pass of one view."""
+def _small(config: cfg.Generator) -> dict[str, Any]:
+    """Settings of a generator whose points cost the same, and everything before them next to nothing."""
+    settings = build.conditioned_settings(config, condition_dim=8)
+    match config.name:
+        case "hyper_ingp":
+            small: dict[str, Any] = {"hyper_width": 16, "hyper_depth": 1}
+        case "conv3d_net":
+            small = {"style_dim": 8, "mapping_depth": 1, "resolution": 8, "position_bias_resolution": 4}
+            small |= {"max_channels": 4, "channel_base": 32, "checkpointing": False}
+        case "triplane_transformer":
+            small = {"width": 8, "num_heads": 1, "num_layers": 1, "token_resolution": 4}
+            small |= {"gradient_checkpointing": False, "dtype": "float32"}
+        case "field":
+            small = {}
+    if "log2_table_size" in settings:
+        small["log2_table_size"] = min(settings["log2_table_size"], 12)
+    return settings | small
+
+
+def _made_before(config: cfg.Config, batch: int) -> Cost:
+    """What a generator makes of prompts before a point is asked for, forward and backward, on the meta
+    device; nothing where that is a small network. No parameter gradients in it.
+    """
+    if config.generator.name in ("hyper_ingp", "field"):
+        return Cost(0, 0)
+    settings = build.conditioned_settings(config.generator, condition_dim=8)
+    with torch.device("meta"):
+        generator = build.make_generator(config.generator.name, settings)
+        z = torch.empty(batch, generator.noise_dim) if generator.has_noise else None
+        ones = torch.empty(batch, 1, dtype=torch.bool)
+        condition = TextCondition(torch.empty(batch, 8), torch.empty(batch, 1, 8), ones)
+
+    def forward() -> list[Tensor]:
+        features = generator(condition, z).features
+        return [value for value in vars(features).values() if isinstance(value, Tensor)]
+
+    kept = count(forward)
+
+    def whole() -> None:
+        made = forward()
+        torch.autograd.backward(made, [torch.empty_like(value) for value in made])
+
+    both = count(whole)
+    gradients = sum(p.grad.nbytes for p in generator.parameters() if p.grad is not None)
+    return Cost(both.flops, max(both.peak_bytes - gradients, kept.peak_bytes), kept.kept_bytes)
+
+
+def _passes(
+    config: cfg.Config, batch: int, image_size: int, settings: dict[str, Any] | None = None
+) -> tuple[int, int, int]:
+    """Flops, kept and peak bytes of one forward and backward pass of one view.
+
+    Args:
+        settings: of the generator, whose condition has 8 numbers; None is the small one.
+    """
     from scaledreamer.prompts.source import PromptList
     from scaledreamer.prompts.stream import PromptStream
-    from scaledreamer.scene import TextCondition
     from scaledreamer.training.step import Batch, RenderedGenerator
 
-    settings = build.conditioned_settings(config.generator, condition_dim=8)
-    if "hyper_width" in settings:
-        settings |= {"hyper_width": 16, "hyper_depth": 1}
-    if "log2_table_size" in settings:
-        settings["log2_table_size"] = min(settings["log2_table_size"], 12)
     torch_state = torch.get_rng_state()
-    generator = build.make_generator(config.generator.name, settings)
+    generator = build.make_generator(config.generator.name, settings or _small(config.generator))
     torch.set_rng_state(torch_state)
     cameras = config.cameras.model_copy(update={"num_views": 1})
     views = build.build_views(cameras, config.renderer.model_copy(update={"image_size": image_size}))

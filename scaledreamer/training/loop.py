@@ -22,7 +22,7 @@ from scaledreamer.cameras import orbit_cameras
 from scaledreamer.config import Config
 from scaledreamer.config_file import dump_config, flatten
 from scaledreamer.files import clean_up, replace_text
-from scaledreamer.pipeline import TextTo3D
+from scaledreamer.pipeline import TextTo3D, draw_noise
 from scaledreamer.scene import Scene
 from scaledreamer.training.checkpoint import Checkpoint, load_newest, save_checkpoint
 from scaledreamer.training.engine import Process, Update, start_process
@@ -243,9 +243,10 @@ class Run:
         report.progress(step, values, SHOWN)
 
     def scene_of(self, prompts: Sequence[str]) -> Scene:
-        """Scenes of prompts by the averaged generator, without gradients."""
+        """Scenes of prompts by the averaged generator, without gradients; noise is that of seed 0."""
+        generator: Any = self.trainer.averaged.module
         with torch.no_grad():
-            return self.trainer.averaged.module(self.trainer.encode(prompts))
+            return generator(self.trainer.encode(prompts), draw_noise(generator, 0, len(prompts)))
 
     @torch.no_grad()
     def _samples(self) -> torch.Tensor:

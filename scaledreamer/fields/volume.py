@@ -1,0 +1,45 @@
+"""Features of points, looked up in a volume of features. Axes and cube are those of `scaledreamer.scene`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class FeatureVolume:
+    """Features of a batch of scenes on a lattice over the cube [-1, 1]^3, trilinear between its points.
+
+    Lattice point i of r along an axis lies at the centre of the i-th of r equal cells, at (2 i + 1) / r - 1
+    (`align_corners=False` of `grid_sample`). Around the lattice everything is zero: in the half cell between
+    the outermost points and a face of the cube features fall to half of theirs, and half a cell outside of it
+    to zero. A point that is not finite has features without meaning, and harms no other point.
+
+    Attributes:
+        values: axes z, y, x of the world in this order.
+    """
+
+    values: Float[Tensor, "batch c z y x"]
+
+    def __call__(self, points: Float[Tensor, "batch n 3"]) -> Float[Tensor, "batch n c"]:
+        """Features at points, in their dtype; differentiable in both.
+
+        Points that are expanded along `batch` (stride 0) are located once for all scenes.
+        """
+        batch, channels = self.values.shape[:2]
+        values, num_points = self.values.to(points.dtype), points.shape[1]
+        if num_points == 0:
+            return values.new_zeros(batch, 0, channels)
+        if points.stride(0) == 0:  # then scenes are but further channels
+            values, points = values.flatten(0, 1)[None], points[:1]
+        found = F.grid_sample(
+            values, points[:, None, None], mode="bilinear", padding_mode="zeros", align_corners=False
+        )
+        return found.view(batch, channels, num_points).transpose(1, 2)
+
+    def row(self, index: int) -> FeatureVolume:
+        """The volume of one scene, as a batch of one."""
+        return FeatureVolume(self.values[index : index + 1])

@@ -1,0 +1,159 @@
+"""Weights of the official 3DConv-net (theEricMa/ScaleDreamer) as weights of ours.
+
+The official scene is a cube of half-width 2, ours has 1: points, the sphere's radius, distances are halved.
+Its convolutions have fresh fields of noise in each pass; ours have the constant ones that its checkpoints
+hold, and are equal to it where those are used (noise_mode="const") and z holds ones for the convolutions.
+What a ray sees behind the scene is not carried over: the official network for it reads spherical harmonics.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+PREFIX = "geometry."
+GENERATOR = "geometry.space_generator."
+PUBLISHED = {"radius": 2.0, "sdf_bias_params": 0.8}
+"""Of the official geometry's settings those that no weight shows."""
+
+
+def convert(
+    state: dict[str, Tensor], settings: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Constructor settings of our `Conv3DNet` and its state, float32, from an official "state_dict".
+
+    Args:
+        state: names `geometry.*`; all others are left alone.
+        settings: of the official configuration's section `system.geometry`; `radius` and `sdf_bias_params`
+            are read, which where missing are the published ones. Everything else shows in the weights.
+
+    Raises: ValueError naming the weight or setting that is not what this architecture has.
+    """
+    settings = PUBLISHED | {key: settings[key] for key in PUBLISHED if key in settings}
+    for name, value in settings.items():
+        if not isinstance(value, int | float) or not value > 0:
+            raise ValueError(f"{name} is {value!r}: accepted is a number above 0, half an edge or a radius.")
+    official = _Named({key: value for key, value in state.items() if key.startswith(PREFIX)})
+    ours = dict(_mapping(official))
+    resolutions, channels, bias_resolution = [], [], 4
+    for number, prefix in enumerate(_block_prefixes(official)):
+        ours |= {f"blocks.{number}.{name}": value for name, value in _block(official, prefix, number)}
+        resolutions.append(official.take(f"{prefix}conv1.noise_const").shape[0])
+        channels.append(official.take(f"{prefix}conv1.bias").shape[0])
+        if f"blocks.{number}.position_bias" in ours:
+            bias_resolution = resolutions[-1]
+    half_width = float(settings["radius"])
+    widths = {}
+    for name, theirs in (("sdf", "sdf_network"), ("rgb", "feature_network")):
+        layers = official.layers(f"{PREFIX}{theirs}.layers.")
+        widths[name] = [len(layer) for layer in layers]
+        if name == "sdf":
+            layers[-1] = layers[-1] / half_width
+        for number, layer in enumerate(layers):
+            ours[f"decoder.{name}.{2 * number}.weight"] = layer
+            ours[f"decoder.{name}.{2 * number}.bias"] = layer.new_zeros(len(layer))
+    if widths["sdf"][:-1] != widths["rgb"][:-1] or widths["sdf"][-1:] + widths["rgb"][-1:] != [1, 3]:
+        raise ValueError(
+            f"{PREFIX}sdf_network and feature_network have layers of {widths['sdf']} and {widths['rgb']}: "
+            "accepted are equal hidden layers, and 1 and 3 outputs."
+        )
+    left = sorted(official.untouched() - {f"{PREFIX}bbox", f"{GENERATOR}mapping.w_avg"})
+    if left:
+        raise ValueError(f"{left[0]} is no weight of this architecture ({len(left)} are not).")
+    style_dim, joined = ours["mapping.join.weight"].shape
+    found: dict[str, Any] = {
+        "condition_dim": joined - style_dim,
+        "z_dim": ours["mapping.layers.0.weight"].shape[1],
+        "style_dim": style_dim,
+        "mapping_depth": sum(name.startswith("mapping.layers.") for name in ours) // 2,
+        "resolution": resolutions[-1],
+        "num_features": len(ours["blocks.0.output.bias"]),
+        "max_channels": channels[0],
+        "channel_base": channels[-1] * resolutions[-1],
+        "position_bias_resolution": bias_resolution,
+        "mlp_width": widths["sdf"][0],
+        "mlp_depth": len(widths["sdf"]) - 1,
+        "sphere_radius": float(settings["sdf_bias_params"]) / half_width,
+        "background": "none",
+    }
+    expected = [min(found["max_channels"], found["channel_base"] // r) for r in resolutions]
+    if channels != expected:
+        raise ValueError(
+            f"the convolutions have {channels} channels at resolutions {resolutions}, where {expected} are "
+            "accepted: channel_multiplier 1 or 2."
+        )
+    return found, {name: value.detach().float().clone() for name, value in ours.items()}
+
+
+class _Named:
+    """The official weights, and which of them have been asked for."""
+
+    def __init__(self, weights: dict[str, Tensor]) -> None:
+        self._weights, self._touched = weights, set[str]()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._weights
+
+    def take(self, name: str) -> Tensor:
+        if name not in self._weights:
+            raise ValueError(
+                f"{name} is missing: not a checkpoint of the official 3DConv-net, or a part of one."
+            )
+        self._touched.add(name)
+        return self._weights[name]
+
+    def layers(self, prefix: str) -> list[Tensor]:
+        """Weights of a network's layers in their order."""
+        pattern = re.compile(re.escape(prefix) + r"(\d+)\.weight")
+        matches = [match for match in map(pattern.fullmatch, self._weights) if match]
+        if not matches:
+            raise ValueError(f"{prefix}0.weight is missing: not a checkpoint of the official 3DConv-net.")
+        return [self.take(match[0]) for match in sorted(matches, key=lambda match: int(match[1]))]
+
+    def untouched(self) -> set[str]:
+        return self._weights.keys() - self._touched
+
+
+def _mapping(official: _Named) -> Iterator[tuple[str, Tensor]]:
+    prefix = f"{GENERATOR}mapping."
+    if f"{prefix}embed.weight" not in official:
+        raise ValueError(
+            f"{prefix}embed.weight is missing: accepted are generators that read text (c_dim > 0)."
+        )
+    weights = official.layers(f"{prefix}layers.")
+    for number, weight in enumerate(weights):
+        yield f"mapping.layers.{number}.weight", weight
+        yield f"mapping.layers.{number}.bias", official.take(f"{prefix}layers.{number}.bias")
+    for name in ("weight", "bias"):
+        yield f"mapping.join.{name}", official.take(f"{prefix}embed.{name}")
+    yield "mapping.mean", torch.zeros(len(weights[-1]))
+
+
+def _block_prefixes(official: _Named) -> list[str]:
+    synthesis = f"{GENERATOR}synthesis."
+    prefixes = [f"{synthesis}first_block."]
+    while f"{synthesis}blocks.{len(prefixes) - 1}.conv1.weight" in official:
+        prefixes.append(f"{synthesis}blocks.{len(prefixes) - 1}.")
+    return prefixes
+
+
+def _block(official: _Named, prefix: str, number: int) -> Iterator[tuple[str, Tensor]]:
+    pairs = [("conv", "conv1"), ("output", "torgb")]
+    if number == 0:
+        yield "position_bias", official.take(f"{prefix}const")
+    else:
+        pairs.append(("doubling", "conv0"))
+        if f"{prefix}const_bias" in official:
+            yield "position_bias", official.take(f"{prefix}const_bias")
+    for ours, theirs in pairs:
+        yield f"{ours}.style.weight", official.take(f"{prefix}{theirs}.affine.weight")
+        yield f"{ours}.style.bias", official.take(f"{prefix}{theirs}.affine.bias")
+        names = {"weight": "weight", "bias": "bias"}
+        if ours != "output":
+            names |= {"noise_strength": "noise_strength", "noise": "noise_const"}
+        for our_name, their_name in names.items():
+            yield f"{ours}.{our_name}", official.take(f"{prefix}{theirs}.{their_name}")
