@@ -601,7 +601,7 @@ TRAIN = [
         message="generator conv3d_net: does not take these settings (channel_base is 16: it must be at least",
     ),
     setting_case(
-        "generator.conv3d_net.resolution=48", message="generator.conv3d_net.resolution: got 48; accepted are"
+        "generator.conv3d_net.resolution=48", message="conv3d_net.resolution: got 48; accepted is 8, 16, 32"
     ),
     # config files
     Case(

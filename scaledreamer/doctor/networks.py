@@ -178,7 +178,7 @@ def _made_before(config: cfg.Config, batch: int) -> Cost:
         return Cost(0, 0)
     settings = build.conditioned_settings(config.generator, condition_dim=8)
     with torch.device("meta"):
-        generator = build.make_generator(config.generator.name, settings)
+        generator: Any = build.make_generator(config.generator.name, settings)
         z = torch.empty(batch, generator.noise_dim) if generator.has_noise else None
         ones = torch.empty(batch, 1, dtype=torch.bool)
         condition = TextCondition(torch.empty(batch, 8), torch.empty(batch, 1, 8), ones)

@@ -103,11 +103,12 @@ class Block(nn.Module):
         """Channels and volume of this resolution from those of half of it; `amounts` of noise by layer."""
         if self.doubling is None or x is None:
             assert self.position_bias is not None
-            x = self.position_bias.expand(len(style), -1, -1, -1, -1)
+            made: Tensor = self.position_bias.expand(len(style), -1, -1, -1, -1)
         else:
-            x = self.doubling(x, style, amounts[:, 0])
-            x = x if self.position_bias is None else x + self.position_bias
-        made: Tensor = self.conv(x, style, amounts[:, -1])
+            made = self.doubling(x, style, amounts[:, 0])
+            if self.position_bias is not None:
+                made = made + self.position_bias
+        made = self.conv(made, style, amounts[:, -1])
         features = self.output(made, style)
         return made, features if volume is None else double(volume) + features
 
