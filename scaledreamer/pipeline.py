@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import nn
 
 from scaledreamer import __version__
 from scaledreamer.asset import Asset
@@ -42,6 +41,8 @@ from scaledreamer.exported import (
 from scaledreamer.files import TEMPORARY, replace_folder
 from scaledreamer.prompts.check import check_prompt
 from scaledreamer.prompts.conditioner import TextConditioner
+from scaledreamer.prompts.interpolation import interpolate_conditions
+from scaledreamer.prompts.stream import SampleRandom
 
 FUNCTION_WORDS = frozenset(
     [
@@ -81,7 +82,7 @@ class TextTo3D:
     def __init__(
         self,
         conditioner: TextConditioner,
-        generator: nn.Module,
+        generator: Any,
         *,
         generator_name: str = "hyper_ingp",
         cameras: Mapping[str, Any] | None = None,
@@ -198,6 +199,46 @@ class TextTo3D:
             for index, each in enumerate(prompts)
         ]
         return assets[0] if isinstance(prompt, str) else assets
+
+    @torch.no_grad()
+    def interpolate(self, first: str, second: str, num_frames: int, *, seed: int = 0) -> list[Asset]:
+        """Assets on the way from one prompt to another: the first is the one's, the last the other's.
+
+        The text condition is interpolated (`interpolate_conditions`); noise, where a generator has it, is the
+        seed's in all frames.
+
+        Raises: ValueError as `check`, or for fewer than 2 frames.
+        """
+        if num_frames < 2:
+            raise ValueError(f"num_frames is {num_frames}: from one prompt to another there are at least 2.")
+        notes = list(dict.fromkeys(note for prompt in (first, second) for note in self.check(prompt)))
+        for note in notes:
+            warnings.warn(note, UserWarning, stacklevel=2)
+        start, end = self.conditioner([first]), self.conditioner([second])
+        if not self.generator.config.get("mask_padding", True):  # it reads the padding like any token
+            start, end = (each._replace(mask=torch.ones_like(each.mask)) for each in (start, end))
+        fractions = torch.linspace(0, 1, num_frames, device=start.pooled.device)
+        assets = []
+        for some in fractions.split(8):
+            z = None
+            if self.has_noise:
+                z = SampleRandom(seed, 0, 0).normal("z", (self.generator.noise_dim,))
+                z = z.to(some.device).expand(len(some), -1)
+            scenes = self.generator(interpolate_conditions(start, end, some), z)
+            for index, fraction in enumerate(some.tolist()):
+                assets.append(
+                    Asset(
+                        first if fraction == 0 else second if fraction == 1 else f"{first} to {second}",
+                        seed,
+                        scenes.row(index),
+                        notes=notes,
+                        inverse_deviation=float(self.renderer.get("inverse_deviation", 30.0)),
+                        distance=_middle(self.cameras.get("distance", 2.6)),
+                        fov_deg=_middle(self.cameras.get("fov_deg", 41.0)),
+                        device=self.device,
+                    )
+                )
+        return assets
 
     @property
     def has_noise(self) -> bool:
