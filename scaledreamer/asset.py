@@ -9,7 +9,7 @@ import torch
 import trimesh
 from jaxtyping import UInt8
 
-from scaledreamer.cameras import orbit_cameras
+from scaledreamer.cameras import Cameras, orbit_cameras
 from scaledreamer.meshing import MAX_FACES, RESOLUTION, TEXTURE_SIZE, export
 from scaledreamer.meshing.isosurface import (
     Lattice,
@@ -83,14 +83,15 @@ class Asset:
         self, num_frames: int = 24, size: int = 192, *, elevation_deg: float = 15.0
     ) -> UInt8[np.ndarray, "frame h w 3"]:
         """Volume-rendered frames on white, from the front counter-clockwise seen from above."""
-        cameras = orbit_cameras(
-            num_frames, elevation_deg=elevation_deg, distance=self._distance, fov_deg=self._fov_deg
-        )
-        space = Space.from_lattice(self._lattice(RESOLUTION), self._inverse_deviation)
-        frames = render_frames(
-            self.scene, space, cameras.to(self._device), size, inverse_deviation=self._inverse_deviation
-        )
-        return (frames * 255).round().byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        return self._render(self._orbit(num_frames, elevation_deg), size)
+
+    def frame(
+        self, number: int, num_frames: int, size: int = 192, *, elevation_deg: float = 15.0
+    ) -> UInt8[np.ndarray, "h w 3"]:
+        """One of the frames of a turntable; number 0 is the front."""
+        orbit = vars(self._orbit(num_frames, elevation_deg))
+        one = Cameras(**{name: value[:, number : number + 1] for name, value in orbit.items()})
+        return self._render(one, size)[0]
 
     def views(self, num_views: int = 4, size: int = 256) -> UInt8[np.ndarray, "view h w 3"]:
         """Still images around the object; of four the front, its left side, back and right side."""
@@ -129,6 +130,18 @@ class Asset:
             case ".png":
                 export.save_png(path, export.contact_sheet(self.views()))
         return path
+
+    def _orbit(self, num_frames: int, elevation_deg: float) -> Cameras:
+        return orbit_cameras(
+            num_frames, elevation_deg=elevation_deg, distance=self._distance, fov_deg=self._fov_deg
+        )
+
+    def _render(self, cameras: Cameras, size: int) -> UInt8[np.ndarray, "frame h w 3"]:
+        space = Space.from_lattice(self._lattice(RESOLUTION), self._inverse_deviation)
+        frames = render_frames(
+            self.scene, space, cameras.to(self._device), size, inverse_deviation=self._inverse_deviation
+        )
+        return (frames * 255).round().byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
     def _lattice(self, resolution: int) -> Lattice:
         """Sampled once for each resolution."""

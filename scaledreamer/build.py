@@ -176,12 +176,12 @@ def build_prompt_source(config: cfg.Prompts) -> PromptSource:
     return ShardedPrompts(LocalFiles(folder))
 
 
-def check_prompts(config: cfg.Config, source: PromptSource) -> None:
+def check_num_prompts(config: cfg.Config, num_distinct: int) -> None:
     """Raises ValueError for more than one prompt if the generator is a plain field, which holds one scene."""
-    if config.generator.name == "field" and source.num_distinct > 1:
+    if config.generator.name == "field" and num_distinct > 1:
         raise ValueError(
             f"generator.name: 'field' is one scene, whatever the prompt says, and there are "
-            f'{source.num_distinct} prompts; give one (prompts.text="a red-eyed tree frog"), or take another '
+            f'{num_distinct} prompts; give one (prompts.text="a red-eyed tree frog"), or take another '
             "generator."
         )
 
@@ -449,7 +449,7 @@ def build_trainer(config: cfg.Config, process: Process) -> Trainer:
     indices = rank_indices(training.batch_size, rank=process.rank, micro_step=0, **parts)
     conditioner = build_conditioner(config.conditioner, config.weights, device)
     source = build_prompt_source(config.prompts)
-    check_prompts(config, source)
+    check_num_prompts(config, source.num_distinct)
     stream = PromptStream(
         source,
         seed=config.seed,

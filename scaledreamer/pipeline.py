@@ -43,8 +43,9 @@ from scaledreamer.exported import (
 from scaledreamer.files import TEMPORARY, replace_folder
 from scaledreamer.prompts.check import check_prompt
 from scaledreamer.prompts.conditioner import TextConditioner
+from scaledreamer.prompts.interpolation import interpolate_conditions
 from scaledreamer.prompts.stream import SampleRandom
-from scaledreamer.scene import SceneBatch
+from scaledreamer.scene import Scene, SceneBatch, TextCondition
 
 FUNCTION_WORDS = frozenset(
     [
@@ -201,17 +202,7 @@ class TextTo3D:
             warnings.warn(note, UserWarning, stacklevel=2)
         scenes = self.scenes(prompts, seed=seed, truncation=truncation)
         assets = [
-            Asset(
-                each,
-                seed,
-                scenes.row(index),
-                notes=notes[index],
-                inverse_deviation=float(self.renderer.get("inverse_deviation", 30.0)),
-                distance=_middle(self.cameras.get("distance", 2.6)),
-                fov_deg=_middle(self.cameras.get("fov_deg", 41.0)),
-                device=self.device,
-            )
-            for index, each in enumerate(prompts)
+            self._asset(each, seed, scenes.row(index), notes[index]) for index, each in enumerate(prompts)
         ]
         return assets[0] if isinstance(prompt, str) else assets
 
@@ -225,7 +216,11 @@ class TextTo3D:
 
         Raises: ValueError for a truncation outside of 0 to 1, or of a generator without noise.
         """
-        condition, z = self.conditioner(list(prompts)), draw_noise(self.generator, seed, len(prompts))
+        return self._generate(self.conditioner(list(prompts)), seed, truncation)
+
+    def _generate(self, condition: TextCondition, seed: int, truncation: float) -> SceneBatch:
+        """See `scenes`."""
+        z = draw_noise(self.generator, seed, len(condition.pooled))
         if z is None:
             if truncation != 1:
                 raise ValueError(f"truncation is {truncation}: this generator takes no noise; leave it out")
@@ -233,6 +228,46 @@ class TextTo3D:
         if not 0 <= truncation <= 1:
             raise ValueError(f"truncation is {truncation}: accepted is 0 to 1, as much of the noise as that")
         return self.generator(condition, z, truncation=truncation)
+
+    @torch.no_grad()
+    def interpolate(
+        self, first: str, second: str, num_frames: int, *, seed: int = 0, truncation: float = 1.0
+    ) -> list[Asset]:
+        """Assets on the way from one prompt to another: the first is the one's, the last the other's.
+
+        The text condition is interpolated (`interpolate_conditions`); `seed` and `truncation` are those of
+        `scenes`, the same in all frames.
+
+        Raises: ValueError as `check` and `scenes`, or for fewer than 2 frames.
+        """
+        if num_frames < 2:
+            raise ValueError(f"num_frames is {num_frames}: from one prompt to another there are at least 2.")
+        notes = list(dict.fromkeys(note for prompt in (first, second) for note in self.check(prompt)))
+        for note in notes:
+            warnings.warn(note, UserWarning, stacklevel=2)
+        start, end = self.conditioner([first]), self.conditioner([second])
+        if not self.generator.config.get("mask_padding", True):  # it reads the padding like any token
+            start, end = (each._replace(mask=torch.ones_like(each.mask)) for each in (start, end))
+        fractions = torch.linspace(0, 1, num_frames, device=start.pooled.device)
+        assets = []
+        for some in fractions.split(8):
+            scenes = self._generate(interpolate_conditions(start, end, some), seed, truncation)
+            for index, fraction in enumerate(some.tolist()):
+                name = first if fraction == 0 else second if fraction == 1 else f"{first} to {second}"
+                assets.append(self._asset(name, seed, scenes.row(index), notes))
+        return assets
+
+    def _asset(self, prompt: str, seed: int, scene: Scene, notes: list[str]) -> Asset:
+        return Asset(
+            prompt,
+            seed,
+            scene,
+            notes=notes,
+            inverse_deviation=float(self.renderer.get("inverse_deviation", 30.0)),
+            distance=_middle(self.cameras.get("distance", 2.6)),
+            fov_deg=_middle(self.cameras.get("fov_deg", 41.0)),
+            device=self.device,
+        )
 
     @property
     def has_noise(self) -> bool:

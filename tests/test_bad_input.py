@@ -260,7 +260,34 @@ NOT_EXPORTED = "it is not what was exported with the rest; copy the whole folder
 
 INFER = [
     # prompts that cannot be made
-    infer_case("no prompt", [], "nothing to make: give --prompt, --prompts-file or --stdin"),
+    infer_case("no prompt", [], "nothing to make: give --prompt, --prompts-file, --stdin or --interpolate"),
+    infer_case(
+        "prompt and interpolation",
+        ["--prompt", "a cat", "--interpolate", "a cat", "a dog"],
+        "--prompt and --interpolate are both given; leave out one of them",
+    ),
+    infer_case(
+        "seeds and interpolation",
+        ["--seeds", "1,2", "--interpolate", "a cat", "a dog"],
+        "--seeds and --interpolate are both given; leave out one of them",
+    ),
+    infer_case("one end", ["--interpolate", "a cat"], "--interpolate: expected 2 arguments"),
+    infer_case("empty end", ["--interpolate", "a cat", " "], "--interpolate: "),
+    infer_case(
+        "one frame",
+        ["--interpolate", "a cat", "a dog", "--frames", "1"],
+        "--frames: got '1'; accepted are whole numbers from 2 to 360",
+    ),
+    infer_case(
+        "frames of nothing",
+        ["--prompt", "a cat", "--frames", "4"],
+        "--frames: belongs to --interpolate, which is not given; leave it out",
+    ),
+    infer_case(
+        "unknown words at one end",
+        ["--interpolate", "a red cube", "zzz qqq"],
+        "--interpolate: this generator knows no word of the prompt 'zzz qqq'",
+    ),
     infer_case("empty prompt", prompts(""), "the prompt is empty; say what to make"),
     infer_case("blank prompt", prompts(" \n\t"), "the prompt is empty; say what to make"),
     infer_case("10,005 characters", prompts("frog " * 2001), "10005 characters; accepted are at most 10000"),

@@ -12,6 +12,7 @@ from torch import Tensor
 from scaledreamer import build
 from scaledreamer.config import Config
 from scaledreamer.config_file import load_config
+from scaledreamer.doctor.files import check_prompts
 from scaledreamer.generators.field import Field, noise_at
 from scaledreamer.pipeline import TextTo3D
 from scaledreamer.prompts.source import PromptList
@@ -210,12 +211,19 @@ def test_training_draws_z_from_the_stream_and_a_pipeline_needs_none(tmp_path: Pa
 def test_one_prompt_is_trained_and_more_are_refused() -> None:
     config = load_config(ROOT / "configs" / "single_prompt.yaml", ["prompts.text=a blue mug"])
     assert build.build_prompts(config.prompts) == ["a blue mug"]
-    build.check_prompts(config, build.build_prompt_source(config.prompts))
-    build.check_prompts(config, PromptList(["a blue mug", "a blue mug"]))
+    build.check_num_prompts(config, build.build_prompt_source(config.prompts).num_distinct)
     message = "generator.name: 'field' is one scene.* there are 2 prompts; give one .prompts.text="
     with pytest.raises(ValueError, match=message):
-        build.check_prompts(config, PromptList(["a blue mug", "a red mug"]))
-    build.check_prompts(Config(), PromptList(["a blue mug", "a red mug"]))
+        build.check_num_prompts(config, 2)
+    build.check_num_prompts(Config(), 2)
+
+
+def test_the_doctor_finds_more_prompts_than_scenes() -> None:
+    many = load_config(None, ["generator.name=field", "prompts.name=core_15"])
+    (finding,) = check_prompts(many).findings
+    assert finding.level == "error" and "'field' is one scene" in finding.what
+    one = load_config(None, ["generator.name=field", "prompts.text=a blue mug"])
+    assert [found.level for found in check_prompts(one).findings] == ["ok"]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaledreamer import __version__
-from scaledreamer.cli import Parser, accept_any_text, is_out_of_memory
+from scaledreamer.cli import Parser, accept_any_text, interpolate, is_out_of_memory
 from scaledreamer.exported import find_generator, read_index
 from scaledreamer.meshing import (
     MAX_FACES,
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 MAX_SEED = 2**31 - 1
 FORMATS = ("glb", "mp4", "png", "obj", "ply", "gif")
+DEFAULT_FORMATS = FORMATS[:3]
 EXAMPLE = 'python infer.py --prompt "a red-eyed tree frog"'
 
 
@@ -116,6 +117,11 @@ def make_parser() -> argparse.ArgumentParser:
     add("--prompt", action="append", default=[], metavar="TEXT", help="what to make; may be repeated")
     add("--prompts-file", type=_path, metavar="FILE", help="prompts to make, one a line, UTF-8")
     add("--stdin", action="store_true", help="read prompts from standard input, one a line")
+    meaning = "one object turning into another, instead of prompts"
+    add("--interpolate", nargs=2, metavar="TEXT", help=f"{meaning}; writes mp4,png unless told otherwise")
+    parse = _whole_number(interpolate.MIN_FRAMES, interpolate.MAX_FRAMES)
+    limits = f"{interpolate.MIN_FRAMES} to {interpolate.MAX_FRAMES} ({interpolate.FRAMES})"
+    add("--frames", type=parse, metavar="N", help=f"of an interpolation, {limits}")
     add("--output", default="outputs/infer", type=_folder, metavar="DIR", help="where to write (%(default)s)")
     add("--checkpoint", type=Path, metavar="DIR", help="run or exported generator (the shipped one)")
     seeds = parser.add_mutually_exclusive_group()
@@ -127,7 +133,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--truncation", default=1.0, type=_fraction, metavar="X", help=f"{truncation} (%(default)s)")
     add_number("--batch-size", 8, 1, 1024, "prompts in one forward pass")
     formats = f"some of {', '.join(FORMATS)} (glb,mp4,png)"
-    add("--formats", default=FORMATS[:3], type=_formats, metavar="LIST", help=formats)
+    add("--formats", default=DEFAULT_FORMATS, type=_formats, metavar="LIST", help=formats)
     add_number("--resolution", RESOLUTION, MIN_RESOLUTION, MAX_RESOLUTION, "cells a side of marching cubes")
     add_number("--texture-size", TEXTURE_SIZE, MIN_TEXTURE_SIZE, MAX_TEXTURE_SIZE, "texels a side")
     add_number("--max-faces", MAX_FACES, MIN_MAX_FACES, MAX_MAX_FACES, "triangles of the simplified mesh")
@@ -142,7 +148,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = make_parser().parse_args(argv)
     accept_any_text()
     try:
-        places = _read_prompts(arguments)
+        if arguments.interpolate is not None and arguments.formats is DEFAULT_FORMATS:
+            arguments.formats = interpolate.FORMATS
+        if arguments.frames is not None and arguments.interpolate is None:
+            raise ValueError("--frames: belongs to --interpolate, which is not given; leave it out")
+        places = _read_prompts(arguments) if arguments.interpolate is None else interpolate.check(arguments)
         arguments.prompt = list(places)
         read_index(find_generator(arguments.checkpoint))
         _check_output(arguments.output)
@@ -184,6 +194,10 @@ def _run(arguments: argparse.Namespace, places: dict[str, str]) -> int:
     print(
         f"generator: {_describe(pipe, arguments.checkpoint)}; loaded in {time.perf_counter() - start:.1f} s"
     )
+    if arguments.interpolate is not None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            return interpolate.make(pipe, arguments)
     if arguments.num_variants > 1:
         arguments.seeds = _variants(arguments, pipe.has_noise)
     seeds = arguments.seeds or (arguments.seed,)
@@ -250,7 +264,8 @@ def _read_prompts(arguments: argparse.Namespace) -> dict[str, str]:
         found += kept
     if not found:
         raise ValueError(
-            "nothing to make: give --prompt, --prompts-file or --stdin (--help lists all options)"
+            "nothing to make: give --prompt, --prompts-file, --stdin or --interpolate (--help lists all "
+            "options)"
         )
     for where, prompt in found:
         try:

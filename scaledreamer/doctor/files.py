@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scaledreamer.build import build_prompts, conditioner_places, prior_places
+from scaledreamer.build import build_prompts, check_num_prompts, conditioner_places, prior_places
 from scaledreamer.config import Config
 from scaledreamer.doctor.findings import Section, one_line, size
 from scaledreamer.priors.weights import Availability, Weights, WeightsError, check_weights, find_weights
@@ -101,6 +101,7 @@ def check_prompts(config: Config) -> Section:
             section.numbers |= {"num_prompts": len(texts), "num_distinct": len(set(texts))}
             if not texts:
                 raise ValueError("prompts: none to train on; give at least one")
+            check_num_prompts(config, len(set(texts)))
             section.add("ok", f"{len(texts):,} prompts, such as {texts[0][:60]!r}")
         elif "://" in prompts.shards or prompts.shards.startswith("pipe:"):
             shard_files(prompts.shards, cache=prompts.cache, cache_gib=prompts.cache_gib)
@@ -114,6 +115,7 @@ def check_prompts(config: Config) -> Section:
             manifest = json.loads((Path(os.path.expanduser(prompts.shards)) / MANIFEST).read_text("utf-8"))
             count = manifest["num_prompts"]
             section.numbers |= {"num_prompts": count, "num_distinct": count}
+            check_num_prompts(config, count)
             section.add("ok", f"prompts.shards: {count:,} prompts in shards")
     except (OSError, ValueError, KeyError) as error:
         section.add("error", one_line(error).rstrip("."))

@@ -116,7 +116,8 @@ def num_parameters(config: cfg.Generator, width: int) -> dict[str, int]:
     settings = build.conditioned_settings(config, condition_dim=width)
     with torch.device("meta"):
         generator = build.make_generator(config.name, settings)
-    return {name: sum(p.numel() for p in module.parameters()) for name, module in generator.named_children()}
+    parts = {name: sum(p.numel() for p in part.parameters()) for name, part in generator.named_children()}
+    return parts | {name: p.numel() for name, p in generator.named_parameters(recurse=False)}
 
 
 class RenderCost:

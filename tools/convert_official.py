@@ -1,0 +1,201 @@
+"""Converts ScaleDreamer's released checkpoints into generators of this package.
+
+    python tools/convert_official.py hyper_iNGP.pth --out outputs/mg15 --conditioner stable-diffusion-2-1-base
+    python infer.py --checkpoint outputs/mg15 --prompt "..."
+    python train.py --config configs/mg15.yaml generator.start=outputs/mg15 ...
+
+Which of the three architectures it is shows in the names of the weights; what no weight shows (radius, heads,
+levels of the hash grid) are the published settings, or those of the official configuration (--config). The
+conditioner is the text encoder that it was trained with, Stable Diffusion 2.1-base's; without it the result
+serves `generator.start` alone.
+
+A checkpoint is a pickle, which can run any program. Only tensors, numbers and texts are read (torch.load with
+weights_only=True); a file that holds anything else is refused. Lengths are halved: the official scene is a
+cube of half-width 2, ours has 1. Backgrounds are not converted, they become white.
+Exit status: 0 converted; 2 bad input, nothing was written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import pickle
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scaledreamer.cli import Parser, accept_any_text
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SIGNS = {
+    "hyper_ingp": "geometry.hypernet.",
+    "triplane_transformer": "geometry.space_generator.pos_embed",
+    "conv3d_net": "geometry.space_generator.synthesis.",
+}
+"""What the name of some weight begins with in each architecture."""
+CAMERAS: dict[str, dict[str, Any]] = {
+    "hyper_ingp": {"distance": [0.5, 0.75], "fov_deg": [40.0, 70.0]},
+    "triplane_transformer": {"distance": [1.5, 1.5], "fov_deg": [40.0, 40.0]},
+    "conv3d_net": {"distance": [0.5, 0.75], "fov_deg": [40.0, 70.0]},
+}
+"""Distances of the published configurations, halved; of the triplanes those of their evaluation."""
+RENDERER: dict[str, Any] = {"inverse_deviation": 60.0, "num_samples": 64, "num_importance_samples": 128}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the program; returns its exit status."""
+    parser = Parser(
+        description=(__doc__ or "").partition("\n")[0],
+        epilog="More in the head of this file.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("checkpoint", type=Path, metavar="FILE", help="a released .pth or .ckpt")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder of the converted generator")
+    add("--config", type=Path, metavar="FILE", help="the official YAML that it was trained with (published)")
+    add("--conditioner", metavar="DIR", help="folder or hub id of the text encoder that it was trained with")
+    arguments = parser.parse_args(argv)
+    accept_any_text()
+    try:
+        _convert(arguments)
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _convert(arguments: argparse.Namespace) -> None:
+    settings = read_settings(arguments.config) if arguments.config is not None else {}
+    state, step = read_state(arguments.checkpoint)
+    name = architecture(state)
+    print(f"{arguments.checkpoint}: {name}, {len(state)} tensors")
+    try:
+        found, weights = converter(name)(state, settings)
+    except ValueError as error:
+        raise ValueError(f"{arguments.checkpoint}: {error}") from None
+
+    from scaledreamer.build import make_generator
+    from scaledreamer.pipeline import TextTo3D
+    from scaledreamer.prompts.conditioner import TextConditioner
+
+    class NoText(TextConditioner):
+        """In the place of a text encoder: writes nothing."""
+
+        def __init__(self) -> None:
+            pass
+
+        def save_pretrained(self, folder: str | Path) -> None:
+            del folder
+
+    conditioner: TextConditioner = NoText()
+    if arguments.conditioner is not None:
+        conditioner = TextConditioner.from_pretrained(arguments.conditioner)
+        wanted = found.get("condition_dim", found.get("token_dim"))
+        if conditioner.condition_dim != wanted:
+            raise ValueError(
+                f"--conditioner {arguments.conditioner}: gives {conditioner.condition_dim} numbers, this "
+                f"generator reads {wanted}; give the text encoder that it was trained with."
+            )
+    generator = make_generator(name, found)
+    generator.load_state_dict(weights)
+    pipe = TextTo3D(
+        conditioner,
+        generator,
+        generator_name=name,
+        cameras=CAMERAS[name],
+        renderer=RENDERER,
+        step=step,
+    )
+    pipe.save_pretrained(arguments.out, dtype=next(iter(weights.values())).dtype)
+    print(f"wrote {arguments.out}" + (" (no text encoder)" if arguments.conditioner is None else ""))
+
+
+def read_state(path: Path) -> tuple[dict[str, Tensor], int | None]:
+    """All tensors of a checkpoint by name, and the step they are of, if it is written in it.
+
+    Raises: ValueError if it is no checkpoint, or holds more than tensors, numbers and texts.
+    """
+    import torch
+
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise ValueError(
+            f"{path}: holds more than plain tensors, or is no checkpoint at all; objects are not unpickled "
+            "here, since that can run any program. Where you trust the file, keep its tensors alone: "
+            "torch.save({'state_dict': torch.load(FILE, weights_only=False)['state_dict']}, NEW_FILE)"
+        ) from None
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except (RuntimeError, EOFError, LookupError, ValueError):
+        raise ValueError(f"{path}: is damaged, or no checkpoint of torch; download it again") from None
+    inner = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
+    if not isinstance(inner, dict) or not all(isinstance(key, str) for key in inner):
+        raise ValueError(
+            f"{path}: holds no weights by name; accepted are ScaleDreamer's .pth and .ckpt files"
+        )
+    step = loaded.get("global_step")
+    state = {
+        key.removeprefix("module."): value for key, value in inner.items() if isinstance(value, torch.Tensor)
+    }
+    return state, step if type(step) is int else None
+
+
+def architecture(state: Mapping[str, Tensor]) -> str:
+    """The generator's name by the names of its weights.
+
+    Raises: ValueError if it is none of the three.
+    """
+    for name, sign in SIGNS.items():
+        if any(key.startswith(sign) for key in state):
+            return name
+    example = f", such as {min(state)}" if state else ""
+    raise ValueError(
+        f"the checkpoint's {len(state)} tensors{example} are of none of ScaleDreamer's generators; accepted "
+        f"are those with names that begin with {', '.join(SIGNS.values())}"
+    )
+
+
+def converter(
+    name: str,
+) -> Callable[[dict[str, Tensor], Mapping[str, Any]], tuple[dict[str, Any], dict[str, Tensor]]]:
+    """The function that converts an architecture.
+
+    Raises: ValueError if this version does not have it.
+    """
+    module = f"_official_{name}"
+    try:
+        return importlib.import_module(module).convert
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+        raise ValueError(
+            f"{name} cannot be converted by this version: tools/{module}.py is missing"
+        ) from None
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The section `system.geometry` of an official configuration; references to other settings are left out.
+
+    Raises: ValueError if it cannot be read or has no such section.
+    """
+    import yaml
+
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"--config {path}: cannot be read ({error.strerror or error})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"--config {path}: is no YAML ({str(error).partition(chr(10))[0]})") from None
+    system = loaded.get("system") if isinstance(loaded, dict) else None
+    geometry = system.get("geometry") if isinstance(system, dict) else None
+    if not isinstance(geometry, dict):
+        raise ValueError(f"--config {path}: has no section system.geometry; give ScaleDreamer's YAML file")
+    return {key: value for key, value in geometry.items() if "${" not in str(value)}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
