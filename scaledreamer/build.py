@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 ASSETS = Path(__file__).parent / "assets"
 TINY_PRIOR = ASSETS / "tiny_prior"
+NOT_EXPORTED = {"grid_backend"}
+"""Settings of generators that are a machine's, not the generator's."""
 TERM_SETTINGS = {"guidance_scale", "eta", "weight", "guidance_rescale", "negative_prompt", "perp_neg"}
 
 
@@ -66,6 +68,20 @@ def generator_settings(config: cfg.Generator) -> dict[str, Any]:
             return config.hyper_ingp.model_dump()
 
 
+def grid_line(config: cfg.Generator, device: torch.device) -> str | None:
+    """One line on what computes the generator's hash grid on a device; None for generators without one.
+
+    Raises: ValueError if the setting's choice does not work there, with how to get it.
+    """
+    from scaledreamer.fields.hash_grid_backend import choose_backend
+
+    backend = generator_settings(config).get("grid_backend")
+    try:
+        return None if backend is None else choose_backend(backend, device).line
+    except ValueError as error:
+        raise ValueError(f"generator.{config.name}.grid_{error}") from None
+
+
 def renderer_settings(config: cfg.Renderer) -> dict[str, Any]:
     """Constructor settings of the renderer."""
     return config.model_dump(exclude={"image_size", "random_background"})
@@ -83,7 +99,7 @@ def start_from(generator: nn.Module, name: str, settings: Mapping[str, Any], fol
         index = read_index(found)
         check_files(found, index)
         theirs = {"name": index["generator"]["name"]} | index["generator"]["settings"]
-        ours = {"name": name} | dict(settings)
+        ours = {"name": name} | {key: value for key, value in settings.items() if key not in NOT_EXPORTED}
         wrong = [key for key in ours if ours[key] != theirs.get(key)]
         if wrong:
             raise ValueError(
@@ -415,6 +431,9 @@ def build_trainer(config: cfg.Config, process: Process) -> Trainer:
     text_cache = training.text_cache if num_texts <= training.text_cache else 0
     regularizers = build_regularizers(config.regularizers, training.max_steps)
     views = build_views(config.cameras, config.renderer)
+    line = grid_line(config.generator, device)
+    if line is not None and process.is_main:
+        print(line, flush=True)
     torch.manual_seed(config.seed)  # of the initial weights; training never draws from the global generator
     settings = generator_settings(config.generator) | {"condition_dim": conditioner.condition_dim}
     generator = make_generator(config.generator.name, settings).to(device)

@@ -259,6 +259,8 @@ class HyperINGP(Section):
     """Radius of the sphere that every scene starts as."""
     background: Literal["learned", "none"] = "learned"
     """What rays see behind the scene."""
+    grid_backend: Literal["auto", "torch", "triton", "tinycudann"] = "auto"
+    """What computes the hash grid; auto is triton on a GPU where it is installed, else torch."""
 
 
 class Generator(Section):

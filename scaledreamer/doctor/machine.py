@@ -11,22 +11,20 @@ from pathlib import Path
 
 from scaledreamer.doctor.child import ROOT, ChildError, ask
 from scaledreamer.doctor.findings import Section, size
+from scaledreamer.fields import hash_grid_backend
 
 INSTALL = {
-    "triton": "pip install triton (Linux)",
-    "tinycudann": (
-        "pip install --no-build-isolation "
-        "'git+https://github.com/NVlabs/tiny-cuda-nn/#subdirectory=bindings/torch'"
-    ),
+    **hash_grid_backend.INSTALL,
     "nvdiffrast": "pip install --no-build-isolation git+https://github.com/NVlabs/nvdiffrast",
     "nerfacc": "pip install nerfacc",
 }
 USE = {
-    "triton": "torch.compile needs it on a GPU",
-    "tinycudann": "hash grid and MLPs run in plain torch",
+    "triton": "on a GPU the hash grid runs in plain torch, which is slower, and torch.compile cannot be used",
+    "tinycudann": "the hash grid runs in triton or plain torch",
     "nvdiffrast": "meshes are drawn in plain torch and NumPy",
     "nerfacc": "rays are composited in plain torch",
 }
+"""What is so without."""
 _IMPORT = """
 import importlib, importlib.metadata, importlib.util
 if importlib.util.find_spec(argument) is None:

@@ -155,7 +155,11 @@ def _passes(config: cfg.Config, batch: int, image_size: int) -> tuple[int, int, 
 
     small = {"hyper_width": 16, "hyper_depth": 1}
     settings = build.generator_settings(config.generator)
-    settings |= small | {"condition_dim": 8, "log2_table_size": min(settings["log2_table_size"], 12)}
+    settings |= small | {
+        "grid_backend": "torch",
+        "condition_dim": 8,
+        "log2_table_size": min(settings["log2_table_size"], 12),
+    }
     torch_state = torch.get_rng_state()
     generator = build.make_generator(config.generator.name, settings)
     torch.set_rng_state(torch_state)

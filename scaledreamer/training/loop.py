@@ -38,6 +38,7 @@ steps, returns scores by name. Called on the main process only."""
 # What may differ between a checkpoint and the run that goes on from it.
 MAY_CHANGE = (
     "evaluation.",
+    "generator.hyper_ingp.grid_backend",  # the table is the same for all
     "prompts.cache",
     "prompts.shards",  # their content may not: see `Run.record`
     *(
