@@ -122,7 +122,7 @@ def test_points_outside_count_as_on_the_face_and_inputs_are_untouched() -> None:
 
 
 def test_points_that_are_not_finite_read_nothing_outside_of_the_table() -> None:
-    """Infinite ones count as on the face; a NaN makes features of its point NaN, and gradients of its cell."""
+    """Infinite ones count as on the face; NaN makes its point's features NaN, and its cells' gradients."""
     inf, nan = float("inf"), float("nan")
     for size in (9, 15):
         grid = make_grid(log2_table_size=size)
@@ -168,12 +168,18 @@ def test_gradients_of_any_number_of_features_equal_those_one_by_one(features: in
     for feature in range(features):
         one.table.grad = None
         one(points).backward(upstream[:, :, feature])
+        assert one.table.grad is not None
         torch.testing.assert_close(grid.table.grad[:, feature], one.table.grad[:, 0])
 
 
 def test_a_table_beyond_memory_is_refused_before_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scaledreamer.fields.hash_grid._free_bytes", lambda: 2**30)
-    settings = {"num_levels": 32, "features_per_level": 16, "log2_table_size": 24, "base_resolution": 512}
+    settings: dict[str, Any] = {
+        "num_levels": 32,
+        "features_per_level": 16,
+        "log2_table_size": 24,
+        "base_resolution": 512,
+    }
     match = "num_levels 32.* log2_table_size 24 make a hash table of 32.0 GiB, and 1.0 GiB of memory are free"
     with pytest.raises(ValueError, match=match):
         HashGrid(**settings, growth=1.1)

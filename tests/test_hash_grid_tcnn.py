@@ -74,7 +74,7 @@ def forget() -> None:
     """As if neither adapter nor choice had been made."""
     hash_grid_backend._choose.cache_clear()
     if sys.modules.pop(TWIN, None) is not None:
-        del sys.modules["scaledreamer.fields"].hash_grid_tcnn
+        delattr(sys.modules["scaledreamer.fields"], "hash_grid_tcnn")
 
 
 def case() -> tuple[Pyramid, Tensor, Tensor]:

@@ -282,7 +282,7 @@ class _Interpolate(torch.autograd.Function):
 
 
 def _rounded(table: Tensor, dtype: torch.dtype | None, points: Tensor) -> Tensor:
-    """Entries in the points' precision, after what a dtype leaves of them; the same tensor where it may be."""
+    """Entries in the points' precision, after what a dtype leaves of them."""
     return table.to(dtype or points.dtype).to(points.dtype)
 
 

@@ -25,8 +25,8 @@ from functools import lru_cache
 from typing import Any, no_type_check
 
 import torch
-import triton
-import triton.language as tl
+import triton  # pyright: ignore[reportMissingImports]
+import triton.language as tl  # pyright: ignore[reportMissingImports]
 from jaxtyping import Float
 from torch import Tensor
 
@@ -44,7 +44,7 @@ _MIN_POINTS_FOR_COPIES = 2**14
 
 def works_on(device: str) -> bool:
     """Whether the kernels run on a type of device."""
-    return device == "cuda" or (device == "cpu" and triton.knobs.runtime.interpret)
+    return device == "cuda" or (device == "cpu" and triton.knobs.runtime.interpret)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def encode(
