@@ -58,6 +58,9 @@ def test_auto_falls_back_on_a_gpu_without_triton_and_says_so_once(monkeypatch: p
 
 def test_auto_is_triton_on_a_gpu_and_torch_where_runs_must_repeat(monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("triton")
+    from scaledreamer.fields import hash_grid_triton
+
+    monkeypatch.setattr(hash_grid_triton, "try_on", lambda device: None)
     assert choose_backend("auto", CUDA).name == "triton"
     monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
     assert choose_backend("auto", CUDA).name == "torch"
@@ -97,6 +100,19 @@ def test_one_that_needs_a_gpu_says_so_on_a_cpu(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("triton.knobs.runtime.interpret", False)
     with pytest.raises(ValueError, match="'triton', and it needs a GPU, while the grid is on cpu"):
         choose_backend("triton", CPU)
+
+
+def test_auto_falls_back_where_triton_is_installed_and_fails(monkeypatch: pytest.MonkeyPatch):
+    """As without a C compiler, which it needs while it runs."""
+    pytest.importorskip("triton")
+    from scaledreamer.fields import hash_grid_triton
+
+    def fail(device: str) -> None:
+        raise RuntimeError("Failed to find C compiler. Please specify via CC.")
+
+    monkeypatch.setattr(hash_grid_triton, "try_on", fail)
+    with pytest.warns(UserWarning, match=r"does not work here \(RuntimeError: Failed to find C compiler"):
+        assert choose_backend("auto", CUDA).name == "torch"
 
 
 def test_exports_and_checkpoints_do_not_depend_on_it():

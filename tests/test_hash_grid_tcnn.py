@@ -64,7 +64,7 @@ def twin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     stand_in.Encoding, stand_in.__version__ = Encoding, "1.7"
     monkeypatch.setitem(sys.modules, "tinycudann", stand_in)
     module = importlib.import_module(TWIN)
-    monkeypatch.setattr(module, "works_on", lambda device: True)
+    monkeypatch.setattr(module, "runs_on", lambda device: True)
     hash_grid_backend._choose.cache_clear()
     yield module
     forget()

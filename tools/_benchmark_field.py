@@ -71,6 +71,9 @@ def measure_field(arguments: argparse.Namespace) -> dict[str, Any]:
             left_out[name] = str(error)
     dtype = getattr(torch, arguments.dtype)
     grids = {}
+    torch.empty(
+        6_000_000
+    )  # once it is freed, glibc keeps such memory, as in a training, with its larger tensors
     for name in arguments.grid:
         settings = GRIDS[name]
         grids[name] = {"settings": settings} | {

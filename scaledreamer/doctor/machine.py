@@ -201,8 +201,12 @@ def check_compilers(*, is_compiled: bool = False) -> Section:
 _PROGRAMS = {"c++": ("c++", "g++", "clang++"), "ninja": ("ninja",), "nvcc": ("nvcc",)}
 
 
-def check_accelerators() -> Section:
-    """Each optional package, imported in a process of its own."""
+def check_accelerators(needed: str | None = None) -> Section:
+    """Each optional package, imported in a process of its own.
+
+    Args:
+        needed: one that the configuration asks for by name.
+    """
     section = Section("Optional accelerators")
     for name, how in INSTALL.items():
         try:
@@ -212,6 +216,9 @@ def check_accelerators() -> Section:
         section.numbers[name] = found
         if found["state"] == "found":
             section.add("ok", f"{name} {found['version']}")
+        elif name == needed:
+            why = found.get("why", "not installed")
+            section.add("error", f"the configuration asks for {name}, and it does not work ({why})", how)
         elif found["state"] == "missing":
             section.add("ok", f"{name} is not installed and not needed ({USE[name]}); to add it: {how}")
         else:

@@ -104,17 +104,20 @@ def _torch(device: str) -> Backend:
 
 
 def _import(name: str, device: str) -> Backend | str:
-    """The twin, or why it does not work."""
+    """The twin, once it has worked on one point, or why it does not work."""
     try:
         if name == "triton":
             from scaledreamer.fields import hash_grid_triton as twin
         else:
             from scaledreamer.fields import hash_grid_tcnn as twin
+        if not twin.runs_on(device):
+            return f"it needs a GPU, while the grid is on {device}"
+        twin.try_on(device)
     except ModuleNotFoundError as error:
         return f"{error.name} is not installed"
-    except Exception as error:  # tinycudann raises EnvironmentError without a GPU; builds break in many ways
+    except (
+        Exception
+    ) as error:  # tinycudann's EnvironmentError without a GPU, Triton's without a C compiler ...
         first = (str(error).splitlines() or [""])[0].rstrip(".")
         return f"{name} is installed and does not work here ({type(error).__name__}: {first})"
-    if not twin.works_on(device):
-        return f"it needs a GPU, while the grid is on {device}"
     return Backend(name, twin.encode, f"hash grid: {name} {twin.VERSION} on {device}")

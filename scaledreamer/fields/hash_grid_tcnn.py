@@ -25,16 +25,23 @@ from jaxtyping import Float
 from torch import Tensor
 
 from scaledreamer.fields.once import once
-from scaledreamer.fields.pyramid import Pyramid
+from scaledreamer.fields.pyramid import Pyramid, make_pyramid
 
 VERSION = getattr(tinycudann, "__version__", "of unknown version")
 _DTYPES = (torch.float32, torch.float16)
 _FEATURES = (1, 2, 4, 8)  # of a level, that it has kernels for
 
 
-def works_on(device: str) -> bool:
-    """Whether its kernels run on a type of device."""
+def runs_on(device: str) -> bool:
+    """Whether its kernels are for a type of device."""
     return device == "cuda"
+
+
+@torch.no_grad()
+def try_on(device: str) -> None:
+    """Raises if it does not work, as where it was built for another GPU."""
+    pyramid = make_pyramid(num_levels=1, log2_table_size=3, base_resolution=2, growth=1.0)
+    encode(torch.zeros(8, 2, device=device), torch.zeros(1, 3, device=device), pyramid)
 
 
 def to_tcnn(table: Float[Tensor, "entry level_feature"], pyramid: Pyramid) -> Float[Tensor, " parameter"]:

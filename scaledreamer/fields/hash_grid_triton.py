@@ -31,7 +31,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from scaledreamer.fields.once import once
-from scaledreamer.fields.pyramid import PRIMES, Pyramid
+from scaledreamer.fields.pyramid import PRIMES, Pyramid, make_pyramid
 
 VERSION = triton.__version__
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -42,9 +42,17 @@ _MAX_COARSE_ROWS = 2**16  # of the levels that are added up in copies, together
 _MIN_POINTS_FOR_COPIES = 2**14
 
 
-def works_on(device: str) -> bool:
-    """Whether the kernels run on a type of device."""
-    return device == "cuda" or (device == "cpu" and triton.knobs.runtime.interpret)  # pyright: ignore[reportAttributeAccessIssue]
+def runs_on(device: str) -> bool:
+    """Whether the kernels are for a type of device."""
+    interprets = triton.knobs.runtime.interpret  # pyright: ignore[reportAttributeAccessIssue]
+    return device == "cuda" or (device == "cpu" and interprets)
+
+
+@torch.no_grad()
+def try_on(device: str) -> None:
+    """Raises if it does not work: Triton needs gcc or clang, and a GPU that is not too old."""
+    pyramid = make_pyramid(num_levels=1, log2_table_size=3, base_resolution=2, growth=1.0)
+    encode(torch.zeros(8, 1, device=device), torch.zeros(1, 3, device=device), pyramid)
 
 
 def encode(
