@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 ASSETS = Path(__file__).parent / "assets"
 TINY_PRIOR = ASSETS / "tiny_prior"
-TERM_SETTINGS = {"guidance_scale", "eta", "weight", "guidance_rescale", "negative_prompt", "perp_neg"}
 
 
 def make_generator(name: str, settings: Mapping[str, Any]) -> nn.Module:
@@ -98,6 +97,20 @@ def conditioned_settings(
     return generator_settings(config) | text
 
 
+def grid_line(config: cfg.Generator, device: torch.device) -> str | None:
+    """One line on what computes the generator's hash grid on a device; None for generators without one.
+
+    Raises: ValueError if the setting's choice does not work there, with how to get it.
+    """
+    from scaledreamer.fields.hash_grid_backend import choose_backend
+
+    backend = generator_settings(config).get("grid_backend")
+    try:
+        return None if backend is None else choose_backend(backend, device).line
+    except ValueError as error:
+        raise ValueError(f"generator.{config.name}.grid_{error}") from None
+
+
 def renderer_settings(config: cfg.Renderer) -> dict[str, Any]:
     """Constructor settings of the renderer."""
     return config.model_dump(exclude={"image_size", "random_background"})
@@ -116,7 +129,7 @@ def start_from(generator: nn.Module, name: str, settings: Mapping[str, Any], fol
         check_files(found, index)
         theirs = {"name": index["generator"]["name"]} | index["generator"]["settings"]
         ours = {"name": name} | dict(settings)
-        free = getattr(generator, "ways_of_running", ())
+        free = getattr(generator, "ways_of_running", frozenset())
         wrong = [key for key in ours if key not in free and ours[key] != theirs.get(key)]
         if wrong:
             raise ValueError(
@@ -461,6 +474,9 @@ def build_trainer(config: cfg.Config, process: Process) -> Trainer:
     text_cache = training.text_cache if num_texts <= training.text_cache else 0
     regularizers = build_regularizers(config.regularizers, training.max_steps)
     views = build_views(config.cameras, config.renderer)
+    line = grid_line(config.generator, device)
+    if line is not None and process.is_main:
+        print(line, flush=True)
     torch.manual_seed(config.seed)  # of the initial weights; training never draws from the global generator
     settings = conditioned_settings(
         config.generator, condition_dim=conditioner.condition_dim, token_dim=conditioner.token_dim

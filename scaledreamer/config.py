@@ -266,6 +266,8 @@ class HyperINGP(Section):
     """Radius of the sphere that every scene starts as."""
     background: Literal["learned", "none"] = "learned"
     """What rays see behind the scene."""
+    grid_backend: Literal["auto", "torch", "triton", "tinycudann"] = "auto"
+    """What computes the hash grid; auto is triton on a GPU where it is installed, else torch."""
 
 
 class Conv3DNet(Section):
@@ -295,7 +297,7 @@ class Conv3DNet(Section):
     """Radius of the sphere that every scene starts as."""
     background: Literal["learned", "none"] = "learned"
     """What rays see behind the scene; learned is of the direction alone."""
-    checkpointing: bool = False
+    gradient_checkpointing: bool = False
     """Compute the convolutions again in the backward pass: less memory, a third more of their work."""
 
 
@@ -360,6 +362,8 @@ class PlainField(Section):
     """What rays see behind the scene."""
     color_jitter: Annotated[float, Field(ge=0, le=1)] = 0.0
     """While training, ask the colour field beside the points: standard deviation in scene units."""
+    grid_backend: Literal["auto", "torch", "triton", "tinycudann"] = "auto"
+    """What computes the hash grid; auto is triton on a GPU where it is installed, else torch."""
 
 
 class Generator(Section):

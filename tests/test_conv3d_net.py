@@ -243,8 +243,8 @@ def relative(found: Tensor, expected: Tensor) -> float:
 
 def test_checkpointing_changes_neither_values_nor_gradients() -> None:
     results = []
-    for checkpointing in (False, True):
-        generator = trained(torch.float64, checkpointing=checkpointing).train()
+    for gradient_checkpointing in (False, True):
+        generator = trained(torch.float64, gradient_checkpointing=gradient_checkpointing).train()
         sdf = generator(condition(2, torch.float64), noise(generator, 2, torch.float64)).sdf(
             points(2, 50, torch.float64)
         )

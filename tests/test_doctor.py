@@ -139,6 +139,22 @@ def test_broken_accelerators_are_warnings(tmp_path: Path, monkeypatch: pytest.Mo
     assert "pip install nerfacc" in warnings and "and more" not in warnings
 
 
+def test_an_accelerator_asked_for_by_name_and_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(machine, "ask", lambda _, name: {"state": "missing"})
+    section = machine.check_accelerators("triton")
+    errors = text_of(section, "error")
+    assert "the configuration asks for triton, and it does not work (not installed)" in errors
+    assert "pip install triton" in errors and "tinycudann is not installed" in text_of(section, "ok")
+
+
+def test_a_grid_for_gpus_without_one_is_an_error(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(machine, "ask", lambda *_: answer_of_torch(None) | {"state": "found", "version": "1"})
+    config = load_config(None, ["generator.hyper_ingp.grid_backend=triton"])
+    sections = doctor.examine(config)
+    found = text_of([next(sections) for _ in range(5)][-1], "error")
+    assert "generator.hyper_ingp.grid_backend is triton, which needs a GPU" in found and "auto" in found
+
+
 def test_a_child_that_hangs_or_fails_is_one_line():
     with pytest.raises(ChildError, match="no answer within 1 s"):
         ask("import time; time.sleep(30)", timeout=1)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from scaledreamer.fields import hash_grid
 from scaledreamer.fields.hash_grid import HashGrid
 from tests import reference_fields
 
@@ -119,6 +121,78 @@ def test_points_outside_count_as_on_the_face_and_inputs_are_untouched() -> None:
     assert torch.equal(points, before)
 
 
+def test_points_that_are_not_finite_read_nothing_outside_of_the_table() -> None:
+    """Infinite ones count as on the face; NaN makes its point's features NaN, and its cells' gradients."""
+    inf, nan = float("inf"), float("nan")
+    for size in (9, 15):
+        grid = make_grid(log2_table_size=size)
+        points = torch.tensor([[inf, 0.2, -inf], [nan, 0.1, 0.2], [0.1, 0.2, nan], [0.3, 0.1, 0.2]]).double()
+        features = grid(points)
+        torch.testing.assert_close(features[0], grid(torch.tensor([[1, 0.2, -1]], dtype=torch.float64))[0])
+        assert bool(features[1:3].isnan().all()) and bool(features[3].isfinite().all())
+        features.sum().backward()
+        assert grid.table.grad is not None
+        assert 0 < int(grid.table.grad.isnan().any(1).sum()) <= 2 * 8 * 6
+
+
+def test_a_second_derivative_is_refused() -> None:
+    """The gradient in the points may be had with a graph, as long as nobody differentiates it."""
+    grid, points = make_grid(log2_table_size=9), some_points()[8:12].requires_grad_()
+    (gradient,) = torch.autograd.grad(grid(points).sum(), points, create_graph=True)
+    expected = torch.autograd.grad(grid(points).sum(), points)[0]
+    assert torch.equal(gradient, expected) and bool(gradient.any())
+    with pytest.raises(RuntimeError, match="can be differentiated once only.*finite_difference_gradient"):
+        gradient.square().sum().backward()
+
+
+def test_entries_in_half_precision_are_rounded_alone() -> None:
+    grid, points = make_grid(torch.float32, log2_table_size=9), some_points(torch.float32)
+    half = grid(points, dtype=torch.float16)
+    assert half.dtype == torch.float16
+    rounded = HashGrid(features_per_level=3, log2_table_size=9, **SHAPE)
+    rounded.load_state_dict({"table": grid.table.half().float()})
+    torch.testing.assert_close(half, rounded(points).half())
+    half.float().sum().backward()
+    assert grid.table.grad is not None and grid.table.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("features", [1, 2, 3, 4])
+def test_gradients_of_any_number_of_features_equal_those_one_by_one(features: int) -> None:
+    """An even number is added up in pairs."""
+    random = torch.Generator().manual_seed(0)
+    grid = HashGrid(features_per_level=features, log2_table_size=9, **SHAPE).double()
+    points, upstream = some_points(), torch.randn(31, 6, features, generator=random).double()
+    grid(points).backward(upstream.flatten(1))
+    one = HashGrid(features_per_level=1, log2_table_size=9, **SHAPE).double()
+    assert grid.table.grad is not None
+    for feature in range(features):
+        one.table.grad = None
+        one(points).backward(upstream[:, :, feature])
+        assert one.table.grad is not None
+        torch.testing.assert_close(grid.table.grad[:, feature], one.table.grad[:, 0])
+
+
+def test_a_table_beyond_memory_is_refused_before_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scaledreamer.fields.hash_grid._free_bytes", lambda: 2**30)
+    settings: dict[str, Any] = {
+        "num_levels": 32,
+        "features_per_level": 16,
+        "log2_table_size": 24,
+        "base_resolution": 512,
+    }
+    match = "num_levels 32.* log2_table_size 24 make a hash table of 32.0 GiB, and 1.0 GiB of memory are free"
+    with pytest.raises(ValueError, match=match):
+        HashGrid(**settings, growth=1.1)
+    with torch.device("meta"):
+        assert HashGrid(**settings, growth=1.1).table.shape == (32 * 2**24, 16)
+    HashGrid(num_levels=4)
+
+
+def test_free_memory_is_some_of_what_there_is() -> None:
+    free = hash_grid._free_bytes()
+    assert free is None or 2**24 < free <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def test_shapes_of_points_are_kept_and_none_is_fine() -> None:
     grid = make_grid(log2_table_size=9)
     points = some_points()[:24]
@@ -153,6 +227,7 @@ def test_cuda_equals_cpu() -> None:
         ({"log2_table_size": 2}, "log2_table_size is 2"),
         ({"base_resolution": 1}, "base_resolution is 1"),
         ({"growth": 0.5}, "growth is 0.5"),
+        ({"backend": "tcnn"}, "backend is 'tcnn': choose 'auto', 'torch', 'triton', 'tinycudann'"),
         ({"num_levels": 32, "growth": 2.0}, "more than 65536.*lower growth or num_levels"),
     ],
 )

@@ -3,10 +3,12 @@
     python tools/benchmark.py step [--config configs/tiny.yaml] [training.batch_size=8 ...]
     python tools/benchmark.py prompts
     python tools/benchmark.py prior --prior sd21 --random-weights
+    python tools/benchmark.py field [--grid published] [--dtype float16]
 
 `step`: each part's share of a training step. `prompts`: how fast prompts come out of shards, beside a plain
 webdataset pipeline over the same ones, and what a corpus of 10^9 costs. `prior`: how fast a full-size prior
-runs, of what the device can do; no weights need to be there. Nothing is written but the file of --json.
+runs, of what the device can do; no weights need to be there. `field`: the hash grid's twins beside a naive
+grid. Nothing is written but the file of --json.
 Exit status: 0 done; 2 bad input; 130 interrupted.
 """
 
@@ -21,6 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import _benchmark_field
 from _benchmark_prior import add_options, format_prior, measure_prior
 from _benchmark_prompts import format_prompts, measure_prompts
 
@@ -45,7 +48,9 @@ def make_parser() -> argparse.ArgumentParser:
     prompts = subcommands.add_parser("prompts", help="throughput, start, seek and memory of the stream")
     prior = subcommands.add_parser("prior", help="speed and memory of a prior's part of a training step")
     add_options(prior)
-    for subcommand in (step, prompts, prior):
+    field = subcommands.add_parser("field", help="speed of the hash grid on this device")
+    _benchmark_field.add_options(field)
+    for subcommand in (step, prompts, prior, field):
         subcommand.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
     step.add_argument(
         "settings", nargs="*", metavar="key.path=value", help="settings that go before the file's"
@@ -63,6 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         elif arguments.what == "prior":
             report = measure_prior(arguments)
             print(format_prior(report))
+        elif arguments.what == "field":
+            report = _benchmark_field.measure_field(arguments)
+            print(_benchmark_field.format_field(report))
         else:
             if arguments.steps < 1 or arguments.warmup < 0:
                 raise ValueError("--steps takes at least 1 and --warmup at least 0")

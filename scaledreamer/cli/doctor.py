@@ -92,11 +92,15 @@ def examine(config: Config | None, *, is_quick: bool = False) -> Iterator[Sectio
     yield devices
     is_compiled = config is not None and any(prior.networks.compile for prior in config.priors)
     yield machine.check_compilers(is_compiled=is_compiled)
-    yield machine.check_accelerators()
+    backend = _grid_backend(config)
+    yield machine.check_accelerators(backend)
     if config is None:
         return
     valid = Section("Configuration")
     priors = ", ".join(prior.name for prior in config.priors)
+    if backend in ("triton", "tinycudann") and not devices.numbers["devices"]:
+        key = f"generator.{config.generator.name}.grid_backend"
+        valid.add("error", f"{key} is {backend}, which needs a GPU, and there is none", "set it to auto")
     valid.add("ok", f"valid: {config.generator.name} with {priors}, {config.training.max_steps:,} steps")
     yield valid
     try:
@@ -105,6 +109,12 @@ def examine(config: Config | None, *, is_quick: bool = False) -> Iterator[Sectio
         broken = Section("Run")
         broken.add("error", f"the package cannot be imported ({error})", "install what is missing above")
         yield broken
+
+
+def _grid_backend(config: Config | None) -> str | None:
+    """What the configuration asks to compute the generator's hash grid."""
+    generator = None if config is None else getattr(config.generator, config.generator.name)
+    return getattr(generator, "grid_backend", None)
 
 
 def _examine_run(config: Config, devices: Section, is_quick: bool) -> Iterator[Section]:

@@ -11,22 +11,20 @@ from pathlib import Path
 
 from scaledreamer.doctor.child import ROOT, ChildError, ask
 from scaledreamer.doctor.findings import Section, size
+from scaledreamer.fields import hash_grid_backend
 
 INSTALL = {
-    "triton": "pip install triton (Linux)",
-    "tinycudann": (
-        "pip install --no-build-isolation "
-        "'git+https://github.com/NVlabs/tiny-cuda-nn/#subdirectory=bindings/torch'"
-    ),
+    **hash_grid_backend.INSTALL,
     "nvdiffrast": "pip install --no-build-isolation git+https://github.com/NVlabs/nvdiffrast",
     "nerfacc": "pip install nerfacc",
 }
 USE = {
-    "triton": "torch.compile needs it on a GPU",
-    "tinycudann": "hash grid and MLPs run in plain torch",
+    "triton": "on a GPU the hash grid runs in plain torch, which is slower, and torch.compile cannot be used",
+    "tinycudann": "the hash grid runs in triton or plain torch",
     "nvdiffrast": "meshes are drawn in plain torch and NumPy",
     "nerfacc": "rays are composited in plain torch",
 }
+"""What is so without."""
 _IMPORT = """
 import importlib, importlib.metadata, importlib.util
 if importlib.util.find_spec(argument) is None:
@@ -203,8 +201,12 @@ def check_compilers(*, is_compiled: bool = False) -> Section:
 _PROGRAMS = {"c++": ("c++", "g++", "clang++"), "ninja": ("ninja",), "nvcc": ("nvcc",)}
 
 
-def check_accelerators() -> Section:
-    """Each optional package, imported in a process of its own."""
+def check_accelerators(needed: str | None = None) -> Section:
+    """Each optional package, imported in a process of its own.
+
+    Args:
+        needed: one that the configuration asks for by name.
+    """
     section = Section("Optional accelerators")
     for name, how in INSTALL.items():
         try:
@@ -214,6 +216,9 @@ def check_accelerators() -> Section:
         section.numbers[name] = found
         if found["state"] == "found":
             section.add("ok", f"{name} {found['version']}")
+        elif name == needed:
+            why = found.get("why", "not installed")
+            section.add("error", f"the configuration asks for {name}, and it does not work ({why})", how)
         elif found["state"] == "missing":
             section.add("ok", f"{name} is not installed and not needed ({USE[name]}); to add it: {how}")
         else:

@@ -160,14 +160,14 @@ def _small(config: cfg.Generator) -> dict[str, Any]:
             small: dict[str, Any] = {"hyper_width": 16, "hyper_depth": 1}
         case "conv3d_net":
             small = {"style_dim": 8, "mapping_depth": 1, "resolution": 8, "position_bias_resolution": 4}
-            small |= {"max_channels": 4, "channel_base": 32, "checkpointing": False}
+            small |= {"max_channels": 4, "channel_base": 32, "gradient_checkpointing": False}
         case "triplane_transformer":
             small = {"width": 8, "num_heads": 1, "num_layers": 1, "token_resolution": 4}
             small |= {"gradient_checkpointing": False, "dtype": "float32"}
         case "field":
             small = {}
     if "log2_table_size" in settings:
-        small["log2_table_size"] = min(settings["log2_table_size"], 12)
+        small |= {"log2_table_size": min(settings["log2_table_size"], 12), "grid_backend": "torch"}
     return settings | small
 
 

@@ -1,42 +1,41 @@
-"""Multiresolution hash grid (Müller et al. 2022, section 3) in plain torch, with tiny-cuda-nn's conventions.
+"""Multiresolution hash grid (Müller et al. 2022, section 3): the module, and its twin in plain torch.
 
-Points lie in [-1, 1]^3, `x = (point + 1) / 2`; points outside are clamped. Level l has
+Conventions of levels, cells and the table are those of `scaledreamer.fields.pyramid`; what all twins promise
+stands in `hash_grid_backend.Encode`.
 
-    scale      = base_resolution * growth^l - 1
-    position   = x * scale + 0.5
-    resolution = ceil(scale) + 1
-    entries    = min(resolution^3 rounded up to a multiple of 8, 2^log2_table_size)
-
-Levels with resolution^3 <= 2^log2_table_size are dense (x fastest, then y, then z), higher ones are hashed
-(Eq. 4). As in tiny-cuda-nn a dense index is taken modulo the entries: the last half cell before x = 1 shares
-entries with the far side.
-
-Speed (one core, 22,000 points, 8 levels of 4 features, 2^14 entries): 11 ms forward, one `embedding_bag`,
-and 18 ms backward, one flat `scatter_add_` per feature. Beside it the backward pass of `embedding_bag` takes
-5 times as long, that of a sparse CSR product 6 times, `index_select` or `index_add_` 4 times.
+Speed on a CPU: the forward pass is one `embedding_bag` per piece of points, the backward pass one flat
+`scatter_add_` per pair of features, as complex numbers (22,000 points, forward and backward: 8 levels of 4
+features 26 ms instead of 28 one by one, 16 levels of 2 in large tables 93 instead of 166). Beside it the
+backward pass of `embedding_bag` takes 5 times as long, that of a sparse CSR product 6 times, `index_select`
+or `index_add_` 4 times. `python tools/benchmark.py field` compares with a naive grid.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
-from itertools import accumulate
-from typing import Any, NamedTuple
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-# One per axis, Eq. 4; the second and third as signed 32-bit integers, whose products wrap to the same bits.
-_PRIMES = (1, 2654435761 - 2**32, 805459861)
+from scaledreamer.fields.hash_grid_backend import check_name, choose_backend
+from scaledreamer.fields.once import once
+from scaledreamer.fields.pyramid import PRIMES, Pyramid, make_pyramid
 
-# Points times levels that are worked on together on CPUs: temporaries of about 1 MB.
-_BAGS_AT_ONCE = 2**15
+# Points times levels that are worked on together: temporaries of about 2 MB on CPUs, where they then stay in
+# the cache of a core (half of it takes 11 % longer, twice 5 %), and 0.5 GB on GPUs, which only bounds memory.
+_BAGS_AT_ONCE = 2**16
+_BAGS_AT_ONCE_ON_GPU = 2**22
 
 
 class HashGrid(nn.Module):
     """Learned features of points, interpolated from a pyramid of grids.
+
+    The state is the table alone, the same for all backends.
 
     Args:
         num_levels: grids in the pyramid.
@@ -45,8 +44,10 @@ class HashGrid(nn.Module):
         base_resolution: grid points along an edge at level 0.
         growth: ratio of resolutions of neighbouring levels, at least 1.
         init_scale: initial entries are uniform in [-init_scale, init_scale].
+        backend: "auto", "torch", "triton" or "tinycudann", see `hash_grid_backend`; chosen where the points
+            are.
 
-    Raises: ValueError naming the argument that is out of range.
+    Raises: ValueError naming the argument that is out of range, or if the table does not fit into memory.
     """
 
     def __init__(
@@ -58,77 +59,119 @@ class HashGrid(nn.Module):
         base_resolution: int = 8,
         growth: float = 1.4,
         init_scale: float = 1e-4,
+        backend: str = "auto",
     ) -> None:
         super().__init__()
-        for name, value, low, high in (
-            ("num_levels", num_levels, 1, 32),
-            ("features_per_level", features_per_level, 1, 16),
-            ("log2_table_size", log2_table_size, 3, 24),
-            ("base_resolution", base_resolution, 2, 512),
-            ("growth", growth, 1.0, 4.0),
-        ):
-            if not low <= value <= high:
-                raise ValueError(f"{name} is {value}: a hash grid takes {low} to {high}.")
-        if base_resolution * growth ** (num_levels - 1) > 2**16:
-            raise ValueError(
-                f"base_resolution {base_resolution} and growth {growth} give level {num_levels - 1} more "
-                "than 65536 grid points along an edge: lower growth or num_levels."
-            )
-        scales = tuple(base_resolution * growth**level - 1 for level in range(num_levels))
-        resolutions = tuple(math.ceil(scale) + 1 for scale in scales)
-        entries = tuple(min(-(-(r**3) // 8) * 8, 2**log2_table_size) for r in resolutions)
-        num_dense = sum(r**3 <= 2**log2_table_size for r in resolutions)
-        self._pyramid = _Pyramid(scales, resolutions, entries, num_dense)
-        self.num_features = num_levels * features_per_level
-        self.table = nn.Parameter(
-            torch.empty(sum(entries), features_per_level).uniform_(-init_scale, init_scale)
+        if not 1 <= features_per_level <= 16:
+            raise ValueError(f"features_per_level is {features_per_level}: a hash grid takes 1 to 16.")
+        check_name(backend)
+        self.pyramid = make_pyramid(
+            num_levels=num_levels,
+            log2_table_size=log2_table_size,
+            base_resolution=base_resolution,
+            growth=growth,
         )
+        self.backend = backend
+        self.num_features = num_levels * features_per_level
+        size = (self.pyramid.num_entries, features_per_level)
+        _check_memory(4 * size[0] * size[1], num_levels, features_per_level, log2_table_size)
+        self.table = nn.Parameter(torch.empty(size).uniform_(-init_scale, init_scale))
 
-    def forward(self, points: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n feature"]:
+    def forward(
+        self, points: Float[Tensor, "*n 3"], *, dtype: torch.dtype | None = None
+    ) -> Float[Tensor, "*n feature"]:
         """Features of points, level by level (axis feature = level * features_per_level + feature of the
         level).
 
-        Differentiable in the table, and in the points if they ask for it.
+        Differentiable in the table, and in the points if they ask for it. Points outside of the cube count
+        as on its faces; features of a point with a NaN are NaN.
+
+        Args:
+            dtype: of the features; the entries are read in it too. None is the points'.
+
+        Raises: ValueError if the backend does not work on the points' device or dtype.
         """
-        features = _Interpolate.apply(self.table.to(points.dtype), points.reshape(-1, 3), self._pyramid)
+        chosen = choose_backend(self.backend, points.device)
+        if self.backend == "auto" and points.dtype == torch.float64:
+            chosen = choose_backend("torch", points.device)  # the others have no double precision
+        features = chosen.encode(self.table, points.reshape(-1, 3), self.pyramid, dtype)
         return features.view(*points.shape[:-1], self.num_features)
 
 
-class _Pyramid(NamedTuple):
-    """The constants of a hash grid, level by level; the first `num_dense` levels are dense."""
+def _check_memory(num_bytes: int, num_levels: int, features_per_level: int, log2_table_size: int) -> None:
+    """Raises ValueError before a table is allocated that there is no memory for."""
+    device = torch.get_default_device()
+    if device.type == "cuda":
+        free, where = torch.cuda.mem_get_info(device)[0], "the GPU's memory"
+    elif device.type == "cpu":
+        free, where = _free_bytes(), "memory"
+    else:
+        return
+    if free is not None and num_bytes > free:
+        raise ValueError(
+            f"num_levels {num_levels}, features_per_level {features_per_level} and log2_table_size "
+            f"{log2_table_size} make a hash table of {num_bytes / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB "
+            f"of {where} are free: lower one of them. (Training takes about five times the table.)"
+        )
 
-    scales: tuple[float, ...]
-    resolutions: tuple[int, ...]
-    entries: tuple[int, ...]
-    num_dense: int
+
+def _free_bytes() -> int | None:
+    """Main memory that can be had, within a container's limit; None where nothing says so."""
+
+    def read(path: str) -> str:
+        try:
+            return Path(path).read_text(encoding="ascii", errors="replace")
+        except OSError:
+            return ""
+
+    lines = [line.split() for line in read("/proc/meminfo").splitlines()]
+    free = [1024 * int(words[1]) for words in lines if words[:1] == ["MemAvailable:"]]
+    limit, used = (read(f"/sys/fs/cgroup/memory.{name}").strip() for name in ("max", "current"))
+    if limit.isdecimal() and used.isdecimal():
+        free.append(max(int(limit) - int(used), 0))
+    return min(free, default=None)
+
+
+def encode(
+    table: Float[Tensor, "entry level_feature"],
+    points: Float[Tensor, "n 3"],
+    pyramid: Pyramid,
+    dtype: torch.dtype | None = None,
+) -> Float[Tensor, "n feature"]:
+    """The twin in plain torch: see `hash_grid_backend.Encode`. Works in the points' precision."""
+    features = _Interpolate.apply(table, points, pyramid, dtype)
+    return features if dtype is None else features.to(dtype)
 
 
 class _Locator:
     """Finds the cells of points and their table rows, with constants as tensors "level 1"."""
 
-    def __init__(self, pyramid: _Pyramid, like: Tensor) -> None:
+    def __init__(self, pyramid: Pyramid, dtype: torch.dtype, device: torch.device) -> None:
         def column(values: Iterable[float], dtype: torch.dtype = torch.int32) -> Tensor:
-            return torch.tensor(list(values), dtype=dtype, device=like.device)[:, None]
+            return torch.tensor(list(values), dtype=dtype, device=device)[:, None]
 
         self.num_dense = num_dense = pyramid.num_dense
-        self.scales = column(pyramid.scales, like.dtype)
+        self.scales = column(pyramid.scales, dtype)
         self.step_y = column(pyramid.resolutions[:num_dense])
         self.step_z = self.step_y**2
         self.sizes = column(pyramid.entries[:num_dense])
         self.masks = column(size - 1 for size in pyramid.entries[num_dense:])
-        self.starts = column(list(accumulate(pyramid.entries, initial=0))[:-1])
+        self.starts = column(pyramid.starts)
 
     def cells(
         self, points: Float[Tensor, "n 3"]
     ) -> tuple[Int[Tensor, "3 level n"], Float[Tensor, "2 3 level n"]]:
-        """Lower corners of the cells that hold the points, and linear weights of lower and upper sides."""
+        """Lower corners of the cells that hold the points, and linear weights of lower and upper sides.
+
+        NaN is in cell 0, with weights of NaN.
+        """
         x = (points.t().contiguous().clamp(-1, 1) + 1) * 0.5
         position = (x[:, None] * self.scales).add_(0.5)
         lower = position.floor()
         sides = position.new_empty(2, *position.shape)
         torch.sub(position, lower, out=sides[1])
         torch.sub(1, sides[1], out=sides[0])
-        return lower.int(), sides
+        return lower.int().clamp_(min=0), sides  # as an integer NaN may be anything, here not above 0
 
     def rows(self, cells: Int[Tensor, "3 level n"]) -> Int[Tensor, "z=2 y=2 x=2 level n"]:
         """Table rows of the 8 corners of each cell. 32-bit integers wrap, which keeps the low bits right."""
@@ -141,16 +184,34 @@ class _Locator:
                 _sides(y * self.step_y, self.step_y),
                 _sides(z * self.step_z, self.step_z),
             )
-            over = (z[:, None] + y)[
-                :, :, None
-            ] + x  # row - size, in [-size, size): modulo adds size where negative
-            over += (over >> 31) & self.sizes
-            torch.add(over, self.starts[:split], out=rows[..., :split, :])
+            # row - size, in [-size, size): modulo adds size where negative
+            over = (z[:, None] + y)[:, :, None] + x
+            added = (over >> 31).bitwise_and_(self.sizes).add_(self.starts[:split])
+            torch.add(over, added, out=rows[..., :split, :])
         if split < cells.shape[1]:
-            x, y, z = (_sides(cells[axis, split:] * prime, prime) for axis, prime in enumerate(_PRIMES))
-            hashed = (z[:, None] ^ y)[:, :, None] ^ x
-            torch.add(hashed.bitwise_and_(self.masks), self.starts[split:], out=rows[..., split:, :])
+            x, y, z = (
+                _sides(cells[axis, split:] * prime, prime).bitwise_and_(self.masks)
+                for axis, prime in enumerate(_PRIMES)
+            )
+            hashed = torch.bitwise_xor((z[:, None] ^ y)[:, :, None], x, out=rows[..., split:, :])
+            hashed.add_(self.starts[split:])
         return rows
+
+
+_PRIMES = tuple(prime if prime < 2**31 else prime - 2**32 for prime in PRIMES)
+"""As signed integers of 32 bits, whose products wrap to the same bits."""
+
+
+@lru_cache(maxsize=8)
+def _locator_on_gpu(pyramid: Pyramid, dtype: torch.dtype, device: torch.device) -> _Locator:
+    """Kept, since each constant's way to a GPU makes the CPU wait for it."""
+    with torch.inference_mode(False):
+        return _Locator(pyramid, dtype, device)
+
+
+def _locator(pyramid: Pyramid, like: Tensor) -> _Locator:
+    make = _locator_on_gpu if like.device.type == "cuda" else _Locator
+    return make(pyramid, like.dtype, like.device)
 
 
 def _sides(lower: Int[Tensor, "level n"], step: Tensor | int) -> Int[Tensor, "2 level n"]:
@@ -172,67 +233,115 @@ def _corners_last(values: Tensor) -> Tensor:
 
 
 class _Interpolate(torch.autograd.Function):
-    """Features of points "n 3" from a table "entry feature", in pieces that stay in the cache of a core.
+    """Features of points "n 3" from a table "entry feature", in pieces.
 
     Saves the points only: rows and weights, small work, are computed again in the backward pass.
     """
 
     @staticmethod
-    def forward(ctx: Any, table: Tensor, points: Tensor, pyramid: _Pyramid) -> Tensor:
+    def forward(
+        ctx: Any, table: Tensor, points: Tensor, pyramid: Pyramid, dtype: torch.dtype | None
+    ) -> Tensor:
         ctx.save_for_backward(table, points)
-        ctx.pyramid = pyramid
-        num_levels, num_features = len(pyramid.scales), table.shape[1]
-        features = table.new_empty(len(points), num_levels, num_features)
-        locator = _Locator(pyramid, points)
+        ctx.pyramid, ctx.dtype = pyramid, dtype
+        entries = _rounded(table, dtype, points)
+        num_levels, num_features = pyramid.num_levels, table.shape[1]
+        features = entries.new_empty(len(points), num_levels, num_features)
+        locator = _locator(pyramid, points)
         for piece, out in zip(_pieces(points, num_levels), _pieces(features, num_levels), strict=True):
             cells, sides = locator.cells(piece)
             rows, weights = (
                 _corners_last(locator.rows(cells)),
                 _corners_last(_corner_weights(*sides.unbind(1))),
             )
-            bags = F.embedding_bag(rows, table, per_sample_weights=weights, mode="sum")
+            bags = F.embedding_bag(rows, entries, per_sample_weights=weights, mode="sum")
             out.copy_(bags.view(num_levels, -1, num_features).transpose(0, 1))
         return features.flatten(1)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    @once
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         table, points = ctx.saved_tensors
-        pyramid: _Pyramid = ctx.pyramid
-        num_levels, num_features = len(pyramid.scales), table.shape[1]
-        grad_columns = table.new_zeros(num_features, len(table)) if ctx.needs_input_grad[0] else None
+        pyramid: Pyramid = ctx.pyramid
+        entries = _rounded(table, ctx.dtype, points)
+        num_levels, num_features = pyramid.num_levels, table.shape[1]
+        sums = _Sums(entries) if ctx.needs_input_grad[0] else None
         grad_points = torch.empty_like(points) if ctx.needs_input_grad[1] else None
-        locator = _Locator(pyramid, points)
+        locator = _locator(pyramid, points)
         for number, (piece, grad) in enumerate(
             zip(_pieces(points, num_levels), _pieces(grads[0], num_levels), strict=True)
         ):
             cells, sides = locator.cells(piece)
             rows = locator.rows(cells).flatten().long()
             grad = grad.view(-1, num_levels, num_features).permute(2, 1, 0).contiguous()
-            if grad_columns is not None:
-                weights = _corner_weights(*sides.unbind(1))
-                for column, grad_feature in zip(grad_columns, grad, strict=True):
-                    column.scatter_add_(0, rows, (weights * grad_feature).flatten())
+            if sums is not None:
+                sums.add(rows, _corner_weights(*sides.unbind(1)), grad)
             if grad_points is not None:
-                corners = table.index_select(0, rows).view(2, 2, 2, num_levels, -1, num_features)
-                grad_weights = torch.einsum("zyxlnf,fln->zyxln", corners, grad)
+                grad_weights = _grad_weights(entries, rows, grad)
                 _pieces(grad_points, num_levels)[number].copy_(
                     _grad_points(grad_weights, sides, piece, locator.scales)
                 )
-        return None if grad_columns is None else grad_columns.t(), grad_points, None
+        grad_table = None if sums is None else sums.table_gradient().to(table.dtype)
+        return grad_table, grad_points, None, None
+
+
+def _rounded(table: Tensor, dtype: torch.dtype | None, points: Tensor) -> Tensor:
+    """Entries in the points' precision, after what a dtype leaves of them."""
+    return table.to(dtype or points.dtype).to(points.dtype)
+
+
+class _Sums:
+    """Adds up the gradient of a table, two features at a time: as complex numbers they share the index."""
+
+    def __init__(self, table: Tensor) -> None:
+        num_entries, num_features = table.shape
+        self.is_paired = num_features % 2 == 0 and table.dtype in (torch.float32, torch.float64)
+        dtype = table.dtype.to_complex() if self.is_paired else table.dtype
+        num_columns = num_features // 2 if self.is_paired else num_features
+        self.columns = table.new_zeros(num_columns, num_entries, dtype=dtype)
+
+    def add(self, rows: Int[Tensor, " m"], weights: Float[Tensor, "2 2 2 level n"], grad: Tensor) -> None:
+        """Adds each corner's weight times the gradient of its features, "feature level n"."""
+        if self.is_paired:
+            grad = torch.complex(grad[0::2], grad[1::2])
+            weights = weights.to(grad.dtype)
+        values = torch.empty_like(weights)
+        for column, grad_feature in zip(self.columns, grad, strict=True):
+            torch.mul(weights, grad_feature, out=values)
+            column.scatter_add_(0, rows, values.flatten())
+
+    def table_gradient(self) -> Float[Tensor, "entry feature"]:
+        """The sum, in the table's layout."""
+        if not self.is_paired:
+            return self.columns.t()
+        return torch.view_as_real(self.columns.t().contiguous()).flatten(1)
+
+
+def _grad_weights(
+    table: Float[Tensor, "entry feature"], rows: Int[Tensor, " m"], grad: Float[Tensor, "feature level n"]
+) -> Float[Tensor, "z=2 y=2 x=2 level n"]:
+    """Gradient of the corners' weights: each corner's entry times the gradient of the features."""
+    total = None
+    for column, grad_feature in zip(table.unbind(1), grad, strict=True):
+        term = column.index_select(0, rows).view(2, 2, 2, *grad_feature.shape).mul_(grad_feature)
+        total = term if total is None else total.add_(term)
+    assert total is not None
+    return total
 
 
 def _grad_points(grad_weights: Tensor, sides: Tensor, points: Tensor, scales: Tensor) -> Float[Tensor, "n 3"]:
     """Chain rule through the trilinear weights: a side's weight has slope -1 or +1 in the position."""
-    slope = torch.tensor([-1.0, 1.0], dtype=points.dtype, device=points.device)[:, None, None]
-    grad = []
-    for axis in range(3):
-        factors = [slope if other == axis else sides[:, other] for other in range(3)]
-        grad.append((grad_weights * _corner_weights(*factors)).sum((0, 1, 2)).mul(scales).sum(0))
-    return torch.stack(grad, -1) * 0.5 * (points.abs() <= 1)
+    x, y, z = sides.unbind(1)
+    lower, upper = grad_weights.unbind(2)
+    along_x = ((upper - lower) * (z[:, None] * y)).sum((0, 1))
+    lower, upper = (lower * x[0] + upper * x[1]).unbind(1)
+    along_y = ((upper - lower) * z).sum(0)
+    lower, upper = (lower * y[0] + upper * y[1]).unbind(0)
+    slopes = torch.stack([along_x, along_y, upper - lower], -1)
+    return (slopes * scales[:, :, None]).sum(0) * 0.5 * (points.abs() <= 1)
 
 
 def _pieces(values: Tensor, num_levels: int) -> tuple[Tensor, ...]:
-    """Pieces along the first axis: small on CPUs, where temporaries then stay in the cache, whole on GPUs."""
-    return values.split(
-        max(1, _BAGS_AT_ONCE // num_levels) if values.device.type == "cpu" else max(1, len(values))
-    )
+    """Pieces along the first axis."""
+    at_once = _BAGS_AT_ONCE if values.device.type == "cpu" else _BAGS_AT_ONCE_ON_GPU
+    return values.split(max(1, at_once // num_levels))

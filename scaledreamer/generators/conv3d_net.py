@@ -129,13 +129,15 @@ class Conv3DNet(nn.Module):
         mlp_width, mlp_depth: hidden layers of the two MLPs.
         sphere_radius: of the initial surface.
         background: "learned", a network of the direction that all prompts share, or "none", white.
-        checkpointing: while training, keep only the blocks' outputs and compute the rest again in the
+        gradient_checkpointing: while training, keep only the blocks' outputs and compute the rest again in the
             backward pass: less memory, a third more time.
 
     Raises: ValueError naming the argument that is out of range.
     """
 
     has_noise = True
+    ways_of_running = frozenset({"gradient_checkpointing"})
+    """Settings that weights do not depend on."""
 
     def __init__(
         self,
@@ -153,7 +155,7 @@ class Conv3DNet(nn.Module):
         mlp_depth: int = 1,
         sphere_radius: float = 0.5,
         background: Literal["learned", "none"] = "learned",
-        checkpointing: bool = False,
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.config: dict[str, Any] = {
@@ -170,7 +172,7 @@ class Conv3DNet(nn.Module):
             "mlp_depth": mlp_depth,
             "sphere_radius": sphere_radius,
             "background": background,
-            "checkpointing": checkpointing,
+            "gradient_checkpointing": gradient_checkpointing,
         }
         _check(self.config)
         resolutions = [BASE_RESOLUTION]
@@ -228,7 +230,7 @@ class Conv3DNet(nn.Module):
         x = volume = None
         for number, block in enumerate(self.blocks):
             arguments = (x, volume, style, amounts[:, max(2 * number - 1, 0) : 2 * number + 1])
-            if self.config["checkpointing"] and self.training and torch.is_grad_enabled():
+            if self.config["gradient_checkpointing"] and self.training and torch.is_grad_enabled():
                 x, volume = checkpoint(block, *arguments, use_reentrant=False)
             else:
                 x, volume = block(*arguments)

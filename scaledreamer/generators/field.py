@@ -83,12 +83,13 @@ class Field(nn.Module):
         sphere_radius: of the initial surface.
         background: "learned", a network of the direction, or "none", white.
         color_jitter: standard deviation of the displacement along each axis, in scene units; 0 is none.
+        grid_backend: see `HashGrid`. No part of `config`: what is exported runs on any machine.
 
     Raises: ValueError naming the argument that is out of range.
     """
 
     noise_dim = 2
-    ways_of_running = frozenset({"color_jitter"})
+    ways_of_running = frozenset({"color_jitter", "grid_backend"})
     """Settings that weights do not depend on."""
 
     def __init__(
@@ -104,6 +105,7 @@ class Field(nn.Module):
         sphere_radius: float = 0.5,
         background: Literal["learned", "none"] = "learned",
         color_jitter: float = 0.0,
+        grid_backend: str = "auto",
     ) -> None:
         super().__init__()
         grid: dict[str, Any] = {
@@ -134,7 +136,7 @@ class Field(nn.Module):
             )
         if background not in ("learned", "none"):
             raise ValueError(f"background is {background!r}: choose 'learned' or 'none'.")
-        self.grid = HashGrid(**grid)
+        self.grid = HashGrid(**grid, backend=grid_backend)
         self.decoder = Decoder(self.grid.num_features + 3, mlp_width, mlp_depth, sphere_radius, background)
 
     @property

@@ -99,11 +99,14 @@ class HyperINGP(nn.Module):
         sphere_radius: of the initial surface.
         background: "learned", a network of the direction with weights from the hyper-network too, or "none",
             white.
+        grid_backend: see `HashGrid`. No part of `config`: what is exported runs on any machine.
 
     Raises: ValueError naming the argument that is out of range.
     """
 
     has_noise = False
+    ways_of_running = frozenset({"grid_backend"})
+    """Settings that weights do not depend on."""
 
     def __init__(
         self,
@@ -120,6 +123,7 @@ class HyperINGP(nn.Module):
         mlp_depth: int = 1,
         sphere_radius: float = 0.5,
         background: Literal["learned", "none"] = "learned",
+        grid_backend: str = "auto",
     ) -> None:
         super().__init__()
         self.config: dict[str, Any] = {
@@ -153,6 +157,7 @@ class HyperINGP(nn.Module):
             log2_table_size=log2_table_size,
             base_resolution=base_resolution,
             growth=growth,
+            backend=grid_backend,
         )
         widths = [self.grid.num_features + 3] + [mlp_width] * mlp_depth
         self.layers = {"sdf": _layers([*widths, 1]), "rgb": _layers([*widths, 3])}

@@ -38,6 +38,10 @@ steps, returns scores by name. Called on the main process only."""
 # What may differ between a checkpoint and the run that goes on from it.
 MAY_CHANGE = (
     "evaluation.",
+    "generator.conv3d_net.gradient_checkpointing",
+    "generator.field.grid_backend",  # the table is the same for all
+    "generator.hyper_ingp.grid_backend",
+    "generator.triplane_transformer.gradient_checkpointing",
     "prompts.cache",
     "prompts.shards",  # their content may not: see `Run.record`
     *(

@@ -1,0 +1,71 @@
+"""The benchmark of the hash grid's twins: its numbers add up, and what it compares computes the same."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from scaledreamer.fields.pyramid import make_pyramid
+from tests import reference_fields
+
+TOOLS = Path(__file__).parent.parent / "tools"
+
+
+@pytest.fixture
+def tool(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(TOOLS))
+    return importlib.import_module("_benchmark_field")
+
+
+@pytest.fixture
+def main(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(TOOLS))
+    return importlib.import_module("benchmark").main
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_numbers_add_up(main: Any, dtype: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    options = ["--grid", "tiny", "--points", "200", "--repeats", "2", "--device", "cpu", "--dtype", dtype]
+    assert main(["field", *options, "--with-points", "--json", str(tmp_path / "report.json")]) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert set(report["left_out"]) <= {"triton", "tinycudann"} and report["points"] == 200
+    for order in ("random", "rays"):
+        found = report["grids"]["tiny"][order]
+        assert {"naive torch", "torch"} <= set(found)
+        for twin in found.values():
+            both = twin["forward_seconds"] + twin["backward_seconds"]
+            assert twin["points_per_second"] == pytest.approx(200 / both)
+            naive = sum(found["naive torch"][f"{part}_seconds"] for part in ("forward", "backward"))
+            assert twin["times_naive"] == pytest.approx(naive / both)
+            tolerance = 1e-5 if dtype == "float32" else 3e-3
+            assert max(twin["features_error"], twin["gradient_error"]) < tolerance
+    printed = capsys.readouterr().out
+    assert "naive torch" in printed and f"200 points, features in {dtype}" in printed
+
+
+def test_the_naive_grid_is_one(tool: Any):
+    settings: dict[str, Any] = {"num_levels": 3, "base_resolution": 4, "growth": 1.58, "log2_table_size": 8}
+    pyramid = make_pyramid(**settings)
+    table = torch.randn(pyramid.num_entries, 2, generator=torch.Generator().manual_seed(0)).double()
+    points = tool.make_points("random", 9).double()
+    expected = reference_fields.hash_grid(table, points, **settings)
+    torch.testing.assert_close(tool.encode_naively(table, points, pyramid), expected)
+
+
+def test_points_in_order_lie_along_chords_of_the_cube(tool: Any):
+    points = tool.make_points("rays", 200)
+    assert points.shape == (200, 3) and float(points.abs().max()) <= 1 + 1e-6
+    steps = points[:128].view(2, 64, 3).diff(dim=1)
+    torch.testing.assert_close(steps, steps[:, :1].expand_as(steps), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(points[[0, 63]].abs().amax(1), torch.ones(2))
+
+
+@pytest.mark.parametrize("option", ["--points", "--repeats"])
+def test_bad_options_are_named(main: Any, option: str, capsys: pytest.CaptureFixture[str]):
+    assert main(["field", option, "-1", "--device", "cpu"]) == 2
+    assert "--points and --repeats take at least 1" in capsys.readouterr().err
