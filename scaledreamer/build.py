@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 ASSETS = Path(__file__).parent / "assets"
 TINY_PRIOR = ASSETS / "tiny_prior"
+TERM_SETTINGS = {"guidance_scale", "eta", "weight", "guidance_rescale", "negative_prompt", "perp_neg"}
 
 
 def make_generator(name: str, settings: Mapping[str, Any]) -> nn.Module:

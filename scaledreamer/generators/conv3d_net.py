@@ -129,8 +129,8 @@ class Conv3DNet(nn.Module):
         mlp_width, mlp_depth: hidden layers of the two MLPs.
         sphere_radius: of the initial surface.
         background: "learned", a network of the direction that all prompts share, or "none", white.
-        gradient_checkpointing: while training, keep only the blocks' outputs and compute the rest again in the
-            backward pass: less memory, a third more time.
+        gradient_checkpointing: while training, keep only the blocks' outputs and compute the rest again in
+            the backward pass: less memory, a third more time.
 
     Raises: ValueError naming the argument that is out of range.
     """
