@@ -102,7 +102,7 @@ def measure_render(config: Config, arguments: argparse.Namespace) -> dict[str, A
     size, batch = arguments.image_size, arguments.prompts
     uniforms = torch.rand(batch, 1, 4, generator=torch.Generator().manual_seed(0))
     ranges = config.cameras.model_dump(exclude={"num_views"})
-    cameras = sample_cameras(uniforms, **ranges)
+    cameras = sample_cameras(uniforms, **{name: (low, high) for name, (low, high) in ranges.items()})
     with torch.no_grad():
         reference = _even(make_scene(), renderer, cameras, size, arguments.even_samples)
 

@@ -1,6 +1,7 @@
 """Differentiable volume rendering of a Scene with the density of VolSDF.
 
-Three steps, of which only the last one carries gradients:
+Three steps, of which only the last one carries gradients. The lattice of the first is an estimate of each
+scene's occupancy that is made anew for every call, so it stays right while a generator changes:
 1. Coarse. Signed distances on a lattice over the scene cube, the same points for all prompts; `num_samples`
    equal intervals of each ray look them up. A distance is smooth, so the lattice may be coarse (between 20^3
    and 48^3 the images' error is the same).
@@ -9,9 +10,16 @@ Three steps, of which only the last one carries gradients:
    them, short where the coarse weight w is large: one look at a random place of an interval of length l errs
    by about l^2 |dw/dt|, which is least, summed, for l ~ |dw/dt|^-1/2; the density falls by e every 1 /
    inverse_deviation, so l ~ w^-1/2.
-3. Fine. The scene is asked for sdf and features at one point of each interval, and the intervals are
-   composited (NeRF, Eq. 3). With jitter the optical depth of every interval is unbiased, whatever the coarse
-   pass believed.
+   Samples whose own coarse weight is below `min_opacity / num_importance_samples` are left out: they lie in
+   empty space, or behind what is opaque (a quarter of them; a ray loses 0.0005 of its opacity).
+3. Fine. The scene is asked for sdf and features at one point of each interval that is left, and the intervals
+   are composited (NeRF, Eq. 3). With jitter the optical depth of every interval that is not left out is
+   unbiased, whatever the coarse pass believed.
+
+Normals are finite differences. Analytic ones, by autograd through the hash grid, take 0.7 of the time without
+gradients and 0.8 with them, but are worse: where scenes of the shipped generator and true objects are both
+opaque, their normals differ by 34.3 degrees in the mean, those of finite differences by 33.2 at a step of
+0.01, by 31.1 at 0.03 and by 30.1 at 0.05. Four points instead of six: 0.7 of the time, 33.6 degrees.
 
 Measured on one core (batch 4, 1 view, 32x32 rays, the initial HyperINGP with 8 levels of 4 features, 2^14
 entries, width 32): milliseconds forward and backward, and rms error of rgb on tinyworld objects against 600
@@ -89,7 +97,7 @@ class VolumeRenderer:
             are left out stay below together.
         normal_epsilon: step of the finite differences of normals.
         memory_gib: GiB that a call's samples may take, gradients included; at least one ray of each prompt
-            is rendered at once. Counting a sample's bytes costs as much as some 16,000 samples, each call.
+            is rendered at once, and what a scene takes however few the samples comes on top.
 
     Raises: ValueError naming the setting that is out of range.
     """
