@@ -389,7 +389,7 @@ def build_regularizers(config: cfg.Regularizers, max_steps: int) -> Regularizers
     return Regularizers(**weights, num_points=config.eikonal.num_points, epsilon=config.eikonal.epsilon)
 
 
-def build_views(cameras: cfg.Cameras, renderer: cfg.Renderer) -> Views:
+def build_views(cameras: cfg.Cameras, renderer: cfg.Renderer, max_steps: int) -> Views:
     """Which cameras look at a scene, and how many pixels they see."""
     from scaledreamer.training.step import Views
 
@@ -397,7 +397,7 @@ def build_views(cameras: cfg.Cameras, renderer: cfg.Renderer) -> Views:
     return Views(
         **{name: (low, high) for name, (low, high) in pairs.items()},
         num_views=cameras.num_views,
-        image_size=renderer.image_size,
+        image_size=parse_schedule(renderer.image_size, key="renderer.image_size", max_steps=max_steps),
         random_background=renderer.random_background,
     )
 
@@ -474,7 +474,7 @@ def build_trainer(config: cfg.Config, process: Process) -> Trainer:
     num_texts = source.num_distinct * len(VIEW_WORDS) + 1
     text_cache = training.text_cache if num_texts <= training.text_cache else 0
     regularizers = build_regularizers(config.regularizers, training.max_steps)
-    views = build_views(config.cameras, config.renderer)
+    views = build_views(config.cameras, config.renderer, training.max_steps)
     line = grid_line(config.generator, device)
     if line is not None and process.is_main:
         print(line, flush=True)

@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from scaledreamer.prompts.check import check_prompt
-from scaledreamer.schedules import Linear, parse_schedule
+from scaledreamer.schedules import Constant, Linear, parse_schedule
 
 KEY = "<key>"  # stands for the setting's own path in the messages of validators
 MAX_WHOLE = 2**31 - 1
@@ -44,6 +44,17 @@ def _schedule_from(low: float, high: float) -> AfterValidator:
         return value
 
     return AfterValidator(check)
+
+
+def _check_size(value: Any) -> Any:
+    line, accepted = parse_schedule(value, key=KEY, max_steps=1), "whole numbers from 4 to 1024"
+    ends = (line.value_at(0), line.value_at(1))
+    if not isinstance(line, Constant):
+        accepted += ", in a schedule multiples of 4"
+    step = 1 if isinstance(line, Constant) else 4
+    if not all(4 <= end <= 1024 and end % step == 0 for end in ends):
+        raise ValueError(f"{KEY}: got {value!r}; accepted are {accepted}.")
+    return value
 
 
 def _range_from(low: float, high: float) -> AfterValidator:
@@ -119,6 +130,8 @@ def _refuse_stage_3(value: Any) -> Any:
 Schedule = Annotated[Any, BeforeValidator(_schedule)]
 Positive = Annotated[Any, BeforeValidator(_schedule), _schedule_from(0.0, float("inf"))]
 Fraction = Annotated[Any, BeforeValidator(_schedule), _schedule_from(0.0, 1.0)]
+Size = Annotated[Any, BeforeValidator(_check_size)]
+"""A schedule of whole numbers of pixels."""
 Pair = Annotated[list[float], Field(min_length=2, max_length=2)]
 ExpandHome = AfterValidator(_expand_home)
 """Of files and folders: a leading ~ is the home folder. No hub id begins with it."""
@@ -386,8 +399,8 @@ class Generator(Section):
 class Renderer(Section):
     """Volume rendering while training."""
 
-    image_size: Annotated[int, Field(ge=4, le=1024)] = 32
-    """Pixels a side; priors see it scaled up to their size."""
+    image_size: Size = 32
+    """Pixels a side; priors see it scaled up to their size. A Schedule grows it, in steps of 4."""
     num_samples: Annotated[int, Field(ge=2, le=4096)] = 32
     """Intervals of a ray in the coarse pass, without gradients."""
     num_importance_samples: Annotated[int, Field(ge=1, le=4096)] = 16
@@ -395,11 +408,19 @@ class Renderer(Section):
     lattice_resolution: Annotated[int, Field(ge=4, le=256)] = 20
     """Points a side of the coarse pass' lattice."""
     min_opacity: Annotated[float, Field(ge=0, lt=1)] = 0.01
-    """Coarse opacity below which a ray is taken for empty."""
+    """Coarse opacity below which a ray is taken for empty, or the rest of its samples for unseen."""
     inverse_deviation: Annotated[float, Field(gt=0)] = 30.0
     """Sharpness of VolSDF's density at the surface."""
     random_background: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Probability of a random colour as background."""
+    memory_gib: Annotated[float | None, Field(gt=0)] = None
+    """Render in parts whose samples fit into it, which are made again backward; None is all at once."""
+
+    @property
+    def largest_image_size(self) -> int:
+        """Pixels a side when they are most: what memory has to be there for."""
+        line = parse_schedule(self.image_size, key="renderer.image_size", max_steps=1)
+        return round(max(line.value_at(0), line.value_at(1)))
 
 
 class LatentDiffusionPrior(Section):

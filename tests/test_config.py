@@ -100,6 +100,12 @@ def test_shipped_configurations_are_found_by_name(tmp_path: Path, monkeypatch: p
         load_config("tinny")
 
 
+def test_image_size_is_a_number_or_a_schedule_and_memory_is_for_the_largest() -> None:
+    for value, largest in ((48, 48), ({"start": 32, "end": 64, "from": 0.0, "to": 0.5}, 64), ([64, 32], 64)):
+        renderer = parse_config({"renderer": {"image_size": value}}).renderer
+        assert renderer.image_size == value and renderer.largest_image_size == largest
+
+
 def test_config_and_help_need_no_torch() -> None:
     code = (
         "import sys, contextlib, scaledreamer.config_file, scaledreamer.build, scaledreamer.cli.train as t\n"

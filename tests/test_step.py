@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,13 +11,43 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scaledreamer.distillation import clip_gradient
-from scaledreamer.schedules import Constant
+from scaledreamer.schedules import Constant, Linear
 from scaledreamer.training.conditioning import PriorTerm, encode_texts
 from scaledreamer.training.regularizers import Regularizers
 from scaledreamer.training.step import distill, upsample
 from tests.training_fakes import RandomPrior, gradients_of, make_trainer, parameters_of
 
 NONE = Regularizers(num_points=8)
+
+
+def with_sizes(trainer, schedule):
+    """The trainer, rendering at other sizes."""
+    views = replace(trainer.views, image_size=schedule)
+    trainer.views = trainer.engine._engine.module.views = views
+    return trainer
+
+
+def test_image_size_follows_its_schedule_by_the_step_alone() -> None:
+    """Steps in any order, drawn ahead or not: the sizes, and the images of a step, are the same."""
+    growing = Linear(8, 16, 2, 6)
+    trainer = with_sizes(make_trainer(regularizers=NONE), growing)
+    sizes = [trainer.views.size_at(step) for step in range(9)]
+    assert sizes == [8, 8, 8, 8, 12, 16, 16, 16, 16]
+    seen: dict[int, Tensor] = {}
+    for step in (0, 4, 7, 4, 0):
+        batch = trainer.draw(step)
+        images, opacity, _ = trainer.engine._engine.module(batch, frozenset())
+        assert images.shape[-2:] == opacity.shape[-2:] == (sizes[step], sizes[step])
+        if step in seen:
+            assert torch.equal(images, seen[step])
+        seen[step] = images.detach()
+    constant = with_sizes(make_trainer(regularizers=NONE), Constant(12))
+    assert torch.equal(constant.engine._engine.module(constant.draw(4), frozenset())[0], seen[4])
+
+
+def test_a_training_step_takes_a_growing_image() -> None:
+    trainer = with_sizes(make_trainer(), Linear(8, 12, 0, 1))
+    assert trainer.step(0).is_applied and trainer.step(1).is_applied
 
 
 def relative(a: Tensor, b: Tensor) -> float:

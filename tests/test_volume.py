@@ -268,6 +268,81 @@ def test_chunks_make_no_difference() -> None:
         torch.testing.assert_close(getattr(pieces, name), getattr(whole, name), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("settings", [{"chunk_size": 17}, {"memory_gib": 1e-3}])
+def test_gradients_of_chunks_are_those_of_the_whole(settings: dict[str, Any]) -> None:
+    """Float64: the chunks' graphs are made again, from the same samples."""
+    cameras = front(batch=2)
+    cameras = Cameras(
+        *(t.double() for t in (cameras.elevation, cameras.azimuth, cameras.distance, cameras.fov))
+    )
+
+    def gradient(renderer: VolumeRenderer, **call: Any) -> Tensor:
+        scene = LearnedBall()
+        out = renderer(scene, cameras, 32, 32, with_normal=True, **call)
+        assert out.normal is not None
+        (out.rgb.square().sum() + out.depth.square().sum() + out.normal[:, :, 0].sum()).backward()
+        assert scene.radius.grad is not None and scene.center.grad is not None
+        return torch.cat([scene.radius.grad[None], scene.center.grad])
+
+    memory_gib = settings.pop("memory_gib", None)
+    torch.testing.assert_close(
+        gradient(VolumeRenderer(memory_gib=memory_gib), **settings), gradient(VolumeRenderer())
+    )
+
+
+def counted(function: Callable[[Tensor], Tensor]) -> tuple[FunctionScene, list[Tensor]]:
+    """A scene that notes the points which it is queried for; `sdf` alone is the lattice's."""
+    asked: list[Tensor] = []
+
+    class Noting(FunctionScene):
+        def query(self, points: Tensor) -> tuple[Tensor, Tensor]:
+            asked.append(points)
+            return super().query(points)
+
+    return Noting(function), asked
+
+
+def test_samples_that_are_left_out_stay_below_the_opacity_that_may_be_missed() -> None:
+    scene, asked = counted(bumpy)
+    whole = VolumeRenderer(min_opacity=0.0)(scene, front(), 24, 24)
+    kept = VolumeRenderer()(scene, front(), 24, 24)
+    num_all, num_kept = (points.shape[1] for points in asked)
+    num_rays = int((kept.opacity > 0).sum())
+    assert num_all == 24**2 * 16 and num_kept < 0.85 * num_rays * 16
+    # Of a ray of the coarse pass' opinion; that of the scene itself may be a little more.
+    assert float((whole.opacity - kept.opacity).max()) < 0.02
+    assert float((whole.rgb - kept.rgb).square().mean().sqrt()) < 1e-3
+
+
+def test_nothing_is_asked_behind_an_opaque_surface_or_far_in_front_of_it() -> None:
+    """Of a ball of radius 0.7: nothing near its centre, nothing where its density has gone."""
+    scene, asked = counted(lambda p: p.norm(dim=-1) - 0.7)
+    out = VolumeRenderer(inverse_deviation=60.0, num_importance_samples=32)(scene, front(), 24, 24)
+    radii = asked[0].norm(dim=-1)
+    assert float(out.opacity.max()) > 0.999
+    assert float(radii.min()) > 0.4 and float(radii.max()) < 0.95
+    asked.clear()
+    VolumeRenderer(inverse_deviation=60.0, num_importance_samples=32, min_opacity=0)(scene, front(), 24, 24)
+    assert float(asked[0].norm(dim=-1).min()) < 0.3 and float(asked[0].norm(dim=-1).max()) > 1.0
+
+
+def test_prompts_one_by_one_are_prompts_together() -> None:
+    """A ball and next to nothing, so that one prompt wants many samples and the other few."""
+    radii = torch.tensor([[0.6], [0.05]])
+
+    def scene_of(rows: slice) -> FunctionScene:
+        return FunctionScene(lambda p: p.norm(dim=-1) - radii[rows])
+
+    together, apart = scene_of(slice(None)), scene_of(slice(None))
+    apart.row = lambda index: scene_of(slice(index, index + 1))  # type: ignore[attr-defined]
+    one, other = (
+        VolumeRenderer()(scene, front(batch=2), 16, 16, with_normal=True) for scene in (together, apart)
+    )
+    assert 0 < int((one.opacity[1] > 0).sum()) < 20 < int((one.opacity[0] > 0).sum())
+    for name in ("rgb", "opacity", "depth", "normal"):
+        torch.testing.assert_close(getattr(one, name), getattr(other, name), atol=1e-5, rtol=1e-5)
+
+
 def test_given_backgrounds_replace_the_scenes() -> None:
     scene, cameras = ball(0.3), front(batch=2, num_views=2)
     colors = torch.rand(2, 2, 3)
@@ -298,6 +373,7 @@ def test_images_need_not_be_square() -> None:
         ({"near": 3.0, "far": 2.0}, "near is 3.0 and far is 2.0"),
         ({"min_opacity": 1.0}, "min_opacity is 1.0"),
         ({"normal_epsilon": -0.01}, "normal_epsilon is -0.01"),
+        ({"memory_gib": 0.0}, "memory_gib is 0.0: it must be positive and finite, or None"),
     ],
 )
 def test_bad_settings_are_named(settings: dict[str, Any], message: str) -> None:

@@ -136,7 +136,9 @@ def make_trainer(
     regularizers = regularizers or Regularizers(
         eikonal=Linear(1.0, 0.1, 0, 10), sparsity=Constant(0.5), opaque=Constant(0.1), num_points=16
     )
-    views = Views((-10.0, 45.0), (-180.0, 180.0), (2.5, 2.7), (38.0, 44.0), num_views=num_views, image_size=8)
+    views = Views(
+        (-10.0, 45.0), (-180.0, 180.0), (2.5, 2.7), (38.0, 44.0), num_views=num_views, image_size=Constant(8)
+    )
     renderer = VolumeRenderer(num_samples=8, num_importance_samples=6, lattice_resolution=8)
     engine = Engine(
         RenderedGenerator(generator, renderer, regularizers, views),

@@ -1,11 +1,14 @@
 """How long things take, and where the time goes.
 
     python tools/benchmark.py step [--config configs/tiny.yaml] [training.batch_size=8 ...]
+    python tools/benchmark.py render [renderer.num_importance_samples=16 ...]
+    python tools/benchmark.py generator
     python tools/benchmark.py prompts
     python tools/benchmark.py prior --prior sd21 --random-weights
     python tools/benchmark.py field [--grid published] [--dtype float16]
 
-`step`: each part's share of a training step. `prompts`: how fast prompts come out of shards, beside a plain
+`step`: each part's share of a training step. `render`: volume rendering beside nerfacc's in pure torch.
+`generator`: every architecture. `prompts`: how fast prompts come out of shards, beside a plain
 webdataset pipeline over the same ones, and what a corpus of 10^9 costs. `prior`: how fast a full-size prior
 runs, of what the device can do; no weights need to be there. `field`: the hash grid's twins beside a naive
 grid. Nothing is written but the file of --json.
@@ -23,9 +26,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import _benchmark_field
+from _benchmark_field import add_options as add_field_options
+from _benchmark_field import format_field, measure_field
 from _benchmark_prior import add_options, format_prior, measure_prior
 from _benchmark_prompts import format_prompts, measure_prompts
+from _benchmark_render import add_options as add_render_options
+from _benchmark_render import format_generators, format_render, measure_generators, measure_render
 
 from scaledreamer.config_file import load_config
 
@@ -49,12 +55,16 @@ def make_parser() -> argparse.ArgumentParser:
     prior = subcommands.add_parser("prior", help="speed and memory of a prior's part of a training step")
     add_options(prior)
     field = subcommands.add_parser("field", help="speed of the hash grid on this device")
-    _benchmark_field.add_options(field)
-    for subcommand in (step, prompts, prior, field):
+    add_field_options(field)
+    render = subcommands.add_parser("render", help="forward and backward of volume rendering")
+    generator = subcommands.add_parser("generator", help="forward and backward of each architecture")
+    add_render_options(render, generator)
+    for subcommand in (step, prompts, prior, field, render, generator):
         subcommand.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
-    step.add_argument(
-        "settings", nargs="*", metavar="key.path=value", help="settings that go before the file's"
-    )
+    for subcommand in (step, render, generator):
+        subcommand.add_argument(
+            "settings", nargs="*", metavar="key.path=value", help="settings that go before the file's"
+        )
     return parser
 
 
@@ -69,8 +79,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             report = measure_prior(arguments)
             print(format_prior(report))
         elif arguments.what == "field":
-            report = _benchmark_field.measure_field(arguments)
-            print(_benchmark_field.format_field(report))
+            report = measure_field(arguments)
+            print(format_field(report))
+        elif arguments.what == "render":
+            report = measure_render(load_config(arguments.config, arguments.settings), arguments)
+            print(format_render(report))
+        elif arguments.what == "generator":
+            report = measure_generators(load_config(arguments.config, arguments.settings), arguments)
+            print(format_generators(report))
         else:
             if arguments.steps < 1 or arguments.warmup < 0:
                 raise ValueError("--steps takes at least 1 and --warmup at least 0")

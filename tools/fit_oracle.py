@@ -64,7 +64,7 @@ def main() -> None:
     )
     generator = build.make_generator(config.generator.name, settings)
     renderer = build.make_renderer(build.renderer_settings(config.renderer))
-    size = config.renderer.image_size
+    size = config.renderer.largest_image_size
     pool = ViewPool(args.work / "views", "seen", args.num_shards, "cpu")
     held_out = ViewPool(args.work / "views", "validation", 1, "cpu")
     averaged = AveragedWeights(generator, 0.995)

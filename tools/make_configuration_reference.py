@@ -174,6 +174,8 @@ def _words(kind: Any, metadata: list[Any]) -> str:
     limits = next(((each["low"], each["high"]) for each in closures if "low" in each), None)
     if cfg._schedule in functions:
         return "Schedule" + (f", {_between(*limits)}" if limits else "")
+    if cfg._check_size in functions:
+        return "Schedule, whole numbers from 4 to 1024"
     if cfg._check_betas in functions or cfg._check_optional_betas in functions:
         return "two numbers, each from 0 to below 1"
     if kind == list[float] and limits:

@@ -82,8 +82,8 @@ def out_of_memory(error: Exception, config: Config) -> str:
     return (
         f"out of memory{numbers}; raise training.accumulation_steps, which divides training.batch_size "
         f"({config.training.batch_size}) into parts; set {networks}.memory_gib; or lower renderer.image_size "
-        f"({config.renderer.image_size}). Large generators: lower their sizes. tools/doctor.py says what a "
-        "configuration takes before it starts."
+        f"({config.renderer.largest_image_size}). Large generators: lower their sizes. tools/doctor.py "
+        "says what a configuration takes before it starts."
     )
 
 

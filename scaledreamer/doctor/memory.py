@@ -166,7 +166,7 @@ def report(
     todo = (
         f"raise training.accumulation_steps or lower training.batch_size ({found.images} images are rendered "
         "at once), set memory_gib or a half dtype of the prior, or lower renderer.image_size "
-        f"({config.renderer.image_size})"
+        f"({config.renderer.largest_image_size})"
     )
     free_device = min((device["free"] for device in devices), default=0)
     for what, parts, free, count in (

@@ -133,7 +133,7 @@ class RenderCost:
     """
 
     def __init__(self, config: cfg.Config, batch: int) -> None:
-        size = config.renderer.image_size
+        size = config.renderer.largest_image_size
         views = config.cameras.num_views
         base = min(size, 32)
         two, four, smaller = (
@@ -147,6 +147,9 @@ class RenderCost:
             ray = max(first - third, 0) / 2 / (base_rays - smaller_rays)
             totals.append((first - 2 * prompt) + batch * (prompt + ray * (rays - base_rays)))
         flops, kept, peak = (round(max(total, 0)) for total in totals)
+        if config.renderer.memory_gib is not None:
+            most = round(config.renderer.memory_gib * 2**30)
+            kept, peak = min(kept, most), min(peak, most)
         made = _made_before(config, batch)
         self.flops, self.kept_bytes = flops + made.flops, kept + made.kept_bytes
         self.peak_bytes = max(peak + made.kept_bytes, made.peak_bytes)
@@ -215,11 +218,11 @@ def _passes(
     generator = build.make_generator(config.generator.name, settings or _small(config.generator))
     torch.set_rng_state(torch_state)
     cameras = config.cameras.model_copy(update={"num_views": 1})
-    views = build.build_views(cameras, config.renderer.model_copy(update={"image_size": image_size}))
+    views = build.build_views(cameras, config.renderer, config.training.max_steps)
     regularizers = build.build_regularizers(config.regularizers, config.training.max_steps)
     last = config.training.max_steps - 1
     names = frozenset(name for step in {0, last // 2, last} for name in regularizers.weights_at(step))
-    renderer = build.make_renderer(build.renderer_settings(config.renderer))
+    renderer = build.make_renderer(build.renderer_settings(config.renderer) | {"memory_gib": None})
     module = RenderedGenerator(generator, renderer, regularizers, views)
     stream = PromptStream(PromptList(["a"]), seed=0, batch_size=batch)
     drawn = stream.samples(0, range(batch), torch.device("cpu"))
@@ -227,7 +230,7 @@ def _passes(
         torch.randn(batch, 8), torch.zeros(batch, 1, 8), torch.ones(batch, 1, dtype=torch.bool)
     )
     looked = views.cameras(drawn.random.uniform("cameras", 1, 4))
-    sample = Batch(range(batch), drawn.prompts, drawn.random, condition, looked, ())
+    sample = Batch(range(batch), drawn.prompts, drawn.random, condition, looked, (), image_size)
 
     def forward() -> Any:
         images, opacity, terms = module(sample, names)

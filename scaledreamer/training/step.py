@@ -36,7 +36,7 @@ from scaledreamer.prompts.views import view_index, with_view
 from scaledreamer.rendering.background import augmented_background
 from scaledreamer.rendering.volume import VolumeRenderer
 from scaledreamer.scene import TextCondition
-from scaledreamer.schedules import Schedule
+from scaledreamer.schedules import Constant, Schedule
 from scaledreamer.training.background import Background, Begun
 from scaledreamer.training.conditioning import Conditioning, PriorTerm, encode_views
 from scaledreamer.training.engine import Engine, Update
@@ -68,8 +68,13 @@ class Views:
     distance: tuple[float, float]
     fov_deg: tuple[float, float]
     num_views: int = 1
-    image_size: int = 32
+    image_size: Schedule = Constant(32)
     random_background: float = 0.5
+
+    def size_at(self, step: int) -> int:
+        """Pixels a side at a step; of a schedule the nearest multiple of 4."""
+        size = self.image_size.value_at(step)
+        return round(size) if isinstance(self.image_size, Constant) else 4 * round(size / 4)
 
     def cameras(self, uniforms: Float[Tensor, "batch view 4"]) -> Cameras:
         return sample_cameras(
@@ -85,7 +90,8 @@ class Views:
 class Batch:
     """What this rank draws in one accumulation step, with the random numbers that belong to it.
 
-    `conditionings` holds the texts of all images, one for each prior; `num_replaced` counts damaged records.
+    `conditionings` holds the texts of all images, one for each prior; `image_size` is pixels a side at this
+    step; `num_replaced` counts damaged records.
     """
 
     indices: range
@@ -94,6 +100,7 @@ class Batch:
     condition: TextCondition
     cameras: Cameras
     conditionings: tuple[Conditioning, ...]
+    image_size: int
     num_replaced: int = 0
 
     @property
@@ -120,7 +127,7 @@ class RenderedGenerator(nn.Module):
     def forward(self, batch: Batch, terms: frozenset[str]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Images "image 3 h w", their opacity, and the regularizers' unreduced terms of these names."""
         random, views, cameras = batch.random, self.views, batch.cameras
-        size = views.image_size
+        size = batch.image_size
         z = random.normal("z", self.generator.noise_dim) if self.generator.has_noise else None
         scene = self.generator(batch.condition, z)
         _, directions = cameras.rays(size, size)
@@ -314,7 +321,14 @@ class Trainer:
         prompts = [prompt for prompt in drawn.prompts for _ in range(num_views)]
         conditionings = tuple(encode_views(term, prompts, elevation, azimuth) for term in self.priors)
         return Batch(
-            indices, drawn.prompts, drawn.random, condition, cameras, conditionings, drawn.num_replaced
+            indices,
+            drawn.prompts,
+            drawn.random,
+            condition,
+            cameras,
+            conditionings,
+            self.views.size_at(step),
+            drawn.num_replaced,
         )
 
     def indices(self, micro_step: int) -> range:

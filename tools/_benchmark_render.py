@@ -1,0 +1,425 @@
+"""Speed of volume rendering, beside nerfacc's pure-torch one if that can be imported; and of generators.
+
+What is compared is measured in turns, in one run, and the best of the repeats counts: an error against a
+slower machine is only ever upwards. On one CPU thread the clock is the process' own, so that other work on
+the machine does not count. Errors are rms of rgb against even samples of every ray, many of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from scaledreamer.cameras import Cameras
+    from scaledreamer.config import Config
+    from scaledreamer.rendering.volume import VolumeRenderer
+    from scaledreamer.scene import Scene
+
+PROMPTS = (
+    "a red cat",
+    "a blue chair",
+    "a green car",
+    "a yellow rocket",
+    "a purple mushroom",
+    "a white rabbit",
+    "an orange bird",
+    "a brown teapot",
+)
+BACKGROUND = 0.35
+
+
+def add_options(render: argparse.ArgumentParser, generator: argparse.ArgumentParser) -> None:
+    """Options of the two subcommands."""
+    config = Path(__file__).resolve().parent.parent / "configs" / "tiny.yaml"
+    for parser in (render, generator):
+        parser.add_argument("--config", default=str(config), help="(%(default)s)")
+        parser.add_argument("--prompts", type=int, default=4, metavar="N", help="in one call (%(default)s)")
+        parser.add_argument("--repeats", type=int, default=5, metavar="N", help="best of (%(default)s)")
+    render.add_argument("--image-size", type=int, default=64, metavar="N", help="pixels a side (%(default)s)")
+    render.add_argument(
+        "--field",
+        choices=("shipped", "initial"),
+        default="shipped",
+        help="the shipped generator, or the configuration's before training (%(default)s)",
+    )
+    render.add_argument(
+        "--even-samples", type=int, default=600, metavar="N", help="a ray, for the error (%(default)s)"
+    )
+    generator.add_argument("--points", type=int, default=4096, metavar="N", help="a prompt (%(default)s)")
+
+
+def check_options(arguments: argparse.Namespace) -> None:
+    """Raises: ValueError naming an option that is out of range."""
+    for name, low in (("prompts", 1), ("repeats", 1), ("image_size", 4), ("even_samples", 1), ("points", 1)):
+        if getattr(arguments, name, low) < low:
+            raise ValueError(f"--{name.replace('_', '-')} takes at least {low}")
+
+
+# --- rendering ---------------------------------------------------------------------------------------------
+
+
+class Counted:
+    """A scene that counts the points it is asked for; one by one only if so wanted."""
+
+    def __init__(self, scene: Any, *, has_rows: bool = True, counts: list[int] | None = None) -> None:
+        self.scene, self.counts = scene, [0, 0] if counts is None else counts
+        if has_rows:
+            self.row = lambda index: Counted(scene.row(index), counts=self.counts)
+
+    def sdf(self, points: Tensor) -> Tensor:
+        self.counts[0] += points.shape[0] * points.shape[1]
+        return self.scene.sdf(points)
+
+    def query(self, points: Tensor) -> Any:
+        self.counts[1] += points.shape[0] * points.shape[1]
+        return self.scene.query(points)
+
+    def background(self, directions: Tensor) -> Tensor:
+        return self.scene.background(directions)
+
+
+def measure_render(config: Config, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Seconds forward and backward, points and error of each way to render the same scenes.
+
+    Returns: `rows` by name, and what was measured.
+    """
+    import torch
+
+    from scaledreamer.accounting import count
+    from scaledreamer.build import make_renderer, renderer_settings
+    from scaledreamer.cameras import sample_cameras
+
+    check_options(arguments)
+    make_scene = _field(config, arguments)
+    renderer = make_renderer(renderer_settings(config.renderer))
+    size, batch = arguments.image_size, arguments.prompts
+    uniforms = torch.rand(batch, 1, 4, generator=torch.Generator().manual_seed(0))
+    ranges = config.cameras.model_dump(exclude={"num_views"})
+    cameras = sample_cameras(uniforms, **{name: (low, high) for name, (low, high) in ranges.items()})
+    with torch.no_grad():
+        reference = _even(make_scene(), renderer, cameras, size, arguments.even_samples)
+
+    def ours(scene: Scene, **changes: Any) -> Tensor:
+        with_normal = changes.pop("with_normal", False)
+        background = torch.full((batch, 1, 3), BACKGROUND)
+        out = replace(renderer, **changes)(
+            scene, cameras, size, size, background=background, with_normal=with_normal
+        )
+        return out.rgb if out.normal is None else torch.cat([out.rgb, out.normal], 2)
+
+    # Peak of a call as it is; a quarter of it is the budget of the row that has one.
+    whole = count(lambda: ours(make_scene()).sum().backward()).peak_bytes
+    num_fine = renderer.num_importance_samples
+    ways: dict[str, Callable[[Any], Tensor]] = {
+        "ours": ours,
+        "ours, prompts together": ours,
+        "ours, nothing left out": lambda scene: ours(scene, min_opacity=0.0),
+        "ours, a quarter of the memory": lambda scene: ours(scene, memory_gib=whole / 4 / 2**30),
+        "ours, with normals": lambda scene: ours(scene, with_normal=True),
+    }
+    nerfacc = _import_nerfacc()
+    if nerfacc is not None:
+        rays = _rays(cameras, size)
+        ways |= {
+            "nerfacc, our rays and samples": lambda scene: _nerfacc_chosen(
+                nerfacc, scene, renderer, rays, size
+            ),
+            f"nerfacc, {num_fine} even samples": lambda scene: _nerfacc_even(
+                nerfacc, scene, renderer, rays, num_fine, size
+            ),
+            f"nerfacc, {4 * num_fine} even samples": lambda scene: _nerfacc_even(
+                nerfacc, scene, renderer, rays, 4 * num_fine, size
+            ),
+        }
+    rows: dict[str, dict[str, float]] = {}
+    for number in range(1 + arguments.repeats):
+        for name, render in ways.items():
+            scene = Counted(make_scene(), has_rows=name != "ours, prompts together")
+            before = _clock()
+            image = render(scene)
+            between = _clock()
+            image.square().sum().backward()
+            forward, backward = between - before, _clock() - between
+            if number == 0:  # to warm up
+                error = (image.detach()[:, :, :3] - reference).square().mean().sqrt()
+                rows[name] = {"rms_error": float(error), "sdf_points": scene.counts[0]}
+                rows[name] |= {"query_points": scene.counts[1], "forward": forward, "backward": backward}
+                rows[name]["peak_bytes"] = count(
+                    lambda render=render: render(make_scene()).square().sum().backward()
+                ).peak_bytes
+                continue
+            if forward + backward < rows[name]["forward"] + rows[name]["backward"] or number == 1:
+                rows[name] |= {"forward": forward, "backward": backward}
+    for row in rows.values():
+        row["points_per_second"] = row["query_points"] / (row["forward"] + row["backward"])
+    return {
+        "what": "render",
+        "rows": rows,
+        "prompts": batch,
+        "image_size": size,
+        "field": arguments.field,
+        "num_importance_samples": num_fine,
+        "nerfacc": None if nerfacc is None else nerfacc.__version__,
+    } | _machine()
+
+
+def _field(config: Config, arguments: argparse.Namespace) -> Callable[[], Any]:
+    """Makes the scenes anew, since each backward pass frees the graph that made them."""
+    from transformers.utils import logging as transformers_logging
+
+    from scaledreamer.pipeline import TextTo3D
+
+    transformers_logging.disable_progress_bar()
+    prompts = [PROMPTS[i % len(PROMPTS)] for i in range(arguments.prompts)]
+    if arguments.field == "shipped":
+        pipe = TextTo3D.from_pretrained()
+        generator, conditioner = pipe.generator.requires_grad_(True), pipe.conditioner
+    else:
+        generator, conditioner = _generator(config, config.generator.name)
+    condition = conditioner(prompts)
+    z = _noise(generator, len(prompts))
+    return lambda: generator(condition, z)
+
+
+def _rays(cameras: Cameras, size: int) -> tuple[Tensor, Tensor]:
+    origins, directions = cameras.rays(size, size)
+    return origins.flatten(1, 3), directions.flatten(1, 3)
+
+
+def _image(rays: Tensor, size: int) -> Tensor:
+    """ "batch ray 3" to "batch view 3 h w" of one view."""
+    return rays.unflatten(1, (1, size, size)).movedim(-1, 2)
+
+
+def _even(scene: Scene, renderer: VolumeRenderer, cameras: Cameras, size: int, num_samples: int) -> Tensor:
+    """Images by many even samples of every ray."""
+    import torch
+
+    from scaledreamer.fields.sdf import volsdf_density
+    from scaledreamer.rendering.sampling import compositing_weights, cube_interval, stratified_depths
+
+    origins, directions = _rays(cameras, size)
+    enter, leave, _ = cube_interval(origins, directions, renderer.radius, renderer.near, renderer.far)
+    pieces = []
+    for o, d, start, end in zip(*(v.split(64, 1) for v in (origins, directions, enter, leave)), strict=True):
+        depths = stratified_depths(start, end, num_samples)
+        sdf, features = scene.query((o[:, :, None] + d[:, :, None] * depths[..., None]).flatten(1, 2))
+        density = volsdf_density(sdf, renderer.inverse_deviation).view(depths.shape)
+        lengths = ((end - start) / num_samples)[..., None].expand_as(depths)
+        weights = compositing_weights(density, lengths)[..., None]
+        rgb = (weights * features[..., :3].unflatten(1, depths.shape[1:])).sum(2)
+        pieces.append(rgb + (1 - weights.sum(2)) * BACKGROUND)
+    return _image(torch.cat(pieces, 1), size)
+
+
+# --- nerfacc -----------------------------------------------------------------------------------------------
+
+
+def _import_nerfacc() -> Any:
+    """The module, or None."""
+    try:
+        import nerfacc  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        return None
+    return nerfacc
+
+
+def _nerfacc(
+    nerfacc: Any, scene: Scene, deviation: float, rays: Sequence[Tensor], starts: Tensor, ends: Tensor
+) -> Tensor:
+    """Colours "batch ray 3" from intervals "batch ray sample", by nerfacc's batched torch functions."""
+    from scaledreamer.fields.sdf import volsdf_density
+
+    origins, directions = rays
+    batch, num_rays, num_samples = starts.shape
+
+    def rgb_and_density(t_starts: Tensor, t_ends: Tensor, _: Any) -> tuple[Tensor, Tensor]:
+        middle = ((t_starts + t_ends) / 2).view(batch, num_rays, num_samples, 1)
+        points = origins[:, :, None] + directions[:, :, None] * middle
+        sdf, features = scene.query(points.flatten(1, 2))
+        density = volsdf_density(sdf, deviation)
+        return features[..., :3].reshape(-1, num_samples, 3), density.reshape(-1, num_samples)
+
+    colors, *_ = nerfacc.rendering(
+        starts.flatten(0, 1), ends.flatten(0, 1), rgb_sigma_fn=rgb_and_density, render_bkgd=BACKGROUND
+    )
+    return colors.view(batch, num_rays, 3)
+
+
+def _nerfacc_even(
+    nerfacc: Any,
+    scene: Scene,
+    renderer: VolumeRenderer,
+    rays: tuple[Tensor, Tensor],
+    num_samples: int,
+    size: int,
+) -> Tensor:
+    import torch
+
+    from scaledreamer.rendering.sampling import cube_interval
+
+    enter, leave, _ = cube_interval(*rays, renderer.radius, renderer.near, renderer.far)
+    edges = enter[..., None] + (leave - enter)[..., None] * torch.linspace(0, 1, num_samples + 1)
+    colors = _nerfacc(
+        nerfacc, scene, renderer.inverse_deviation, rays, edges[..., :-1].clone(), edges[..., 1:].clone()
+    )
+    return _image(colors, size)
+
+
+def _nerfacc_chosen(
+    nerfacc: Any, scene: Scene, renderer: VolumeRenderer, rays: tuple[Tensor, Tensor], size: int
+) -> Tensor:
+    """Of the rays and intervals that our renderer chooses, by its own coarse pass."""
+    import torch
+
+    origins, directions = rays
+    middle = torch.full_like(origins[..., 0], 0.5)
+    kept, depths, lengths, _ = renderer._plan(scene, origins, directions, middle, None, None)
+    index = kept[..., None].expand(-1, -1, 3)
+    chosen = [values.gather(1, index) for values in rays]
+    starts, ends = depths - lengths / 2, depths + lengths / 2
+    colors = _nerfacc(nerfacc, scene, renderer.inverse_deviation, chosen, starts, ends)
+    return _image(torch.full_like(origins, BACKGROUND).scatter(1, index, colors), size)
+
+
+# --- generators --------------------------------------------------------------------------------------------
+
+
+def _generator(config: Config, name: str) -> tuple[Any, Any]:
+    """A generator of the configuration's settings, with the configuration's conditioner."""
+    import torch
+
+    from scaledreamer import build
+
+    conditioner = build.build_conditioner(config.conditioner, config.weights, "cpu")
+    section = config.generator.model_copy(update={"name": name})
+    torch.manual_seed(config.seed)
+    settings = build.conditioned_settings(
+        section, condition_dim=conditioner.condition_dim, token_dim=conditioner.token_dim
+    )
+    return build.make_generator(name, settings), conditioner
+
+
+def _noise(generator: Any, batch: int) -> Tensor | None:
+    import torch
+
+    if not generator.has_noise:
+        return None
+    return torch.randn(batch, generator.noise_dim, generator=torch.Generator().manual_seed(0))
+
+
+def measure_generators(config: Config, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of each architecture of the configuration: text to scenes, points asked, and backward."""
+    import torch
+    from transformers.utils import logging as transformers_logging
+
+    from scaledreamer.accounting import count
+
+    check_options(arguments)
+    transformers_logging.disable_progress_bar()
+    batch, num_points = arguments.prompts, arguments.points
+    prompts = [PROMPTS[i % len(PROMPTS)] for i in range(batch)]
+    points = torch.rand(batch, num_points, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    rows: dict[str, dict[str, float]] = {}
+    for name in get_args(type(config.generator).model_fields["name"].annotation):
+        generator, conditioner = _generator(config, name)
+        with torch.no_grad():
+            condition = conditioner(prompts)
+        z = _noise(generator, batch)
+        best: list[float] = []
+
+        def ask(scene: Any) -> Tensor:
+            sdf, features = scene.query(points)
+            return sdf.square().sum() + features.square().sum()
+
+        for number in range(1 + arguments.repeats):
+            times = [_clock()]
+            scene = generator(condition, z)
+            times.append(_clock())
+            loss = ask(scene)
+            times.append(_clock())
+            loss.backward()
+            times.append(_clock())
+            taken = [end - start for start, end in zip(times[:-1], times[1:], strict=True)]
+            if number > 0 and (not best or sum(taken) < sum(best)):
+                best = taken
+        generator.zero_grad(set_to_none=True)
+        rows[name] = {"forward": best[0], "query": best[1], "backward": best[2]}
+        rows[name]["points_per_second"] = batch * num_points / sum(best)
+        rows[name]["parameters"] = sum(parameter.numel() for parameter in generator.parameters())
+        rows[name]["peak_bytes"] = count(
+            lambda generator=generator, condition=condition, z=z: ask(generator(condition, z)).backward()
+        ).peak_bytes
+    return {"what": "generator", "rows": rows, "prompts": batch, "points": num_points} | _machine()
+
+
+# --- reports -----------------------------------------------------------------------------------------------
+
+
+def _is_one_thread() -> bool:
+    import torch
+
+    return torch.get_num_threads() == 1
+
+
+def _clock() -> float:
+    return time.process_time() if _is_one_thread() else time.perf_counter()
+
+
+def _machine() -> dict[str, Any]:
+    import torch
+
+    clock = "time of the process" if _is_one_thread() else "time on the wall"
+    return {"device": "cpu", "threads": torch.get_num_threads(), "clock": clock, "torch": torch.__version__}
+
+
+def format_render(report: dict[str, Any]) -> str:
+    """The report as a table."""
+    lines = [
+        f"{'':34}{'forward':>9}{'backward':>10}{'both, ms':>10}{'points':>10}{'points/s':>10}"
+        f"{'peak MiB':>10}{'rms error':>11}"
+    ]
+    for name, row in report["rows"].items():
+        forward, backward = 1000 * row["forward"], 1000 * row["backward"]
+        lines.append(
+            f"{name:34}{forward:9.0f}{backward:10.0f}{forward + backward:10.0f}{row['query_points']:10,}"
+            f"{row['points_per_second']:10,.0f}{row['peak_bytes'] / 2**20:10.0f}{row['rms_error']:11.4f}"
+        )
+    if report["nerfacc"] is None:
+        lines.append("nerfacc cannot be imported: nothing to compare with")
+    lines.append(
+        f"{report['prompts']} prompts, {report['image_size']} x {report['image_size']}, "
+        f"{report['num_importance_samples']} samples a ray, {report['field']} field; points are those with "
+        f"gradients. {_where(report)}"
+    )
+    return "\n".join(lines)
+
+
+def format_generators(report: dict[str, Any]) -> str:
+    """The report as a table."""
+    lines = [
+        f"{'':22}{'parameters':>12}{'scenes':>9}{'points':>9}{'backward':>10}{'all, ms':>9}{'points/s':>11}"
+        f"{'peak MiB':>10}"
+    ]
+    for name, row in report["rows"].items():
+        parts = [1000 * row[part] for part in ("forward", "query", "backward")]
+        lines.append(
+            f"{name:22}{row['parameters']:12,}{parts[0]:9.0f}{parts[1]:9.0f}{parts[2]:10.0f}{sum(parts):9.0f}"
+            f"{row['points_per_second']:11,.0f}{row['peak_bytes'] / 2**20:10.0f}"
+        )
+    lines.append(f"{report['prompts']} prompts, {report['points']} points each. {_where(report)}")
+    return "\n".join(lines)
+
+
+def _where(report: dict[str, Any]) -> str:
+    return (
+        f"{report['clock']} on {report['device']}, {report['threads']} thread(s), torch {report['torch']}; "
+        "on a GPU not measured"
+    )
