@@ -187,13 +187,13 @@ def test_training_draws_z_from_the_stream_and_a_pipeline_needs_none(tmp_path: Pa
     from scaledreamer.training.step import Batch
 
     config = load_config(None, ["renderer.image_size=8", "renderer.num_importance_samples=4"])
-    views = build.build_views(config.cameras, config.renderer)
+    views = build.build_views(config.cameras, config.renderer, 1)
     stream = PromptStream(PromptList(["a"]), seed=0, batch_size=2)
     images = []
     for jitter in (0.2, 0.2, 0.0):
         drawn = stream.samples(0, range(2))
         cameras = views.cameras(drawn.random.uniform("cameras", 1, 4))
-        batch = Batch(range(2), drawn.prompts, drawn.random, condition(2), cameras, ())
+        batch = Batch(range(2), drawn.prompts, drawn.random, condition(2), cameras, (), 8)
         field = make_field(torch.float32, color_jitter=jitter)
         regularizers = build.build_regularizers(config.regularizers, 1)
         module = RenderedGenerator(field, VolumeRenderer(num_importance_samples=4), regularizers, views)
