@@ -221,3 +221,16 @@ def test_noise_and_conditions_of_another_length_are_refused() -> None:
     other = TextCondition(torch.zeros(1, 5), torch.zeros(1, 1, 5), torch.ones(1, 1, dtype=torch.bool))
     with pytest.raises(ValueError, match="condition has 5 numbers, the generator was built for 6"):
         generator(other)
+
+
+def test_bfloat16_stays_within_two_hundredths_of_float32() -> None:
+    """Under autocast: what the network adds to distances to 2 % (relative, L2), rgb to 1/100."""
+    generator, given, at = trained(), condition(2), points(2, 500)
+    exact_sdf, exact_rgb = generator(given).query(at)
+    with torch.autocast("cpu", torch.bfloat16):
+        sdf, rgb = generator(given).query(at)
+    sphere = at.norm(dim=-1) - generator.sphere_radius
+    added = (exact_sdf - sphere).detach()
+    assert float(added.abs().max()) > 0.2
+    assert float((sdf.float() - sphere - added).detach().norm() / added.norm()) < 0.02
+    assert float((rgb.float() - exact_rgb).detach().abs().max()) < 0.01

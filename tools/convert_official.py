@@ -18,7 +18,6 @@ Exit status: 0 converted; 2 bad input, nothing was written.
 from __future__ import annotations
 
 import argparse
-import importlib
 import pickle
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -162,19 +161,15 @@ def architecture(state: Mapping[str, Tensor]) -> str:
 def converter(
     name: str,
 ) -> Callable[[dict[str, Tensor], Mapping[str, Any]], tuple[dict[str, Any], dict[str, Tensor]]]:
-    """The function that converts an architecture.
-
-    Raises: ValueError if this version does not have it.
-    """
-    module = f"_official_{name}"
-    try:
-        return importlib.import_module(module).convert
-    except ModuleNotFoundError as error:
-        if error.name != module:
-            raise
-        raise ValueError(
-            f"{name} cannot be converted by this version: tools/{module}.py is missing"
-        ) from None
+    """The function that converts an architecture."""
+    match name:
+        case "hyper_ingp":
+            from _official_hyper_ingp import convert
+        case "triplane_transformer":
+            from _official_triplane_transformer import convert
+        case _:
+            from _official_conv3d_net import convert
+    return convert
 
 
 def read_settings(path: Path) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Fits a generator directly to ground-truth views of the tinyworld by image loss: the score no distillation
 exceeds.
 
-    python tools/fit_oracle.py --config configs/tiny.yaml --minutes 20 --out outputs/oracle [key.path=value
-    ...] python tools/evaluate.py --checkpoint outputs/oracle/generator --split unseen
+    python tools/fit_oracle.py --config configs/tiny.yaml --minutes 20 --out outputs/oracle [key=value ...]
+    python tools/evaluate.py --checkpoint outputs/oracle/generator --split unseen --out outputs/oracle.json
 
 Architecture, conditioner and renderer are those of the configuration; only the teacher differs. If this
 cannot reach a bar, the architecture is at fault and not the distillation.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import random
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -41,7 +42,8 @@ def draw(pool: ViewPool, count: int, seed: int, size: int) -> tuple[list[str], C
     return prompts, cameras, images, backgrounds
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> list[float]:
+    """Fits and exports; returns the mean PSNR on held-out views in dB, each time that it was taken."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -54,7 +56,7 @@ def main() -> None:
     parser.add_argument("--num-shards", type=int, default=13)
     parser.add_argument("--out", type=Path, default=Path("outputs/oracle"))
     parser.add_argument("overrides", nargs="*", help="key.path=value of the configuration")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
 
     config = load_config(args.config, args.overrides)
     torch.manual_seed(config.seed)
@@ -80,7 +82,7 @@ def main() -> None:
         scene = module(conditioner(prompts), z)
         return renderer(scene, cameras, size, size, jitter=jitter, background=backgrounds[:, None]).rgb[:, 0]
 
-    started, losses = time.time(), []
+    started, losses, held_out_psnr = time.time(), [], []
     for step in range(args.steps):
         if time.time() - started > 60 * args.minutes:
             break
@@ -99,6 +101,7 @@ def main() -> None:
             with torch.no_grad():
                 restored = render(averaged.module, prompts, cameras, backgrounds, None, 0)
             psnr = (-10 * torch.log10(((restored - images) ** 2).flatten(1).mean(1))).mean().item()
+            held_out_psnr.append(psnr)
             mean = sum(losses[-250:]) / len(losses[-250:])
             took = (time.time() - started) / 60
             print(
@@ -114,6 +117,7 @@ def main() -> None:
     )
     pipe.save_pretrained(args.out / "generator")
     print(f"wrote {args.out / 'generator'}")
+    return held_out_psnr
 
 
 if __name__ == "__main__":
