@@ -271,6 +271,11 @@ INFER = [
         ["--seeds", "1,2", "--interpolate", "a cat", "a dog"],
         "--seeds and --interpolate are both given; leave out one of them",
     ),
+    infer_case(
+        "variants and interpolation",
+        ["--num-variants", "2", "--interpolate", "a cat", "a dog"],
+        "--num-variants and --interpolate are both given; leave out one of them",
+    ),
     infer_case("one end", ["--interpolate", "a cat"], "--interpolate: expected 2 arguments"),
     infer_case("empty end", ["--interpolate", "a cat", " "], "--interpolate: "),
     infer_case(

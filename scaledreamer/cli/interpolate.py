@@ -35,6 +35,8 @@ def check(arguments: argparse.Namespace) -> dict[str, str]:
         if getattr(arguments, flag):
             name = flag.replace("_", "-")
             raise ValueError(f"--{name} and --interpolate are both given; leave out one of them")
+    if arguments.num_variants > 1:
+        raise ValueError("--num-variants and --interpolate are both given; leave out one of them")
     for prompt in arguments.interpolate:
         try:
             check_prompt(prompt)
@@ -53,7 +55,8 @@ def make(pipe: TextTo3D, arguments: argparse.Namespace) -> int:
 
     start, (first, second) = time.perf_counter(), arguments.interpolate
     num_frames = FRAMES if arguments.frames is None else arguments.frames
-    assets = pipe.interpolate(first, second, num_frames, seed=arguments.seed)
+    noise = {"seed": arguments.seed, "truncation": arguments.truncation}
+    assets = pipe.interpolate(first, second, num_frames, **noise)
     print(f"interpolation: {_short(first)} to {_short(second)}, {num_frames} frames")
     for note in dict.fromkeys(note for asset in assets for note in asset.notes):
         print(f"  note: {note}")
@@ -90,7 +93,7 @@ def make(pipe: TextTo3D, arguments: argparse.Namespace) -> int:
         "frames": num_frames,
         "seed": arguments.seed,
         "checkpoint": {"folder": str(pipe.folder), "sha256": pipe.checkpoint_hash},
-        "settings": settings | {"device": str(pipe.device)},
+        "settings": settings | {"truncation": arguments.truncation, "device": str(pipe.device)},
         "seconds": round(time.perf_counter() - start, 3),
         "files": files,
     }
