@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from scaledreamer.fields.volume import FeatureVolume
-from scaledreamer.generators.decoded import DecodedScene, Decoder
+from scaledreamer.generators.decoded import DecodedScene, Decoder, check_settings
 from scaledreamer.generators.styled import Dense, StyledConv, StyledOutput, double
 from scaledreamer.scene import TextCondition
 
@@ -244,9 +244,8 @@ class Conv3DNet(nn.Module):
 
 def _check(config: dict[str, Any]) -> None:
     """Raises ValueError for settings out of range."""
-    for name, value in config.items():
-        if isinstance(value, int) and not isinstance(value, bool) and value < 1:
-            raise ValueError(f"{name} is {value}: it must be at least 1.")
+    sizes = (key for key, value in config.items() if isinstance(value, int) and not isinstance(value, bool))
+    check_settings(config, sizes)
     resolution, channel_base = config["resolution"], config["channel_base"]
     if resolution < 2 * BASE_RESOLUTION or resolution & (resolution - 1):
         raise ValueError(
@@ -254,9 +253,3 @@ def _check(config: dict[str, Any]) -> None:
         )
     if channel_base < resolution:
         raise ValueError(f"channel_base is {channel_base}: it must be at least the resolution, {resolution}.")
-    if not 0 < config["sphere_radius"] < 1:
-        raise ValueError(
-            f"sphere_radius is {config['sphere_radius']}: it must lie between 0 and 1, inside the scene cube."
-        )
-    if config["background"] not in ("learned", "none"):
-        raise ValueError(f"background is {config['background']!r}: choose 'learned' or 'none'.")

@@ -7,8 +7,9 @@ features come from. World and axes are those of `scaledreamer.scene`.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -28,6 +29,23 @@ class PointFeatures(Protocol):
     def row(self, index: int) -> PointFeatures:
         """Those of one scene of the batch, as a batch of one."""
         ...
+
+
+def check_settings(config: Mapping[str, Any], sizes: Iterable[str]) -> None:
+    """What all generators ask of their settings.
+
+    Raises: ValueError naming the size below 1, the sphere that is not inside the cube, or the background that
+        is neither "learned" nor "none".
+    """
+    for name in sizes:
+        if config[name] < 1:
+            raise ValueError(f"{name} is {config[name]}: it must be at least 1.")
+    if not 0 < config["sphere_radius"] < 1:
+        raise ValueError(
+            f"sphere_radius is {config['sphere_radius']}: it must lie between 0 and 1, inside the scene cube."
+        )
+    if config["background"] not in ("learned", "none"):
+        raise ValueError(f"background is {config['background']!r}: choose 'learned' or 'none'.")
 
 
 class Decoder(nn.Module):

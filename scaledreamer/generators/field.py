@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from scaledreamer.fields.hash_grid import HashGrid
-from scaledreamer.generators.decoded import DecodedScene, Decoder
+from scaledreamer.generators.decoded import DecodedScene, Decoder, check_settings
 from scaledreamer.scene import TextCondition
 
 
@@ -122,20 +122,12 @@ class Field(nn.Module):
             "background": background,
             "color_jitter": color_jitter,
         }
-        for name in ("mlp_width", "mlp_depth"):
-            if self.config[name] < 1:
-                raise ValueError(f"{name} is {self.config[name]}: it must be at least 1.")
-        if not 0 < sphere_radius < 1:
-            raise ValueError(
-                f"sphere_radius is {sphere_radius}: it must lie between 0 and 1, inside the scene cube."
-            )
+        check_settings(self.config, ("mlp_width", "mlp_depth"))
         if not 0 <= color_jitter < math.inf:
             raise ValueError(
                 f"color_jitter is {color_jitter}: a standard deviation in scene units, 0 for none or for "
                 "example 0.005."
             )
-        if background not in ("learned", "none"):
-            raise ValueError(f"background is {background!r}: choose 'learned' or 'none'.")
         self.grid = HashGrid(**grid, backend=grid_backend)
         self.decoder = Decoder(self.grid.num_features + 3, mlp_width, mlp_depth, sphere_radius, background)
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from scaledreamer.fields.hash_grid import HashGrid
 from scaledreamer.fields.sdf import sphere_bias
+from scaledreamer.generators.decoded import check_settings
 from scaledreamer.scene import TextCondition
 
 
@@ -140,15 +141,8 @@ class HyperINGP(nn.Module):
             "sphere_radius": sphere_radius,
             "background": background,
         }
-        for name in ("condition_dim", "hyper_width", "hyper_depth", "mlp_width", "mlp_depth"):
-            if self.config[name] < 1:
-                raise ValueError(f"{name} is {self.config[name]}: it must be at least 1.")
-        if not 0 < sphere_radius < 1:
-            raise ValueError(
-                f"sphere_radius is {sphere_radius}: it must lie between 0 and 1, inside the scene cube."
-            )
-        if background not in ("learned", "none"):
-            raise ValueError(f"background is {background!r}: choose 'learned' or 'none'.")
+        sizes = ("condition_dim", "hyper_width", "hyper_depth", "mlp_width", "mlp_depth")
+        check_settings(self.config, sizes)
 
         self.sphere_radius = sphere_radius
         self.grid = HashGrid(

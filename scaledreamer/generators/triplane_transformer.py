@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from scaledreamer.fields.planes import FeaturePlanes
-from scaledreamer.generators.decoded import DecodedScene, Decoder
+from scaledreamer.generators.decoded import DecodedScene, Decoder, check_settings
 from scaledreamer.scene import TextCondition
 
 _MLP_RATIO = 4
@@ -91,20 +91,12 @@ class TriplaneTransformer(nn.Module):
             "gradient_checkpointing": gradient_checkpointing,
             "dtype": dtype,
         }
-        for name, size in sizes.items():
-            if size < 1:
-                raise ValueError(f"{name} is {size}: it must be at least 1.")
+        check_settings(self.config, sizes)
         if width % num_heads:
             raise ValueError(
                 f"width is {width} and num_heads {num_heads}: heads share the width evenly, so give a "
                 f"multiple of {num_heads}, for example {num_heads * max(1, round(width / num_heads))}."
             )
-        if not 0 < sphere_radius < 1:
-            raise ValueError(
-                f"sphere_radius is {sphere_radius}: it must lie between 0 and 1, inside the scene cube."
-            )
-        if background not in ("learned", "none"):
-            raise ValueError(f"background is {background!r}: choose 'learned' or 'none'.")
         if dtype not in ("float32", "bfloat16"):
             raise ValueError(f"dtype is {dtype!r}: choose 'float32' or 'bfloat16'.")
 
