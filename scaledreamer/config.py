@@ -335,6 +335,8 @@ class TriplaneTransformer(Section):
     """Radius of the sphere that every scene starts as."""
     background: Literal["learned", "none"] = "learned"
     """What rays see behind the scene; learned is the same for all prompts."""
+    coordinates: bool = True
+    """Give the two MLPs the point's coordinates too; ScaleDreamer's own have the planes' features alone."""
     mask_padding: bool = True
     """Do not look at text tokens that are padding; ScaleDreamer's own weights were trained to."""
     gradient_checkpointing: bool = False

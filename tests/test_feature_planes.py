@@ -83,6 +83,14 @@ def test_features_fade_to_zero_outside() -> None:
     torch.testing.assert_close(planes(along_x), expected)
 
 
+def test_coordinates_follow_the_features_if_asked_for() -> None:
+    values, points = random_tensor(3, 3, 4, 6, 6), some_points(3)
+    with_coordinates = FeaturePlanes(values, has_coordinates=True)
+    assert torch.equal(with_coordinates(points)[..., :-3], FeaturePlanes(values)(points))
+    assert torch.equal(with_coordinates(points)[..., -3:], points)
+    assert torch.equal(with_coordinates.row(1)(points[1:2]), with_coordinates(points)[1:2])
+
+
 @pytest.mark.gpu
 def test_cuda_equals_cpu() -> None:
     values, points = random_tensor(2, 3, 4, 6, 6), some_points(2)

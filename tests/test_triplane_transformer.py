@@ -96,7 +96,13 @@ def test_published_sizes_are_settings() -> None:
     """12 layers of width 768 on text of width 1024: 85 M parameters in self-attention and MLPs, 31 M in
     cross-attention, 2.4 M positions."""
     sizes = {"width": 768, "num_layers": 12, "num_heads": 16, "token_resolution": 32}
-    decoder: dict[str, Any] = {"plane_features": 32, "mlp_width": 64, "mlp_depth": 2, "background": "none"}
+    decoder: dict[str, Any] = {
+        "plane_features": 32,
+        "mlp_width": 64,
+        "mlp_depth": 2,
+        "background": "none",
+        "coordinates": False,
+    }
     with torch.device("meta"):
         generator = TriplaneTransformer(token_dim=1024, **sizes, **decoder)
     w, t = 768, 1024

@@ -117,6 +117,7 @@ def convert(
         "mlp_depth": len(hidden),
         "sphere_radius": float(lengths["sdf_bias_params"]) / half_width,
         "background": "none",
+        "coordinates": False,
         "mask_padding": False,
     }
     return found, {name: value.detach().float().clone() for name, value in ours.items()}

@@ -31,19 +31,23 @@ class FeaturePlanes:
 
     Attributes:
         values: of pixels.
+        has_coordinates: the points' own coordinates follow their features.
     """
 
     values: Float[Tensor, "batch 3 c h w"]
+    has_coordinates: bool = False
 
     def __call__(self, points: Float[Tensor, "batch n 3"]) -> Float[Tensor, "batch n feature"]:
-        """Features of points, plane by plane (axis feature = plane * c + feature of the plane).
+        """Features of points, plane by plane (axis feature = plane * c + feature of the plane), and x, y, z
+        if they are asked for.
 
         Differentiable in values and points.
         """
         places = torch.stack([points[..., axes] for axes in _ALONG_W_AND_H], 1).flatten(0, 1)
         found = F.grid_sample(self.values.flatten(0, 1), places[:, None], align_corners=False)
-        return found[:, :, 0].unflatten(0, (-1, 3)).permute(0, 3, 1, 2).flatten(2)
+        features = found[:, :, 0].unflatten(0, (-1, 3)).permute(0, 3, 1, 2).flatten(2)
+        return torch.cat([features, points], -1) if self.has_coordinates else features
 
     def row(self, index: int) -> FeaturePlanes:
         """Those of one scene, as a batch of one."""
-        return FeaturePlanes(self.values[index : index + 1])
+        return FeaturePlanes(self.values[index : index + 1], self.has_coordinates)
