@@ -94,15 +94,17 @@ def bytes_per_sample(
         numbers = torch.linspace(-1, 1, 3 * batch * per_prompt, dtype=like.dtype, device=like.device)
         return numbers.view(batch, per_prompt, 3)
 
-    few, many = spread(_PROBE_POINTS), spread(64 * _PROBE_POINTS)
+    few, many = spread(_PROBE_POINTS), spread(512 * _PROBE_POINTS)
     if ask(scene, few[:, :1], inverse_deviation, normal_epsilon).requires_grad:
         return (
             count(lambda: ask(scene, few, inverse_deviation, normal_epsilon)).kept_bytes / few[..., 0].numel()
         )
-    # Many, for what a scene takes however few they are, as the pieces of a hash grid, not to matter.
-    return (
-        count(lambda: ask(scene, many, inverse_deviation, normal_epsilon)).peak_bytes / many[..., 0].numel()
-    )
+    # The growth, without what a scene takes however few they are, as the pieces of a hash grid.
+    half = many[:, : many.shape[1] // 2]
+    peaks = [
+        count(lambda p=p: ask(scene, p, inverse_deviation, normal_epsilon)).peak_bytes for p in (half, many)
+    ]
+    return (peaks[1] - peaks[0]) / (many[..., 0].numel() - half[..., 0].numel())
 
 
 def chunks_within(
