@@ -51,6 +51,15 @@ def test_render_takes_settings_and_the_configurations_generator(main: Any, tmp_p
     assert (report["num_importance_samples"], report["field"]) == (4, "initial")
 
 
+def test_render_measures_itself_on_a_field_that_costs_nothing(main: Any, tmp_path: Path):
+    options = ["--image-size", "16", "--prompts", "2", "--repeats", "1", "--even-samples", "400"]
+    file = tmp_path / "report.json"
+    assert main(["render", "--field", "sphere", *options, "--json", str(file)]) == 0
+    rows = json.loads(file.read_text())["rows"]
+    assert rows["ours, nothing left out"]["query_points"] == 2 * 16**2 * 10
+    assert all(row["rms_error"] < 0.02 for name, row in rows.items() if "even" not in name)
+
+
 def test_generator_measures_every_architecture(main: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     options = ["--prompts", "2", "--repeats", "1", "--points", "64"]
     assert main(["generator", *options, "--json", str(tmp_path / "report.json")]) == 0

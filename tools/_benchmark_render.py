@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -45,9 +45,10 @@ def add_options(render: argparse.ArgumentParser, generator: argparse.ArgumentPar
     render.add_argument("--image-size", type=int, default=64, metavar="N", help="pixels a side (%(default)s)")
     render.add_argument(
         "--field",
-        choices=("shipped", "initial"),
+        choices=("shipped", "initial", "sphere"),
         default="shipped",
-        help="the shipped generator, or the configuration's before training (%(default)s)",
+        help="the shipped generator, the configuration's before training, or a sphere that costs next to "
+        "nothing, so that the renderer's own work is measured (%(default)s)",
     )
     render.add_argument(
         "--even-samples", type=int, default=600, metavar="N", help="a ray, for the error (%(default)s)"
@@ -83,6 +84,25 @@ class Counted:
 
     def background(self, directions: Tensor) -> Tensor:
         return self.scene.background(directions)
+
+
+@dataclass(frozen=True)
+class Spheres:
+    """Scenes of one sphere each, coloured by place, differentiable in the radii "batch 1"."""
+
+    radius: Tensor
+
+    def sdf(self, points: Tensor) -> Tensor:
+        return points.norm(dim=-1) - self.radius
+
+    def query(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        return self.sdf(points), (points + self.radius[..., None]).clamp(0, 1)
+
+    def background(self, directions: Tensor) -> Tensor:
+        return directions * 0 + 1
+
+    def row(self, index: int) -> Spheres:
+        return Spheres(self.radius[index : index + 1])
 
 
 def measure_render(config: Config, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -172,6 +192,12 @@ def measure_render(config: Config, arguments: argparse.Namespace) -> dict[str, A
 
 def _field(config: Config, arguments: argparse.Namespace) -> Callable[[], Any]:
     """Makes the scenes anew, since each backward pass frees the graph that made them."""
+    if arguments.field == "sphere":
+        import torch
+
+        radius = torch.full((arguments.prompts, 1), 0.6, requires_grad=True)
+        return lambda: Spheres(radius * 1)
+
     from transformers.utils import logging as transformers_logging
 
     from scaledreamer.pipeline import TextTo3D

@@ -54,23 +54,20 @@ class ViewPool:
         *,
         recolor: bool = True,
         supersampled: bool = False,
-        favored: Callable[[Meaning], bool] | None = None,
-        favored_share: float = 0.0,
+        weights: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, list[Meaning], list[int]]:
         """Images (count, 3, 64, 64) and coverage in [0, 1], meanings, and view words' indices; a function of
         `seed`.
 
         Args:
             supersampled: give the images of 128 pixels that the others are averages of.
-            favored: which meanings to show more often than they occur.
-            favored_share: this part of the images is drawn from them alone, the rest from all.
+            weights: how often each view of the pool is drawn, not normalised; None is equally often.
         """
         rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
-        index = torch.randint(len(self.views), (count,), generator=generator)
-        if favored is not None:
-            among = torch.tensor([row for row, m in enumerate(self.views.meanings) if favored(m)])
-            chosen = torch.randint(len(among), (round(favored_share * count),), generator=generator)
-            index[: len(chosen)] = among[chosen]
+        if weights is None:
+            index = torch.randint(len(self.views), (count,), generator=generator)
+        else:
+            index = weights.multinomial(count, replacement=True, generator=generator)
         meanings = [self.views.meanings[i] for i in index.tolist()]
         if recolor:
             meanings = [dataset.recolor(meaning, rng, self.split) for meaning in meanings]

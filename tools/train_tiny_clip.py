@@ -213,15 +213,12 @@ def train_image(args: argparse.Namespace) -> None:
     tokenizer = build_tokenizer()
     tower = start_tower(args, "image")
     pool = ViewPool(args.work / "views", "seen", args.num_shards, args.device, first_shard=FIRST_SHARD)
+    # Two of five wear something, where one of ten would.
+    wears = torch.tensor([meaning.wear is not None for meaning in pool.views.meanings])
+    weights = 0.65 / len(wears) + 0.35 * wears / wears.sum()
 
     def losses(step: int) -> dict[str, Tensor]:
-        images, _, meanings, views = pool.draw(
-            args.batch_size,
-            step,
-            supersampled=True,
-            favored=lambda meaning: meaning.wear is not None,
-            favored_share=0.35,
-        )
+        images, _, meanings, views = pool.draw(args.batch_size, step, supersampled=True, weights=weights)
         embedded = tower.embed_images(disturb(images, torch.Generator().manual_seed(step)))
         # From where a thing without a front is seen cannot be told: -100 is what cross_entropy passes over.
         seen = [view if KINDS[m.kind].has_front else -100 for m, view in zip(meanings, views, strict=True)]

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from scaledreamer.priors.stable_diffusion import StableDiffusionPrior
 from scaledreamer.prompts.conditioner import TextConditioner
-from scaledreamer.prompts.views import BACK, FRONT, with_view
+from scaledreamer.prompts.views import BACK, FRONT, VIEW_WORDS, with_view
 from scaledreamer.tinyworld import grammar
 from scaledreamer.tinyworld.text import ATTRIBUTE_VALUES, MAX_TOKENS, attribute_labels, build_tokenizer
 
@@ -314,15 +314,28 @@ def scaling_factor(args: argparse.Namespace, autoencoder: Any) -> float:
         return 1 / autoencoder.encode(to_signed(images)).latent_dist.mode().std().item()
 
 
+def _view_weights(pool: ViewPool) -> Tensor:
+    """How often to draw each view: three of four have a front, and each view word then the same share."""
+    weights = torch.zeros(len(pool.views))
+    has_front = torch.tensor([grammar.KINDS[meaning.kind].has_front for meaning in pool.views.meanings])
+    view = torch.tensor(pool.view)
+    groups = [(~has_front, 0.25)] + [(has_front & (view == v), 0.75 / 4) for v in range(len(VIEW_WORDS))]
+    for is_member, share in groups:
+        weights[is_member] = share / max(int(is_member.sum()), 1)
+    return weights
+
+
 def train_unet(args: argparse.Namespace) -> None:
     """UNet: v-prediction, frozen text encoder and autoencoder, a tenth of captions empty.
 
     From which side a thing is seen is decided at the noisiest timesteps and shows on kinds with a front
-    alone, so both are drawn more often: t of density 2t on [0, 1], and those kinds for three of four images.
+    alone, so both are drawn more often: t of density 2t on [0, 1], and those kinds for three of four images,
+    with each view word equally often (cameras all around see sides four times as often as fronts).
     """
     tokenizer, encoder = trained_text(args)
     autoencoder = trained_autoencoder(args)
     pool = ViewPool(args.work / "views", "seen", args.num_shards, args.device)
+    weights = _view_weights(pool)
     scale = scaling_factor(args, autoencoder)
     torch.manual_seed(args.seed)
     unet = build_unet().to(args.device)
@@ -334,9 +347,7 @@ def train_unet(args: argparse.Namespace) -> None:
 
     def losses(step: int) -> dict[str, Tensor]:
         rng, generator = random.Random(step), torch.Generator().manual_seed(step)
-        images, _, meanings, views = pool.draw(
-            args.batch_size, step, favored=lambda m: grammar.KINDS[m.kind].has_front, favored_share=0.45
-        )
+        images, _, meanings, views = pool.draw(args.batch_size, step, weights=weights)
         texts = [
             "" if rng.random() < 0.1 else draw_caption(m, v, rng, view_word_rate=0.95)
             for m, v in zip(meanings, views, strict=True)
