@@ -124,6 +124,22 @@ def test_layers_pass_gradcheck_where_they_are_cut_too() -> None:
     assert torch.autograd.gradcheck(layer, inputs)
 
 
+def test_gradients_of_activations_are_exact_in_float64() -> None:
+    """Slopes of 0.2 sqrt(2) and sqrt(2), or none beyond the limit, to the last digits."""
+    layer = StyledConv(1, 1, 1, 3).double()
+    with torch.no_grad():
+        layer.weight.zero_()
+    for bias, slope in ((-1.0, 0.2 * 2**0.5), (1.0, 2**0.5), (300.0, 0.0)):
+        with torch.no_grad():
+            layer.bias.fill_(bias)
+        layer.bias.grad = None
+        layer(
+            torch.ones(1, 1, 3, 3, 3).double(), torch.ones(1, 1).double(), torch.zeros(1).double()
+        ).sum().backward()
+        assert layer.bias.grad is not None
+        assert float(layer.bias.grad) == pytest.approx(27 * slope, rel=1e-14)
+
+
 def test_dense_keeps_the_variance_at_any_width() -> None:
     torch.manual_seed(0)
     for width in (4, 1024):
