@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -256,6 +257,9 @@ def test_bad_settings_are_named(settings: dict[str, Any], message: str) -> None:
         build.make_generator("field", {**SMALL, **settings})
 
 
-def test_noise_of_another_length_is_refused() -> None:
-    with pytest.raises(ValueError, match="z has 3 numbers a prompt, this generator takes 2"):
-        make_field(color_jitter=0.1)(condition(1), torch.zeros(1, 3))
+@pytest.mark.parametrize("shape", [(3, 3), (1, 2), (6,)])
+def test_noise_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
+    """That of one prompt, too: it would move the colours of all prompts alike."""
+    message = re.escape(f"z has shape {shape}: this generator takes standard normal numbers of shape (3, 2)")
+    with pytest.raises(ValueError, match=message):
+        make_field(color_jitter=0.1)(condition(3), torch.zeros(shape))

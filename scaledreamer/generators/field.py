@@ -139,9 +139,8 @@ class Field(nn.Module):
     def forward(self, condition: TextCondition, z: Tensor | None = None) -> DecodedScene | JitteredScene:
         """The scene, once for each prompt of the batch; without z there is no jitter.
 
-        Raises: ValueError for noise where there is no jitter, or of another length.
+        Raises: ValueError for noise where there is no jitter, or of another shape.
         """
-        del condition
         scene = DecodedScene(GridFeatures(self.grid), self.decoder)
         if z is None:
             return scene
@@ -150,8 +149,12 @@ class Field(nn.Module):
                 "This generator takes noise z only while it is trained with color_jitter above 0: leave z "
                 "out."
             )
-        if z.shape[1] != self.noise_dim:
-            raise ValueError(f"z has {z.shape[1]} numbers a prompt, this generator takes {self.noise_dim}.")
+        shape = (len(condition.pooled), self.noise_dim)
+        if tuple(z.shape) != shape:
+            raise ValueError(
+                f"z has shape {tuple(z.shape)}: this generator takes standard normal numbers of shape {shape} "
+                "(batch, noise_dim)."
+            )
         return JitteredScene(scene, z, self.config["color_jitter"])
 
 
