@@ -11,6 +11,7 @@ from torch import Tensor
 
 from scaledreamer.fields import hash_grid
 from scaledreamer.fields.hash_grid import HashGrid
+from scaledreamer.fields.hash_grid_backend import Backend, choose_backend
 from tests import reference_fields
 
 # Resolutions 4, 6, 10, 16, 25, 39: up to 512 entries only 4 and 6 are dense; up to 32,768 entries all but the
@@ -203,6 +204,30 @@ def test_shapes_of_points_are_kept_and_none_is_fine() -> None:
 def test_entries_are_rounded_up_and_bounded() -> None:
     grid = HashGrid(num_levels=3, features_per_level=2, log2_table_size=10, base_resolution=5, growth=2.0)
     assert grid.table.shape == (128 + 1000 + 1024, 2)  # 5^3 = 125 to 128, 10^3 = 1000, 20^3 to 2^10
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_auto_takes_plain_torch_for_points_that_the_others_do_not_read(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, where auto is a twin that reads points in float32 alone, and says so where it is meant."""
+    plain = choose_backend("torch", torch.device("cpu"))
+
+    def encode(table: Tensor, points: Tensor, pyramid: Any, dtype: Any = None) -> Tensor:
+        raise ValueError("takes points in float32")
+
+    other = Backend("triton", encode, "")
+    monkeypatch.setattr(hash_grid, "choose_backend", lambda name, device: plain if name == "torch" else other)
+    points = some_points(dtype)
+    features = make_grid(dtype, log2_table_size=9)(points)
+    expected = make_grid(log2_table_size=9)(points.double())
+    assert features.dtype == dtype
+    assert (
+        float((features.double() - expected).detach().norm() / expected.detach().norm())
+        < 30 * torch.finfo(dtype).eps
+    )
+    with pytest.raises(ValueError, match="takes points in float32"):
+        make_grid(dtype, log2_table_size=9, backend="triton")(points)
 
 
 @pytest.mark.gpu

@@ -92,8 +92,8 @@ class HashGrid(nn.Module):
         Raises: ValueError if the backend does not work on the points' device or dtype.
         """
         chosen = choose_backend(self.backend, points.device)
-        if self.backend == "auto" and points.dtype == torch.float64:
-            chosen = choose_backend("torch", points.device)  # the others have no double precision
+        if self.backend == "auto" and points.dtype != torch.float32:
+            chosen = choose_backend("torch", points.device)  # the others read points in float32 alone
         features = chosen.encode(self.table, points.reshape(-1, 3), self.pyramid, dtype)
         return features.view(*points.shape[:-1], self.num_features)
 
@@ -235,7 +235,7 @@ def _corners_last(values: Tensor) -> Tensor:
 class _Interpolate(torch.autograd.Function):
     """Features of points "n 3" from a table "entry feature", in pieces.
 
-    Saves the points only: rows and weights, small work, are computed again in the backward pass.
+    Saves nothing but its inputs: rows and weights, small work, are computed again in the backward pass.
     """
 
     @staticmethod
