@@ -152,8 +152,8 @@ class Field(nn.Module):
         shape = (len(condition.pooled), self.noise_dim)
         if tuple(z.shape) != shape:
             raise ValueError(
-                f"z has shape {tuple(z.shape)}: this generator takes standard normal numbers of shape {shape} "
-                "(batch, noise_dim)."
+                f"z has shape {tuple(z.shape)}: this generator takes standard normal numbers of shape "
+                f"{shape} (batch, noise_dim)."
             )
         return JitteredScene(scene, z, self.config["color_jitter"])
 
