@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 from scaledreamer.fields.hash_grid_backend import check_name, choose_backend
 from scaledreamer.fields.once import once
 from scaledreamer.fields.pyramid import PRIMES, Pyramid, make_pyramid
+from scaledreamer.memory import memory_bytes
 
 # Points times levels that are worked on together: temporaries of about 2 MB on CPUs, where they then stay in
 # the cache of a core (half of it takes 11 % longer, twice 5 %), and 0.5 GB on GPUs, which only bounds memory.
@@ -104,32 +104,15 @@ def _check_memory(num_bytes: int, num_levels: int, features_per_level: int, log2
     if device.type == "cuda":
         free, where = torch.cuda.mem_get_info(device)[0], "the GPU's memory"
     elif device.type == "cpu":
-        free, where = _free_bytes(), "memory"
+        free, where = memory_bytes()[0], "memory"
     else:
         return
-    if free is not None and num_bytes > free:
+    if num_bytes > free:
         raise ValueError(
             f"num_levels {num_levels}, features_per_level {features_per_level} and log2_table_size "
             f"{log2_table_size} make a hash table of {num_bytes / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB "
             f"of {where} are free: lower one of them. (Training takes about five times the table.)"
         )
-
-
-def _free_bytes() -> int | None:
-    """Main memory that can be had, within a container's limit; None where nothing says so."""
-
-    def read(path: str) -> str:
-        try:
-            return Path(path).read_text(encoding="ascii", errors="replace")
-        except OSError:
-            return ""
-
-    lines = [line.split() for line in read("/proc/meminfo").splitlines()]
-    free = [1024 * int(words[1]) for words in lines if words[:1] == ["MemAvailable:"]]
-    limit, used = (read(f"/sys/fs/cgroup/memory.{name}").strip() for name in ("max", "current"))
-    if limit.isdecimal() and used.isdecimal():
-        free.append(max(int(limit) - int(used), 0))
-    return min(free, default=None)
 
 
 def encode(
