@@ -92,7 +92,7 @@ def test_pieces_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     (whole**2).sum().backward()
     table_grad, point_grad = grid.table.grad, points.grad
     grid.table.grad = points.grad = None
-    monkeypatch.setattr("scaledreamer.fields.hash_grid._BAGS_AT_ONCE", 6 * 7)
+    monkeypatch.setattr("scaledreamer.fields.hash_grid_torch._BAGS_AT_ONCE", 6 * 7)
     pieces = grid(points)
     (pieces**2).sum().backward()
     torch.testing.assert_close(pieces, whole)
