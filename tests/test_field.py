@@ -20,7 +20,14 @@ from scaledreamer.prompts.source import PromptList
 from scaledreamer.rendering.volume import VolumeRenderer
 from scaledreamer.scene import Scene, TextCondition
 from scaledreamer.training.step import RenderedGenerator
-from tests import reference_fields
+from tests import generator_laws, reference_fields
+from tests.generator_laws import (
+    assert_equal_on,
+    assert_gradients_equal_finite_differences,
+    gradients,
+    moved,
+    relative,
+)
 from tests.tiny_export import tiny_pipeline
 
 ROOT = Path(__file__).parent.parent
@@ -44,7 +51,7 @@ def condition(batch: int) -> TextCondition:
 
 
 def points(batch: int, n: int = 40, dtype: torch.dtype = torch.float64) -> Tensor:
-    return (torch.rand(batch, n, 3, generator=torch.Generator().manual_seed(3)) * 2 - 1).to(dtype)
+    return generator_laws.points(batch, n, dtype)
 
 
 def noise(batch: int, seed: int = 0) -> Tensor:
@@ -137,15 +144,13 @@ def test_a_batch_of_two_equals_two_batches_of_one(dtype: torch.dtype, tolerance:
         field.zero_grad()
         sdf, rgb = field(condition(2)._replace(pooled=torch.zeros(2, 5)[rows]), z[rows]).query(at[rows])
         ((sdf**2).sum() + (rgb**3).sum()).backward()
-        grads = [p.grad.flatten() for p in field.parameters() if p.grad is not None]
-        return torch.cat([sdf.flatten(), rgb.flatten()]).detach(), torch.cat(grads)
+        return torch.cat([sdf.flatten(), rgb.flatten()]).detach(), gradients(field)
 
     values, grads = outputs(slice(0, 2))
     parts = [outputs(slice(b, b + 1)) for b in range(2)]
     apart = torch.cat([part[0][:40] for part in parts] + [part[0][40:] for part in parts])
-    assert float((values - apart).norm() / apart.norm()) < tolerance
-    summed = parts[0][1] + parts[1][1]
-    assert float((grads - summed).norm() / summed.norm()) < tolerance
+    assert relative(values, apart) < tolerance
+    assert relative(grads, parts[0][1] + parts[1][1]) < tolerance
 
 
 def test_rows_are_the_scenes_of_the_batch() -> None:
@@ -160,26 +165,14 @@ def test_rows_are_the_scenes_of_the_batch() -> None:
 
 
 def test_gradients_equal_finite_differences() -> None:
-    field, at, z = make_field(color_jitter=0.05), points(2, 20), noise(2)
+    field, z = make_field(color_jitter=0.05), noise(2)
+    assert_gradients_equal_finite_differences(field, lambda: field(condition(2), z))
 
-    def loss() -> Tensor:
-        sdf, rgb = field(condition(2), z).query(at)
-        return (sdf**2).sum() + (rgb**3).sum()
 
-    loss().backward()
-    for name, parameter in field.named_parameters():
-        if name.startswith("decoder.background"):
-            continue
-        assert parameter.grad is not None and float(parameter.grad.norm()) > 1e-3, name
-        direction = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(5)).double()
-        slope = (parameter.grad * direction).sum()
-        with torch.no_grad():
-            parameter += 1e-6 * direction
-            above = loss()
-            parameter -= 2e-6 * direction
-            below = loss()
-            parameter += 1e-6 * direction
-        torch.testing.assert_close(slope, (above - below) / 2e-6, rtol=2e-5, atol=1e-6)
+@pytest.mark.gpu
+def test_cuda_equals_cpu() -> None:
+    field, given, z = make_field(color_jitter=0.05), condition(2), noise(2)
+    assert_equal_on("cuda", field, lambda module, device: module(moved(given, device), z.to(device)))
 
 
 def test_training_draws_z_from_the_stream_and_a_pipeline_needs_none(tmp_path: Path) -> None:

@@ -167,7 +167,7 @@ def test_converted_weights_give_the_scene_of_the_naive_reference(state: dict[str
     condition = TextCondition(c, c[:, None], torch.ones(1, 1, dtype=torch.bool))
     scene = generator(condition, torch.cat([z, ones], 1))
     torch.testing.assert_close(scene.features.values[0], torch.from_numpy(volume), rtol=1e-7, atol=1e-7)
-    sdf, rgb = scene.query(at)
+    sdf, rgb = (values.detach() for values in scene.query(at))
     for n, point in enumerate(at[0].numpy()):
         distance, color = reference(volume, 2 * point)
         assert float(sdf[0, n]) == pytest.approx(distance / 2, abs=1e-7)
