@@ -119,6 +119,8 @@ def test_points_outside_count_as_on_the_face_and_inputs_are_untouched() -> None:
     before = points.clone()
     torch.testing.assert_close(grid(points), grid(points.clamp(-1, 1)))
     assert torch.equal(points, before)
+    grid(points.requires_grad_()).square().sum().backward()
+    assert points.grad is not None and points.grad[0, 0] == points.grad[0, 2] == 0 != points.grad[0, 1]
 
 
 def test_points_that_are_not_finite_read_nothing_outside_of_the_table() -> None:

@@ -121,6 +121,15 @@ def test_cube_interval_of_rays_with_known_entry() -> None:
     assert torch.equal(enter[[1, 2]], leave[[1, 2]])
 
 
+def test_rays_within_a_face_have_finite_depths() -> None:
+    """There a distance of 0 is divided by a component of 0, of either sign."""
+    origins = torch.tensor([[3.0, 1, 0], [3, -1, 0], [3, 0, 1]])
+    for zero in (0.0, -0.0):
+        directions = torch.tensor([[-1.0, zero, zero]]).expand(3, -1)
+        enter, leave, _ = cube_interval(origins, directions, 1.0, 0.1, 6.0)
+        assert bool((enter.isfinite() & leave.isfinite() & (enter <= leave)).all())
+
+
 def test_cube_interval_equals_marching() -> None:
     """Oracle: the first and the last of many points along the ray that lie in the cube."""
     origins = 2.6 * torch.nn.functional.normalize(torch.randn(200, 3, generator=generator()), dim=-1)

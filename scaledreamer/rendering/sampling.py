@@ -23,7 +23,7 @@ def cube_interval(
 
     Rays that miss get an empty interval, enter = leave.
     """
-    # The reciprocal of a zero component would be infinite, and infinity times zero is not a number.
+    # Without it a ray within a face would divide zero by zero.
     safe = torch.where(directions.abs() < 1e-9, torch.full_like(directions, 1e-9), directions)
     first, second = (-radius - origins) / safe, (radius - origins) / safe
     enter = torch.minimum(first, second).amax(-1).clamp(near, far)
