@@ -100,6 +100,19 @@ def test_jitter_moves_the_colour_alone() -> None:
         torch.testing.assert_close(rgb[b], expected_rgb, rtol=1e-10, atol=1e-10)
 
 
+def test_jittered_colours_are_differentiable_in_the_points() -> None:
+    """Where the grid is asked beside a point, its slope is that beside the point."""
+    field, z = make_field(color_jitter=0.1), noise(2)
+    at = (points(2) / 2).requires_grad_()
+    twin = (at + 0.1 * noise_at(at, z)).detach().requires_grad_()
+    slopes = [
+        torch.autograd.grad(scene.query(where)[1].pow(3).sum(), where)[0]
+        for scene, where in ((field(condition(2), z), at), (field(condition(2)), twin))
+    ]
+    assert float(slopes[1].norm()) > 0.1
+    torch.testing.assert_close(slopes[0], slopes[1])
+
+
 def test_finished_scenes_have_no_jitter() -> None:
     field = make_field(color_jitter=0.1).eval()
     assert not field.has_noise
