@@ -257,6 +257,14 @@ def test_text_mapping_noise_and_layer_noise_each_change_the_scene() -> None:
         assert float((one - other).detach().abs().max()) > 1e-3
 
 
+def test_styles_begin_around_one() -> None:
+    """Karras et al. 2020: of the style 0 they are 1, of a normal one they have a deviation of 1."""
+    torch.manual_seed(0)
+    layer = StyledConv(64, 2, 256, 4)
+    assert torch.equal(layer.style(torch.zeros(1, 256)), torch.ones(1, 64))
+    assert float(layer.style(torch.randn(50, 256)).detach().std()) == pytest.approx(1.0, abs=0.1)
+
+
 def test_layer_noise_is_one_field_times_a_number_and_at_first_does_nothing() -> None:
     torch.manual_seed(0)
     layer = StyledConv(2, 3, 4, 4).double()

@@ -67,6 +67,19 @@ def test_initial_scene_is_a_grey_sphere_for_every_prompt() -> None:
     assert isinstance(scene, Scene)
 
 
+def test_hidden_layers_of_prompts_begin_as_he_has_them_whatever_the_hyper_networks_width() -> None:
+    """Deviation of sqrt(2 / inputs), of which prompts make a tenth their own; biases of zero."""
+    for hyper_width in (16, 256):
+        torch.manual_seed(0)
+        generator = HyperINGP(condition_dim=6, mlp_width=64, hyper_width=hyper_width)
+        mlp = generator(condition(8)).sdf_mlp
+        inputs = generator.grid.num_features + 3
+        weight = mlp.weights[0].detach()
+        assert float(weight.mean(0).std()) == pytest.approx((2 / inputs) ** 0.5, rel=0.05)
+        assert 0.02 < float(weight.std(0).mean()) / (2 / inputs) ** 0.5 < 0.2
+        assert not mlp.biases[0].any()
+
+
 @pytest.mark.parametrize("depth", [1, 2])
 def test_scene_equals_a_loop_over_prompts_and_layers(depth: int) -> None:
     """Oracle: the naive hash grid, then each prompt's MLPs read off the hyper-network's output in order."""

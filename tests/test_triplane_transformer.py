@@ -80,6 +80,18 @@ def test_initial_scene_is_a_grey_sphere_for_every_prompt() -> None:
     torch.testing.assert_close(rgb, torch.full_like(rgb, 0.5), atol=0.1, rtol=0)
 
 
+@pytest.mark.parametrize("num_layers", [1, 8])
+def test_activations_begin_with_a_deviation_near_one_at_any_depth(num_layers: int) -> None:
+    """Positions have a variance of 1, to which all layers together add less than 1; features have 1."""
+    torch.manual_seed(0)
+    generator = TriplaneTransformer(token_dim=DIM, width=64, num_heads=2, num_layers=num_layers)
+    seen: list[Tensor] = []
+    generator.norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    planes = generator.planes(condition(2)).detach()
+    assert 1.05 < float(seen[0].var()) < 2
+    assert float(planes.std()) == pytest.approx(1.0, abs=0.1)
+
+
 def test_default_sizes_fit_into_six_megabytes() -> None:
     settings = build.conditioned_settings(Generator(name="triplane_transformer"), condition_dim=128)
     generator = build.make_generator("triplane_transformer", settings)
