@@ -24,7 +24,7 @@ TWIN = "scaledreamer.fields.hash_grid_tcnn"
 
 
 class Encoding(nn.Module):
-    """Parameters are one flat vector; batches are padded (to multiples of 256, here of 8), and so are features."""
+    """Parameters are one flat vector; batches are padded (to multiples of 256, here of 8), features too."""
 
     def __init__(
         self, n_input_dims: int, encoding_config: dict[str, Any], seed: int = 1337, dtype: Any = None

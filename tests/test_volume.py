@@ -218,7 +218,7 @@ def test_dropped_rays_are_next_to_invisible() -> None:
 
 
 def test_an_empty_scene_shows_its_background_and_can_be_differentiated() -> None:
-    """It is asked for one point at least: lookups in planes refuse none at all."""
+    """It is asked for one point at least, so that there is something to differentiate."""
     bias = torch.zeros((), requires_grad=True)
 
     def far_away(p: Tensor) -> Tensor:
