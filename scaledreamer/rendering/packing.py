@@ -17,6 +17,7 @@ from torch import Tensor
 
 from scaledreamer.accounting import Cost, count
 from scaledreamer.fields.sdf import finite_difference_gradient, volsdf_density
+from scaledreamer.rendering.sampling import running_sum
 from scaledreamer.scene import Scene
 
 COMPOSITING_BYTES = 160
@@ -137,5 +138,5 @@ def chunks_within(
     per_ray = samples * sample_bytes + batch * num_samples * COMPOSITING_BYTES / (1 if keeps else 2)
     # A chunk begins where the sum so far passes a multiple of what leaves room for one more ray.
     room = max(memory_bytes - float(per_ray.max()), 1.0)
-    chunk = ((per_ray.cumsum(0) - per_ray) / room).long()
+    chunk = ((running_sum(per_ray) - per_ray) / room).long()
     return chunk.unique_consecutive(return_counts=True)[1].tolist()
