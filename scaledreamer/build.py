@@ -200,6 +200,23 @@ def check_num_prompts(config: cfg.Config, num_distinct: int) -> None:
         )
 
 
+def check_deterministic(config: cfg.Config, device: torch.device) -> None:
+    """Raises ValueError for generators whose gradients torch cannot repeat on a GPU, if they are to be.
+
+    Those of `grid_sample` and of trilinear interpolation, see `torch.use_deterministic_algorithms`.
+    """
+    name = config.generator.name
+    if (
+        config.training.deterministic
+        and device.type == "cuda"
+        and name in ("conv3d_net", "triplane_transformer")
+    ):
+        raise ValueError(
+            f"training.deterministic: got true, and gradients of generator.name={name} do not repeat on a "
+            "GPU; set it to false, or training.device to cpu, or take 'hyper_ingp' or 'field'."
+        )
+
+
 def check_embeddings(source: PromptSource, conditioner: TextConditioner) -> bool:
     """Whether a source carries embeddings of prompts.
 
@@ -464,6 +481,7 @@ def build_trainer(config: cfg.Config, process: Process) -> Trainer:
     conditioner = build_conditioner(config.conditioner, config.weights, device)
     source = build_prompt_source(config.prompts)
     check_num_prompts(config, source.num_distinct)
+    check_deterministic(config, device)
     stream = PromptStream(
         source,
         seed=config.seed,

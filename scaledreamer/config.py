@@ -262,9 +262,9 @@ class HyperINGP(Section):
     features_per_level: Annotated[int, Field(ge=1, le=16)] = 4
     """Features of one level."""
     log2_table_size: Annotated[int, Field(ge=4, le=24)] = 14
-    """Logarithm of the entries of one level."""
+    """log2 of the most entries that a level may have."""
     base_resolution: Annotated[int, Field(ge=2, le=512)] = 8
-    """Cells a side of the coarsest level."""
+    """Grid points a side of the coarsest level."""
     growth: Annotated[float, Field(gt=1, le=4)] = 1.5
     """Resolution of a level relative to the one before."""
     hyper_width: Annotated[int, Field(ge=1, le=16384)] = 128
@@ -362,9 +362,9 @@ class PlainField(Section):
     features_per_level: Annotated[int, Field(ge=1, le=16)] = 4
     """Features of one level."""
     log2_table_size: Annotated[int, Field(ge=4, le=24)] = 15
-    """Logarithm of the entries of one level."""
+    """log2 of the most entries that a level may have."""
     base_resolution: Annotated[int, Field(ge=2, le=512)] = 8
-    """Cells a side of the coarsest level."""
+    """Grid points a side of the coarsest level."""
     growth: Annotated[float, Field(gt=1, le=4)] = 1.4
     """Resolution of a level relative to the one before."""
     mlp_width: Annotated[int, Field(ge=1, le=4096)] = 32

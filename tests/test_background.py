@@ -1,17 +1,11 @@
-"""Backgrounds: plain colours and their random replacement."""
+"""Backgrounds and their random replacement."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from scaledreamer.rendering.background import augmented_background, plain_background
-
-
-def test_plain_background_is_the_colour_behind_every_view() -> None:
-    background = plain_background((0.2, 0.4, 1.0), 2, 3)
-    assert background.shape == (2, 3, 3)
-    assert torch.equal(background[1, 2], torch.tensor([0.2, 0.4, 1.0]))
+from scaledreamer.rendering.background import augmented_background
 
 
 @pytest.mark.parametrize("size", [(), (4, 5)])
@@ -41,8 +35,6 @@ def test_kept_backgrounds_are_differentiable() -> None:
     assert background.grad[0].tolist() == [[0, 0, 0], [1, 1, 1]]
 
 
-def test_bad_arguments_are_named() -> None:
-    with pytest.raises(ValueError, match=r"background color is \(0.0, 2.0, 0.0\)"):
-        plain_background((0.0, 2.0, 0.0), 1, 1)
+def test_a_probability_out_of_range_is_named() -> None:
     with pytest.raises(ValueError, match="probability of a random background is 1.5"):
         augmented_background(torch.rand(1, 1, 3), torch.rand(1, 1, 4), 1.5)

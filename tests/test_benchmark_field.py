@@ -66,6 +66,7 @@ def test_points_in_order_lie_along_chords_of_the_cube(tool: Any):
 
 
 @pytest.mark.parametrize("option", ["--points", "--repeats"])
-def test_bad_options_are_named(main: Any, option: str, capsys: pytest.CaptureFixture[str]):
-    assert main(["field", option, "-1", "--device", "cpu"]) == 2
+@pytest.mark.parametrize("value", ["-1", "0"])
+def test_bad_options_are_named(main: Any, option: str, value: str, capsys: pytest.CaptureFixture[str]):
+    assert main(["field", option, value, "--grid", "tiny", "--device", "cpu"]) == 2
     assert "--points and --repeats take at least 1" in capsys.readouterr().err

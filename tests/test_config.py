@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+from scaledreamer import build
 from scaledreamer.config import Config
 from scaledreamer.config_file import dump_config, flatten, load_config, parse_config, read_yaml, valid_keys
 
@@ -117,3 +119,17 @@ def test_config_and_help_need_no_torch() -> None:
 
 def test_dump_is_yaml_with_every_setting() -> None:
     assert set(flatten(yaml.safe_load(dump_config(Config())))) == set(flatten(Config().model_dump()))
+
+
+def test_what_cannot_repeat_on_a_gpu_is_refused_there_if_it_has_to() -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    for name in ("conv3d_net", "triplane_transformer"):
+        config = load_config(None, [f"generator.name={name}", "training.deterministic=true"])
+        build.check_deterministic(config, cpu)
+        message = (
+            f"training.deterministic: got true, .* generator.name={name} do not repeat on a GPU; set it to"
+        )
+        with pytest.raises(ValueError, match=message):
+            build.check_deterministic(config, cuda)
+        build.check_deterministic(load_config(None, [f"generator.name={name}"]), cuda)
+    build.check_deterministic(load_config(None, ["training.deterministic=true"]), cuda)

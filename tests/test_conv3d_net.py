@@ -13,16 +13,27 @@ from tiny_export import tiny_pipeline
 from torch import Tensor
 
 from scaledreamer.build import make_generator as build_generator
-from scaledreamer.cameras import sample_cameras
 from scaledreamer.cli.train import main
 from scaledreamer.config_file import load_config
 from scaledreamer.doctor import networks
 from scaledreamer.generators.conv3d_net import Conv3DNet
 from scaledreamer.generators.styled import Dense, StyledConv, modulated_conv3d
 from scaledreamer.pipeline import TextTo3D, draw_noise
-from scaledreamer.rendering.volume import VolumeRenderer
 from scaledreamer.scene import Scene, TextCondition
 from scaledreamer.training.step import RenderedGenerator
+from tests.generator_laws import (
+    assert_a_batch_of_two_equals_two_batches_of_one,
+    assert_equal_on,
+    assert_every_parameter_gets_a_gradient,
+    assert_gradients_equal_finite_differences,
+    gradients,
+    moved,
+    numbers_kept,
+    part,
+    points,
+    relative,
+)
+from tests.generator_laws import pooled_condition as condition
 from tests.training_fakes import write_config, write_random_prior
 
 SMALL = {
@@ -56,26 +67,9 @@ def trained(dtype: torch.dtype = torch.float32, **settings: Any) -> Conv3DNet:
     return generator.to(dtype)
 
 
-def condition(batch: int, dtype: torch.dtype = torch.float32) -> TextCondition:
-    pooled = torch.randn(batch, 6, generator=torch.Generator().manual_seed(2)).to(dtype)
-    return TextCondition(pooled, pooled[:, None], torch.ones(batch, 1, dtype=torch.bool))
-
-
-def part(condition: TextCondition, index: slice) -> TextCondition:
-    return TextCondition(*(values[index] for values in condition))
-
-
 def noise(generator: Conv3DNet, batch: int, dtype: torch.dtype = torch.float32, seed: int = 5) -> Tensor:
     random = torch.Generator().manual_seed(seed)
     return torch.randn(batch, generator.noise_dim, generator=random).to(dtype)
-
-
-def points(batch: int, n: int = 50, dtype: torch.dtype = torch.float32) -> Tensor:
-    return (torch.rand(batch, n, 3, generator=torch.Generator().manual_seed(3)) * 2 - 1).to(dtype)
-
-
-def gradients(generator: Conv3DNet) -> Tensor:
-    return torch.cat([p.grad.flatten() for p in generator.parameters() if p.grad is not None])
 
 
 # --- layers ------------------------------------------------------------------------------------------------
@@ -124,6 +118,22 @@ def test_layers_pass_gradcheck_where_they_are_cut_too() -> None:
     assert torch.autograd.gradcheck(layer, inputs)
 
 
+def test_gradients_of_activations_are_exact_in_float64() -> None:
+    """Slopes of 0.2 sqrt(2) and sqrt(2), or none beyond the limit, to the last digits."""
+    layer = StyledConv(1, 1, 1, 3).double()
+    with torch.no_grad():
+        layer.weight.zero_()
+    for bias, slope in ((-1.0, 0.2 * 2**0.5), (1.0, 2**0.5), (300.0, 0.0)):
+        with torch.no_grad():
+            layer.bias.fill_(bias)
+        layer.bias.grad = None
+        layer(
+            torch.ones(1, 1, 3, 3, 3).double(), torch.ones(1, 1).double(), torch.zeros(1).double()
+        ).sum().backward()
+        assert layer.bias.grad is not None
+        assert float(layer.bias.grad) == pytest.approx(27 * slope, rel=1e-14)
+
+
 def test_dense_keeps_the_variance_at_any_width() -> None:
     torch.manual_seed(0)
     for width in (4, 1024):
@@ -146,39 +156,15 @@ def test_initial_scene_is_a_grey_sphere_for_every_prompt_and_noise() -> None:
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
 def test_a_batch_of_two_equals_two_batches_of_one(dtype: torch.dtype, tolerance: float) -> None:
-    """Images and parameter gradients, through generator and renderer; normals, whose differences lose digits,
-    in float64.
-    """
-    random = torch.Generator().manual_seed(4)
     generator = trained(dtype)
-    given, z = condition(2, dtype), noise(generator, 2, dtype)
-    uniforms = torch.rand(2, 2, 4, generator=random).to(dtype)
-    jitter = torch.rand(2, 2, 12, 12, generator=random).to(dtype)
-    target = torch.rand(2, 2, 3, 12, 12, generator=random).to(dtype)
-    renderer = VolumeRenderer(num_importance_samples=8)
-
-    def render(index: slice) -> Tensor:
-        cameras = sample_cameras(
-            uniforms[index], elevation_deg=(0, 40), distance=(2.5, 2.7), fov_deg=(38, 44)
-        )
-        scene = generator(part(given, index), z[index])
-        out = renderer(scene, cameras, 12, 12, jitter=jitter[index], with_normal=dtype == torch.float64)
-        loss = ((out.rgb - target[index]) ** 2).sum() + out.depth.sum()
-        parts = [out.rgb, out.opacity, out.depth]
-        if out.normal is not None:
-            parts.append(out.normal)
-            loss = loss + out.normal.sum()
-        loss.backward()
-        return torch.cat(parts, 2).detach()
-
-    together = render(slice(0, 2))
-    grads_together = gradients(generator)
-    generator.zero_grad()
-    apart = torch.cat([render(slice(0, 1)), render(slice(1, 2))])
-    grads_apart = gradients(generator)
-    assert float((together[0] - together[1]).abs().max()) > 0.1
-    assert float((together - apart).norm() / apart.norm()) < tolerance
-    assert float((grads_together - grads_apart).norm() / grads_apart.norm()) < tolerance
+    z = noise(generator, 2, dtype)
+    assert_a_batch_of_two_equals_two_batches_of_one(
+        generator,
+        lambda index: generator(part(condition(2, dtype), index), z[index]),
+        dtype,
+        tolerance,
+        with_normal=dtype == torch.float64,
+    )
 
 
 def test_shared_points_and_rows_give_the_same_values_as_copies_and_the_batch() -> None:
@@ -196,30 +182,21 @@ def test_shared_points_and_rows_give_the_same_values_as_copies_and_the_batch() -
 
 
 def test_gradients_of_all_parameters_equal_finite_differences() -> None:
-    """Along a random direction of each parameter, in float64."""
     generator = trained(torch.float64)
-    given, z, at = condition(2, torch.float64), noise(generator, 2, torch.float64), points(2, 40).double()
+    given, z = condition(2, torch.float64), noise(generator, 2, torch.float64)
+    assert_gradients_equal_finite_differences(generator, lambda: generator(given, z))
 
-    def loss() -> Tensor:
-        scene = generator(given, z)
-        sdf, rgb = scene.query(at)
-        return (sdf**3).sum() + (rgb**2).sum() + (scene.background(at) ** 2).sum()
 
-    loss().backward()
-    random = torch.Generator().manual_seed(6)
-    for name, parameter in generator.named_parameters():
-        gradient = parameter.grad
-        assert gradient is not None and float(gradient.abs().max()) > 0, name
-        direction = torch.randn(parameter.shape, generator=random).double()
-        direction *= 1e-5 / direction.norm()
-        with torch.no_grad():
-            parameter += direction
-            above = float(loss())
-            parameter -= 2 * direction
-            below = float(loss())
-            parameter += direction
-        expected = float((gradient * direction).sum())
-        assert (above - below) / 2 == pytest.approx(expected, rel=1e-4, abs=1e-10), name
+def test_every_parameter_gets_a_gradient() -> None:
+    generator = make_generator()
+    assert_every_parameter_gets_a_gradient(generator, generator(condition(2), noise(generator, 2)))
+
+
+@pytest.mark.gpu
+def test_cuda_equals_cpu() -> None:
+    generator, given = trained(torch.float64), condition(2, torch.float64)
+    z = noise(generator, 2, torch.float64)
+    assert_equal_on("cuda", generator, lambda module, device: module(moved(given, device), z.to(device)))
 
 
 def test_bfloat16_stays_within_two_hundredths_of_float32() -> None:
@@ -237,10 +214,6 @@ def test_bfloat16_stays_within_two_hundredths_of_float32() -> None:
     assert float((rgb.float() - exact.query(at)[1]).detach().abs().max()) < 0.01
 
 
-def relative(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).detach().norm() / expected.detach().norm())
-
-
 def test_checkpointing_changes_neither_values_nor_gradients() -> None:
     results = []
     for gradient_checkpointing in (False, True):
@@ -252,6 +225,16 @@ def test_checkpointing_changes_neither_values_nor_gradients() -> None:
         results.append((sdf, gradients(generator)))
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+def test_checkpointing_keeps_less_while_training_alone() -> None:
+    def kept(*, is_training: bool, **settings: Any) -> int:
+        generator = make_generator(resolution=16, **settings).train(is_training)
+        return numbers_kept(lambda: generator(condition(2), noise(generator, 2)))
+
+    plain = kept(is_training=True)
+    assert kept(is_training=True, gradient_checkpointing=True) < plain / 4
+    assert kept(is_training=False, gradient_checkpointing=True) == plain
 
 
 def test_text_mapping_noise_and_layer_noise_each_change_the_scene() -> None:
@@ -271,7 +254,15 @@ def test_text_mapping_noise_and_layer_noise_each_change_the_scene() -> None:
         )
     ]
     for one, other in itertools.combinations(values, 2):
-        assert float((one - other).abs().max()) > 1e-3
+        assert float((one - other).detach().abs().max()) > 1e-3
+
+
+def test_styles_begin_around_one() -> None:
+    """Karras et al. 2020: of the style 0 they are 1, of a normal one they have a deviation of 1."""
+    torch.manual_seed(0)
+    layer = StyledConv(64, 2, 256, 4)
+    assert torch.equal(layer.style(torch.zeros(1, 256)), torch.ones(1, 64))
+    assert float(layer.style(torch.randn(50, 256)).detach().std()) == pytest.approx(1.0, abs=0.1)
 
 
 def test_layer_noise_is_one_field_times_a_number_and_at_first_does_nothing() -> None:
@@ -297,7 +288,7 @@ def test_truncation_goes_from_the_mean_style_of_each_prompt_to_all_of_the_noise(
     generator.prepare_export()
     ends = [generator(given, z, truncation=0.0).sdf(at) for z in (one, other)]
     torch.testing.assert_close(*ends, rtol=1e-12, atol=1e-12)
-    assert float((ends[0][0] - ends[0][1]).abs().max()) > 1e-3
+    assert float((ends[0][0] - ends[0][1]).detach().abs().max()) > 1e-3
     whole = generator(given, one).sdf(at)
     near, far = (relative(generator(given, one, truncation=t).sdf(at), whole) for t in (0.9, 0.1))
     assert 0 < near < far
@@ -307,6 +298,17 @@ def test_truncation_goes_from_the_mean_style_of_each_prompt_to_all_of_the_noise(
     mean = generator.mapping(z[:1], given.pooled[:1], 0.0)[0]
     error = 5 * styles.std(0) / 10_000**0.5
     assert bool(((styles.mean(0) - mean).abs() < error).all())
+
+
+def test_truncation_works_under_autocast() -> None:
+    """The mapping network's products are then in bfloat16, the mean style is not."""
+    generator, at = trained(), points(2)
+    generator.prepare_export()
+    given, z = condition(2), noise(generator, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        sdf = generator(given, z, truncation=0.5).sdf(at)
+    exact = generator(given, z, truncation=0.5).sdf(at)
+    assert relative(sdf.float(), exact) < 0.03
 
 
 def test_the_mean_style_is_the_same_each_time_and_a_part_of_the_state() -> None:

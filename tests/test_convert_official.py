@@ -257,6 +257,33 @@ def test_without_a_text_encoder_a_training_can_start_from_it(
     torch.testing.assert_close(generator.state_dict(), weights)
 
 
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("triplane_transformer", {"radius": True}, "radius is True: accepted is a number above 0"),
+        ("triplane_transformer", {"sdf_bias_params": math.inf}, "sdf_bias_params is inf: accepted"),
+        (
+            "triplane_transformer",
+            {"space_generator_config": {"num_heads": 2.5}},
+            "num_heads is 2.5: accepted is a whole number, at least 1",
+        ),
+        ("triplane_transformer", {"space_generator_config": 2}, "space_generator_config is 2: accepted is a"),
+        ("hyper_ingp", {"pos_encoding_config": [1]}, r"pos_encoding_config is \[1\]: accepted is a section"),
+        ("hyper_ingp", {"pos_encoding_config": {"n_levels": "x"}}, "n_levels is 'x': accepted is a whole"),
+        ("hyper_ingp", {"pos_encoding_config": {"per_level_scale": "x"}}, "per_level_scale is 'x': accepted"),
+        (
+            "hyper_ingp",
+            HYPER_SETTINGS | {"hypernet_config": {"out_dims": {"sdf_weights": [5, 1]}}},
+            "out_dims is .*: accepted are equal hidden layers of one width, and 1 and 3 outputs",
+        ),
+    ],
+)
+def test_bad_settings_are_named(tool: Any, name: str, settings: dict[str, Any], message: str) -> None:
+    state = hyper_state() if name == "hyper_ingp" else triplane_state()
+    with pytest.raises(ValueError, match=message):
+        tool.converter(name)(state, settings)
+
+
 class Elsewhere:
     """A class of the user's own, as checkpoints of training frameworks hold some."""
 
@@ -295,6 +322,10 @@ BAD: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     "unknown weight": (
         lambda: triplane_state() | {"geometry.deformation_network.layers.0.weight": torch.ones(3)},
         "geometry.deformation_network.layers.0.weight is no weight of this architecture",
+    ),
+    "no layer": (
+        lambda: {key: value for key, value in triplane_state().items() if "generator.layers" not in key},
+        "layers.0.norm1.weight is missing",
     ),
     "half a layer": (
         lambda: without(triplane_state(), "geometry.space_generator.layers.1.self_attn.to_k.weight"),

@@ -97,8 +97,6 @@ def test_a_wrong_and_a_missing_package_are_named(monkeypatch: pytest.MonkeyPatch
 def test_devices_of_this_machine():
     section = machine.check_devices("cpu")
     assert not num_errors([section]) and "rank(s)" in text_of(section, "ok")
-    free, total = machine.memory_bytes()
-    assert 0 < free <= total
 
 
 def answer_of_torch(cuda: str | None, why: str = "") -> dict[str, Any]:
@@ -107,14 +105,14 @@ def answer_of_torch(cuda: str | None, why: str = "") -> dict[str, Any]:
 
 def test_a_driver_that_torch_does_not_like_is_an_error(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(machine, "ask", lambda _: answer_of_torch("13.0", "driver too old (found 11040)"))
-    monkeypatch.setattr(machine, "_read", lambda _: "NVRM version 470.1")
+    monkeypatch.setattr(machine, "read_text", lambda _: "NVRM version 470.1")
     errors = text_of(machine.check_devices(), "error")
     assert "built for CUDA 13.0" in errors and "driver too old (found 11040)" in errors
 
 
 def test_cuda_that_is_asked_for_and_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(machine, "ask", lambda _: answer_of_torch(None))
-    monkeypatch.setattr(machine, "_read", lambda _: "")
+    monkeypatch.setattr(machine, "read_text", lambda _: "")
     assert "torch sees no CUDA device; set it to cpu" in text_of(machine.check_devices("cuda"), "error")
 
 

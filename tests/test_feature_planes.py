@@ -91,6 +91,12 @@ def test_coordinates_follow_the_features_if_asked_for() -> None:
     assert torch.equal(with_coordinates.row(1)(points[1:2]), with_coordinates(points)[1:2])
 
 
+@pytest.mark.parametrize("has_coordinates", [False, True])
+def test_no_points_are_fine(has_coordinates: bool) -> None:
+    planes, points = FeaturePlanes(random_tensor(2, 3, 4, 6, 6), has_coordinates), some_points(2)
+    assert planes(points[:, :0]).shape == planes(points)[:, :0].shape
+
+
 @pytest.mark.gpu
 def test_cuda_equals_cpu() -> None:
     values, points = random_tensor(2, 3, 4, 6, 6), some_points(2)

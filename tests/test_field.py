@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,14 @@ from scaledreamer.prompts.source import PromptList
 from scaledreamer.rendering.volume import VolumeRenderer
 from scaledreamer.scene import Scene, TextCondition
 from scaledreamer.training.step import RenderedGenerator
-from tests import reference_fields
+from tests import generator_laws, reference_fields
+from tests.generator_laws import (
+    assert_equal_on,
+    assert_gradients_equal_finite_differences,
+    gradients,
+    moved,
+    relative,
+)
 from tests.tiny_export import tiny_pipeline
 
 ROOT = Path(__file__).parent.parent
@@ -43,7 +51,7 @@ def condition(batch: int) -> TextCondition:
 
 
 def points(batch: int, n: int = 40, dtype: torch.dtype = torch.float64) -> Tensor:
-    return (torch.rand(batch, n, 3, generator=torch.Generator().manual_seed(3)) * 2 - 1).to(dtype)
+    return generator_laws.points(batch, n, dtype)
 
 
 def noise(batch: int, seed: int = 0) -> Tensor:
@@ -92,6 +100,19 @@ def test_jitter_moves_the_colour_alone() -> None:
         torch.testing.assert_close(rgb[b], expected_rgb, rtol=1e-10, atol=1e-10)
 
 
+def test_jittered_colours_are_differentiable_in_the_points() -> None:
+    """Where the grid is asked beside a point, its slope is that beside the point."""
+    field, z = make_field(color_jitter=0.1), noise(2)
+    at = (points(2) / 2).requires_grad_()
+    twin = (at + 0.1 * noise_at(at, z)).detach().requires_grad_()
+    slopes = [
+        torch.autograd.grad(scene.query(where)[1].pow(3).sum(), where)[0]
+        for scene, where in ((field(condition(2), z), at), (field(condition(2)), twin))
+    ]
+    assert float(slopes[1].norm()) > 0.1
+    torch.testing.assert_close(slopes[0], slopes[1])
+
+
 def test_finished_scenes_have_no_jitter() -> None:
     field = make_field(color_jitter=0.1).eval()
     assert not field.has_noise
@@ -136,15 +157,13 @@ def test_a_batch_of_two_equals_two_batches_of_one(dtype: torch.dtype, tolerance:
         field.zero_grad()
         sdf, rgb = field(condition(2)._replace(pooled=torch.zeros(2, 5)[rows]), z[rows]).query(at[rows])
         ((sdf**2).sum() + (rgb**3).sum()).backward()
-        grads = [p.grad.flatten() for p in field.parameters() if p.grad is not None]
-        return torch.cat([sdf.flatten(), rgb.flatten()]).detach(), torch.cat(grads)
+        return torch.cat([sdf.flatten(), rgb.flatten()]).detach(), gradients(field)
 
     values, grads = outputs(slice(0, 2))
     parts = [outputs(slice(b, b + 1)) for b in range(2)]
     apart = torch.cat([part[0][:40] for part in parts] + [part[0][40:] for part in parts])
-    assert float((values - apart).norm() / apart.norm()) < tolerance
-    summed = parts[0][1] + parts[1][1]
-    assert float((grads - summed).norm() / summed.norm()) < tolerance
+    assert relative(values, apart) < tolerance
+    assert relative(grads, parts[0][1] + parts[1][1]) < tolerance
 
 
 def test_rows_are_the_scenes_of_the_batch() -> None:
@@ -159,26 +178,14 @@ def test_rows_are_the_scenes_of_the_batch() -> None:
 
 
 def test_gradients_equal_finite_differences() -> None:
-    field, at, z = make_field(color_jitter=0.05), points(2, 20), noise(2)
+    field, z = make_field(color_jitter=0.05), noise(2)
+    assert_gradients_equal_finite_differences(field, lambda: field(condition(2), z))
 
-    def loss() -> Tensor:
-        sdf, rgb = field(condition(2), z).query(at)
-        return (sdf**2).sum() + (rgb**3).sum()
 
-    loss().backward()
-    for name, parameter in field.named_parameters():
-        if name.startswith("decoder.background"):
-            continue
-        assert parameter.grad is not None and float(parameter.grad.norm()) > 1e-3, name
-        direction = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(5)).double()
-        slope = (parameter.grad * direction).sum()
-        with torch.no_grad():
-            parameter += 1e-6 * direction
-            above = loss()
-            parameter -= 2e-6 * direction
-            below = loss()
-            parameter += 1e-6 * direction
-        torch.testing.assert_close(slope, (above - below) / 2e-6, rtol=2e-5, atol=1e-6)
+@pytest.mark.gpu
+def test_cuda_equals_cpu() -> None:
+    field, given, z = make_field(color_jitter=0.05), condition(2), noise(2)
+    assert_equal_on("cuda", field, lambda module, device: module(moved(given, device), z.to(device)))
 
 
 def test_training_draws_z_from_the_stream_and_a_pipeline_needs_none(tmp_path: Path) -> None:
@@ -256,6 +263,9 @@ def test_bad_settings_are_named(settings: dict[str, Any], message: str) -> None:
         build.make_generator("field", {**SMALL, **settings})
 
 
-def test_noise_of_another_length_is_refused() -> None:
-    with pytest.raises(ValueError, match="z has 3 numbers a prompt, this generator takes 2"):
-        make_field(color_jitter=0.1)(condition(1), torch.zeros(1, 3))
+@pytest.mark.parametrize("shape", [(3, 3), (1, 2), (6,)])
+def test_noise_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
+    """That of one prompt, too: it would move the colours of all prompts alike."""
+    message = re.escape(f"z has shape {shape}: this generator takes standard normal numbers of shape (3, 2)")
+    with pytest.raises(ValueError, match=message):
+        make_field(color_jitter=0.1)(condition(3), torch.zeros(shape))

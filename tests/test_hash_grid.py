@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import pytest
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from scaledreamer.fields import hash_grid
 from scaledreamer.fields.hash_grid import HashGrid
+from scaledreamer.fields.hash_grid_backend import Backend, choose_backend
 from tests import reference_fields
 
 # Resolutions 4, 6, 10, 16, 25, 39: up to 512 entries only 4 and 6 are dense; up to 32,768 entries all but the
@@ -92,7 +92,7 @@ def test_pieces_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     (whole**2).sum().backward()
     table_grad, point_grad = grid.table.grad, points.grad
     grid.table.grad = points.grad = None
-    monkeypatch.setattr("scaledreamer.fields.hash_grid._BAGS_AT_ONCE", 6 * 7)
+    monkeypatch.setattr("scaledreamer.fields.hash_grid_torch._BAGS_AT_ONCE", 6 * 7)
     pieces = grid(points)
     (pieces**2).sum().backward()
     torch.testing.assert_close(pieces, whole)
@@ -119,6 +119,8 @@ def test_points_outside_count_as_on_the_face_and_inputs_are_untouched() -> None:
     before = points.clone()
     torch.testing.assert_close(grid(points), grid(points.clamp(-1, 1)))
     assert torch.equal(points, before)
+    grid(points.requires_grad_()).square().sum().backward()
+    assert points.grad is not None and points.grad[0, 0] == points.grad[0, 2] == 0 != points.grad[0, 1]
 
 
 def test_points_that_are_not_finite_read_nothing_outside_of_the_table() -> None:
@@ -173,7 +175,7 @@ def test_gradients_of_any_number_of_features_equal_those_one_by_one(features: in
 
 
 def test_a_table_beyond_memory_is_refused_before_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scaledreamer.fields.hash_grid._free_bytes", lambda: 2**30)
+    monkeypatch.setattr("scaledreamer.fields.hash_grid.memory_bytes", lambda: (2**30, 2**34))
     settings: dict[str, Any] = {
         "num_levels": 32,
         "features_per_level": 16,
@@ -188,11 +190,6 @@ def test_a_table_beyond_memory_is_refused_before_it_is_made(monkeypatch: pytest.
     HashGrid(num_levels=4)
 
 
-def test_free_memory_is_some_of_what_there_is() -> None:
-    free = hash_grid._free_bytes()
-    assert free is None or 2**24 < free <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
 def test_shapes_of_points_are_kept_and_none_is_fine() -> None:
     grid = make_grid(log2_table_size=9)
     points = some_points()[:24]
@@ -203,6 +200,30 @@ def test_shapes_of_points_are_kept_and_none_is_fine() -> None:
 def test_entries_are_rounded_up_and_bounded() -> None:
     grid = HashGrid(num_levels=3, features_per_level=2, log2_table_size=10, base_resolution=5, growth=2.0)
     assert grid.table.shape == (128 + 1000 + 1024, 2)  # 5^3 = 125 to 128, 10^3 = 1000, 20^3 to 2^10
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_auto_takes_plain_torch_for_points_that_the_others_do_not_read(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, where auto is a twin that reads points in float32 alone, and says so where it is meant."""
+    plain = choose_backend("torch", torch.device("cpu"))
+
+    def encode(table: Tensor, points: Tensor, pyramid: Any, dtype: Any = None) -> Tensor:
+        raise ValueError("takes points in float32")
+
+    other = Backend("triton", encode, "")
+    monkeypatch.setattr(hash_grid, "choose_backend", lambda name, device: plain if name == "torch" else other)
+    points = some_points(dtype)
+    features = make_grid(dtype, log2_table_size=9)(points)
+    expected = make_grid(log2_table_size=9)(points.double())
+    assert features.dtype == dtype
+    assert (
+        float((features.double() - expected).detach().norm() / expected.detach().norm())
+        < 30 * torch.finfo(dtype).eps
+    )
+    with pytest.raises(ValueError, match="takes points in float32"):
+        make_grid(dtype, log2_table_size=9, backend="triton")(points)
 
 
 @pytest.mark.gpu

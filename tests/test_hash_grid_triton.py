@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 pytest.importorskip("triton")
-from scaledreamer.fields import hash_grid, hash_grid_triton  # noqa: E402
+from scaledreamer.fields import hash_grid_torch, hash_grid_triton  # noqa: E402
 from scaledreamer.fields.hash_grid import HashGrid  # noqa: E402
 from scaledreamer.fields.pyramid import Pyramid, make_pyramid  # noqa: E402
 
@@ -65,7 +65,7 @@ def test_values_and_gradients_equal_the_torch_twin(features: int, log2_table_siz
     """Dense and hashed levels; one feature, an odd number, and more than fill a sector."""
     pyramid, table, points = case(features, log2_table_size, num_levels=levels)
     got = outcome(hash_grid_triton.encode, table, points, pyramid)
-    expected = outcome(hash_grid.encode, table, points, pyramid)
+    expected = outcome(hash_grid_torch.encode, table, points, pyramid)
     for ours, theirs in zip(got, expected, strict=True):
         assert float(theirs.norm()) > 1
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
@@ -77,7 +77,7 @@ def test_half_precision_equals_the_torch_twin(dtype: torch.dtype):
     """Entries and features are rounded alike, and gradients are added up in float32 by both."""
     pyramid, table, points = case(num_levels=3)
     got = outcome(hash_grid_triton.encode, table, points, pyramid, dtype)
-    expected = outcome(hash_grid.encode, table, points, pyramid, dtype)
+    expected = outcome(hash_grid_torch.encode, table, points, pyramid, dtype)
     assert got[0].dtype == dtype and got[1].dtype == torch.float32
     for ours, theirs, rounding in zip(got, expected, (torch.finfo(dtype).eps, 1e-5, 1e-5), strict=True):
         error = (ours.float() - theirs.float()).norm() / theirs.float().norm()
@@ -88,7 +88,7 @@ def test_half_precision_equals_the_torch_twin(dtype: torch.dtype):
 def test_copies_of_coarse_levels_make_no_difference(monkeypatch: pytest.MonkeyPatch):
     """With more than one block of points, the last one not full."""
     pyramid, table, points = case(num_points=140)
-    expected = outcome(hash_grid.encode, table, points, pyramid)[1]
+    expected = outcome(hash_grid_torch.encode, table, points, pyramid)[1]
     monkeypatch.setattr(hash_grid_triton, "_MIN_POINTS_FOR_COPIES", 1)
     copies = hash_grid_triton._copies(pyramid, len(points))
     assert copies["NUM_COARSE"] == 2 and copies["COARSE_ROWS"] == 64 + 344
@@ -102,7 +102,7 @@ def test_points_that_are_not_finite_read_nothing_outside_of_the_table():
     pyramid, table, points = case()
     inf, nan = float("inf"), float("nan")
     wild = torch.tensor([[inf, 0.2, -inf], [nan, 0.1, 0.2], [0.1, 0.2, nan], [0.3, 0.1, 0.2]], device=DEVICE)
-    for encode in (hash_grid.encode, hash_grid_triton.encode):
+    for encode in (hash_grid_torch.encode, hash_grid_triton.encode):
         features, grad, _ = outcome(encode, table, wild.requires_grad_(), pyramid)
         face = torch.tensor([[1, 0.2, -1]], device=DEVICE)
         torch.testing.assert_close(features[0], encode(table, face, pyramid)[0])

@@ -6,13 +6,23 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from scaledreamer.cameras import sample_cameras
 from scaledreamer.generators.hyper_ingp import HyperINGP
-from scaledreamer.rendering.volume import VolumeRenderer
 from scaledreamer.scene import Scene, TextCondition
 from tests import reference_fields
+from tests.generator_laws import (
+    assert_a_batch_of_two_equals_two_batches_of_one,
+    assert_equal_on,
+    assert_every_parameter_gets_a_gradient,
+    assert_gradients_equal_finite_differences,
+    gradients,
+    moved,
+    part,
+    points,
+    relative,
+)
+from tests.generator_laws import pooled_condition as condition
 
 SMALL = {
     "num_levels": 3,
@@ -47,24 +57,6 @@ def trained(dtype: torch.dtype = torch.float32, **settings: Any) -> HyperINGP:
     return generator.to(dtype)
 
 
-def condition(batch: int, dtype: torch.dtype = torch.float32) -> TextCondition:
-    random = torch.Generator().manual_seed(2)
-    pooled = torch.randn(batch, 6, generator=random).to(dtype)
-    return TextCondition(pooled, pooled[:, None], torch.ones(batch, 1, dtype=torch.bool))
-
-
-def part(condition: TextCondition, index: slice) -> TextCondition:
-    return TextCondition(*(values[index] for values in condition))
-
-
-def points(batch: int, n: int = 50, dtype: torch.dtype = torch.float32) -> Tensor:
-    return (torch.rand(batch, n, 3, generator=torch.Generator().manual_seed(3)) * 2 - 1).to(dtype)
-
-
-def gradients(generator: HyperINGP) -> Tensor:
-    return torch.cat([p.grad.flatten() for p in generator.parameters() if p.grad is not None])
-
-
 def test_initial_scene_is_a_grey_sphere_for_every_prompt() -> None:
     torch.manual_seed(0)
     scene = HyperINGP(condition_dim=6, sphere_radius=0.6)(condition(3))
@@ -73,6 +65,19 @@ def test_initial_scene_is_a_grey_sphere_for_every_prompt() -> None:
     torch.testing.assert_close(sdf, at.norm(dim=-1) - 0.6, atol=0.02, rtol=0)
     torch.testing.assert_close(rgb, torch.full_like(rgb, 0.5), atol=0.05, rtol=0)
     assert isinstance(scene, Scene)
+
+
+def test_hidden_layers_of_prompts_begin_as_he_has_them_whatever_the_hyper_networks_width() -> None:
+    """Deviation of sqrt(2 / inputs), of which prompts make a tenth their own; biases of zero."""
+    for hyper_width in (16, 256):
+        torch.manual_seed(0)
+        generator = HyperINGP(condition_dim=6, mlp_width=64, hyper_width=hyper_width)
+        mlp = generator(condition(8)).sdf_mlp
+        inputs = generator.grid.num_features + 3
+        weight = mlp.weights[0].detach()
+        assert float(weight.mean(0).std()) == pytest.approx((2 / inputs) ** 0.5, rel=0.05)
+        assert 0.02 < float(weight.std(0).mean()) / (2 / inputs) ** 0.5 < 0.2
+        assert not mlp.biases[0].any()
 
 
 @pytest.mark.parametrize("depth", [1, 2])
@@ -115,43 +120,17 @@ def test_scene_equals_a_loop_over_prompts_and_layers(depth: int) -> None:
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
 def test_a_batch_of_two_equals_two_batches_of_one(dtype: torch.dtype, tolerance: float) -> None:
-    """Images and parameter gradients, through generator and renderer, with prompts that cover different
-    areas.
-
-    Normals, whose differences lose digits, are a part of it in float64.
-    """
-    random = torch.Generator().manual_seed(4)
-    given = condition(2, dtype)
-    uniforms = torch.rand(2, 2, 4, generator=random).to(dtype)
-    jitter = torch.rand(2, 2, 12, 12, generator=random).to(dtype)
-    target = torch.rand(2, 2, 3, 12, 12, generator=random).to(dtype)
+    """With prompts that cover different areas."""
     generator = trained(dtype)
     with torch.no_grad():
         head_of(generator, "sdf").weight[-1] *= 3  # the last bias: prompts differ in size
-    renderer = VolumeRenderer(num_importance_samples=8)
-
-    def render(index: slice) -> Tensor:
-        cameras = sample_cameras(
-            uniforms[index], elevation_deg=(0, 40), distance=(2.5, 2.7), fov_deg=(38, 44)
-        )
-        scene = generator(part(given, index))
-        out = renderer(scene, cameras, 12, 12, jitter=jitter[index], with_normal=dtype == torch.float64)
-        loss = ((out.rgb - target[index]) ** 2).sum() + out.depth.sum()
-        parts = [out.rgb, out.opacity, out.depth]
-        if out.normal is not None:
-            parts.append(out.normal)
-            loss = loss + out.normal.sum()
-        loss.backward()
-        return torch.cat(parts, 2).detach()
-
-    together = render(slice(0, 2))
-    grads_together = gradients(generator)
-    generator.zero_grad()
-    apart = torch.cat([render(slice(0, 1)), render(slice(1, 2))])
-    grads_apart = gradients(generator)
-    assert float((together[0] - together[1]).abs().max()) > 0.1
-    assert float((together - apart).norm() / apart.norm()) < tolerance
-    assert float((grads_together - grads_apart).norm() / grads_apart.norm()) < tolerance
+    assert_a_batch_of_two_equals_two_batches_of_one(
+        generator,
+        lambda index: generator(part(condition(2, dtype), index)),
+        dtype,
+        tolerance,
+        with_normal=dtype == torch.float64,
+    )
 
 
 def test_shared_points_give_the_same_values_and_gradients_as_copies() -> None:
@@ -175,11 +154,18 @@ def test_the_order_of_prompts_is_the_order_of_scenes() -> None:
 
 def test_every_parameter_gets_a_gradient() -> None:
     generator = make_generator()
-    scene = generator(condition(2))
-    sdf, rgb = scene.query(points(2, 3000))
-    (sdf.sum() + (rgb**2).sum() + scene.background(points(2)).sum()).backward()
-    for name, parameter in generator.named_parameters():
-        assert parameter.grad is not None and float(parameter.grad.abs().max()) > 0, name
+    assert_every_parameter_gets_a_gradient(generator, generator(condition(2)))
+
+
+def test_gradients_equal_finite_differences() -> None:
+    generator = trained(torch.float64)
+    assert_gradients_equal_finite_differences(generator, lambda: generator(condition(2, torch.float64)))
+
+
+@pytest.mark.gpu
+def test_cuda_equals_cpu() -> None:
+    given = condition(2, torch.float64)
+    assert_equal_on("cuda", trained(torch.float64), lambda generator, device: generator(moved(given, device)))
 
 
 def test_backgrounds_are_learned_per_prompt_and_direction_or_white() -> None:
@@ -232,5 +218,5 @@ def test_bfloat16_stays_within_two_hundredths_of_float32() -> None:
     sphere = at.norm(dim=-1) - generator.sphere_radius
     added = (exact_sdf - sphere).detach()
     assert float(added.abs().max()) > 0.2
-    assert float((sdf.float() - sphere - added).detach().norm() / added.norm()) < 0.02
+    assert relative(sdf.float() - sphere, added) < 0.02
     assert float((rgb.float() - exact_rgb).detach().abs().max()) < 0.01

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,7 +54,7 @@ def test_ends_are_the_two_texts_for_attention(lengths: tuple[int, int]) -> None:
     expected = [generator.planes(end)[0] for end in (first, second)]
     torch.testing.assert_close(planes[0], expected[0], rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(planes[2], expected[1], rtol=1e-10, atol=1e-10)
-    assert all(float((planes[1] - end).abs().max()) > 0.1 for end in expected)
+    assert all(float((planes[1] - end).detach().abs().max()) > 0.1 for end in expected)
     assert torch.equal(mixed.pooled[0], first.pooled[0]) and torch.equal(mixed.pooled[2], second.pooled[0])
     torch.testing.assert_close(mixed.pooled[1], (first.pooled[0] + second.pooled[0]) / 2)
 
@@ -140,6 +141,14 @@ def test_the_program_writes_video_and_stills_and_meshes_if_asked(
 ) -> None:
     monkeypatch.setattr("scaledreamer.cli.interpolate.VIDEO_SIZE", 32)
     monkeypatch.setattr("scaledreamer.cli.interpolate.STILL_SIZE", 16)
+    shown: list[tuple[int, int, int]] = []
+    frame = Asset.frame
+
+    def noting(asset: Asset, index: int, num_frames: int, size: int) -> Any:
+        shown.append((index, num_frames, size))
+        return frame(asset, index, num_frames, size)
+
+    monkeypatch.setattr(Asset, "frame", noting)
     words = ["--interpolate", *ENDS, "--frames", "2", "--output", str(tmp_path), "--device", "cpu"]
     words += ["--checkpoint", str(checkpoint), "--resolution", "32", "--texture-size", "64"]
     assert main(words + ([] if formats is None else ["--formats", formats])) == 0
@@ -150,6 +159,8 @@ def test_the_program_writes_video_and_stills_and_meshes_if_asked(
     stem = sidecar.stem
     if formats is None:
         assert report["files"] == {kind: f"{stem}.{kind}" for kind in ("mp4", "png")}
+        # A camera on its way around, then each still once and from the front.
+        assert shown == [(0, 2, 32), (1, 2, 32), (0, 1, 16), (0, 1, 16)]
     else:
         assert report["files"] == {"glb": [f"{stem}-000.glb", f"{stem}-001.glb"]}
     listed = list(report["files"].values()) if formats is None else report["files"]["glb"]

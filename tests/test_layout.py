@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "scaledreamer"
-LOW = ("distillation", "fields", "cameras", "schedules", "scene", "rendering.sampling")
+LOW = ("distillation", "fields", "cameras", "schedules", "scene", "memory", "rendering.sampling")
 """Import nothing of the package above them: only each other, of their own folder or of this list."""
 APART = ("generators", "rendering", "priors")
 """Do not import each other."""

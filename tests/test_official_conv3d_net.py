@@ -167,7 +167,7 @@ def test_converted_weights_give_the_scene_of_the_naive_reference(state: dict[str
     condition = TextCondition(c, c[:, None], torch.ones(1, 1, dtype=torch.bool))
     scene = generator(condition, torch.cat([z, ones], 1))
     torch.testing.assert_close(scene.features.values[0], torch.from_numpy(volume), rtol=1e-7, atol=1e-7)
-    sdf, rgb = scene.query(at)
+    sdf, rgb = (values.detach() for values in scene.query(at))
     for n, point in enumerate(at[0].numpy()):
         distance, color = reference(volume, 2 * point)
         assert float(sdf[0, n]) == pytest.approx(distance / 2, abs=1e-7)
@@ -196,6 +196,16 @@ def test_settings_are_read_off_the_weights_and_lengths_are_halved(state: dict[st
     assert {value.dtype for value in ours.values()} == {torch.float32}
 
 
+def narrower(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Another hidden layer for both networks, of a width of its own."""
+    changed = {}
+    for name in ("sdf_network", "feature_network"):
+        outputs = len(state[f"geometry.{name}.layers.2.weight"])
+        changed[f"geometry.{name}.layers.2.weight"] = torch.ones(4, WIDTH)
+        changed[f"geometry.{name}.layers.4.weight"] = torch.ones(outputs, 4)
+    return changed
+
+
 def without(name: str) -> Any:
     return lambda state: {key: value for key, value in state.items() if key != f"geometry.{name}"}
 
@@ -204,7 +214,12 @@ def without(name: str) -> Any:
     ("change", "settings", "message"),
     [
         (lambda state: {}, {}, "mapping.embed.weight is missing: accepted are generators that read text"),
-        (without("sdf_network.layers.0.weight"), {}, "have layers of .*: accepted are equal hidden layers"),
+        (without("sdf_network.layers.0.weight"), {}, "sdf_network.layers.0.weight is missing"),
+        (
+            lambda state: state | narrower(state),
+            {},
+            r"layers of \[7, 4, 1\] and \[7, 4, 3\]: accepted are equal hidden layers of one width",
+        ),
         (without("space_generator.synthesis.blocks.0.conv0.bias"), {}, "blocks.0.conv0.bias is missing"),
         (without("space_generator.synthesis.blocks.1.conv1.weight"), {}, "is no weight of this architecture"),
         (
@@ -213,6 +228,7 @@ def without(name: str) -> Any:
             "geometry.deformation_network.layers.0.weight is no weight of this architecture",
         ),
         (lambda state: state, {"radius": 0}, "radius is 0: accepted is a number above 0"),
+        (lambda state: state, {"radius": True}, "radius is True: accepted is a number above 0"),
         (lambda state: state, {"sdf_bias_params": [1, 1, 1]}, r"sdf_bias_params is \[1, 1, 1\]"),
     ],
 )

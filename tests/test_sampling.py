@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 
+from scaledreamer.rendering import sampling
 from scaledreamer.rendering.sampling import (
     compositing_weights,
     cube_interval,
     importance_depths,
+    running_sum,
     stratified_depths,
 )
 from tests import reference_fields
@@ -83,6 +86,33 @@ def test_importance_depths_grow_end_at_the_edges_and_survive_zero_weights() -> N
     assert ((depths[1, 1:-1] >= 1.25) & (depths[1, 1:-1] <= 1.5)).all()
 
 
+@pytest.mark.parametrize("size", [1, 2, 7, 32])
+def test_running_sums_without_cumsum_are_those_of_a_loop_with_its_gradient(size: int) -> None:
+    values = torch.rand(3, size, generator=generator(), dtype=torch.float64).requires_grad_()
+    upstream = torch.rand(3, size, generator=generator(1), dtype=torch.float64)
+    found = sampling._doubling_sum(values)
+    (found * upstream).sum().backward()
+    assert values.grad is not None
+    for row, sums, given, grad in zip(
+        values.tolist(), found.tolist(), upstream.tolist(), values.grad.tolist(), strict=True
+    ):
+        assert sums == pytest.approx([sum(row[: i + 1]) for i in range(size)], rel=1e-12)
+        assert grad == pytest.approx([sum(given[i:]) for i in range(size)], rel=1e-12)
+
+
+@pytest.mark.gpu
+def test_rendering_repeats_on_a_gpu_under_deterministic_algorithms() -> None:
+    density = torch.rand(64, 32, generator=generator()).cuda()
+    lengths = torch.full_like(density, 0.05)
+    expected = compositing_weights(density, lengths)
+    torch.use_deterministic_algorithms(True)
+    try:
+        torch.testing.assert_close(compositing_weights(density, lengths), expected)
+        torch.testing.assert_close(running_sum(density), density.cpu().cumsum(-1).cuda())
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 def test_compositing_weights_equal_the_loop() -> None:
     density = 5 * torch.rand(6, 10, generator=generator(), dtype=torch.float64)
     lengths = torch.rand(6, 10, generator=generator(1), dtype=torch.float64)
@@ -119,6 +149,15 @@ def test_cube_interval_of_rays_with_known_entry() -> None:
     torch.testing.assert_close(enter[[0, 3, 5]], torch.tensor([2.0, 0.1, 2.0]))
     torch.testing.assert_close(leave[[0, 3, 5]], torch.tensor([3.4, 1.0, 3.4]))  # cut off by far
     assert torch.equal(enter[[1, 2]], leave[[1, 2]])
+
+
+def test_rays_within_a_face_have_finite_depths() -> None:
+    """There a distance of 0 is divided by a component of 0, of either sign."""
+    origins = torch.tensor([[3.0, 1, 0], [3, -1, 0], [3, 0, 1]])
+    for zero in (0.0, -0.0):
+        directions = torch.tensor([[-1.0, zero, zero]]).expand(3, -1)
+        enter, leave, _ = cube_interval(origins, directions, 1.0, 0.1, 6.0)
+        assert bool((enter.isfinite() & leave.isfinite() & (enter <= leave)).all())
 
 
 def test_cube_interval_equals_marching() -> None:

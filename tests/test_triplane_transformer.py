@@ -11,13 +11,23 @@ import torch
 from torch import Tensor
 
 from scaledreamer import build
-from scaledreamer.cameras import sample_cameras
 from scaledreamer.config import Generator
 from scaledreamer.config_file import load_config
 from scaledreamer.generators.triplane_transformer import TriplaneTransformer
 from scaledreamer.pipeline import TextTo3D
-from scaledreamer.rendering.volume import VolumeRenderer
 from scaledreamer.scene import Scene, TextCondition
+from tests.generator_laws import (
+    assert_a_batch_of_two_equals_two_batches_of_one,
+    assert_equal_on,
+    assert_every_parameter_gets_a_gradient,
+    assert_gradients_equal_finite_differences,
+    gradients,
+    moved,
+    numbers_kept,
+    part,
+    points,
+    relative,
+)
 from tests.tiny_export import tiny_pipeline
 
 SMALL: dict[str, Any] = {
@@ -59,22 +69,6 @@ def condition(batch: int, dtype: torch.dtype = torch.float32, length: int = 5) -
     return TextCondition(torch.zeros(batch, DIM, dtype=dtype), tokens, mask)
 
 
-def part(condition: TextCondition, index: slice) -> TextCondition:
-    return TextCondition(*(values[index] for values in condition))
-
-
-def points(batch: int, n: int = 50, dtype: torch.dtype = torch.float32) -> Tensor:
-    return (torch.rand(batch, n, 3, generator=torch.Generator().manual_seed(3)) * 2 - 1).to(dtype)
-
-
-def gradients(generator: TriplaneTransformer) -> Tensor:
-    return torch.cat([p.grad.flatten() for p in generator.parameters() if p.grad is not None])
-
-
-def relative(first: Tensor, second: Tensor) -> float:
-    return float((first - second).detach().norm() / second.detach().norm())
-
-
 def test_initial_scene_is_a_grey_sphere_for_every_prompt() -> None:
     torch.manual_seed(0)
     scene = TriplaneTransformer(token_dim=DIM, sphere_radius=0.6)(condition(3))
@@ -84,6 +78,18 @@ def test_initial_scene_is_a_grey_sphere_for_every_prompt() -> None:
     torch.testing.assert_close(sdf, at.norm(dim=-1) - 0.6, atol=0.1, rtol=0)
     assert float((sdf.detach() - at.norm(dim=-1) + 0.6).square().mean().sqrt()) < 0.02
     torch.testing.assert_close(rgb, torch.full_like(rgb, 0.5), atol=0.1, rtol=0)
+
+
+@pytest.mark.parametrize("num_layers", [1, 8])
+def test_activations_begin_with_a_deviation_near_one_at_any_depth(num_layers: int) -> None:
+    """Positions have a variance of 1, to which all layers together add less than 1; features have 1."""
+    torch.manual_seed(0)
+    generator = TriplaneTransformer(token_dim=DIM, width=64, num_heads=2, num_layers=num_layers)
+    seen: list[Tensor] = []
+    generator.norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    planes = generator.planes(condition(2)).detach()
+    assert 1.05 < float(seen[0].var()) < 2
+    assert float(planes.std()) == pytest.approx(1.0, abs=0.1)
 
 
 def test_default_sizes_fit_into_six_megabytes() -> None:
@@ -164,31 +170,10 @@ def test_planes_equal_a_naive_transformer() -> None:
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
 def test_a_batch_of_two_equals_two_batches_of_one(dtype: torch.dtype, tolerance: float) -> None:
-    """Images and parameter gradients, through generator and renderer."""
-    random = torch.Generator().manual_seed(4)
-    given = condition(2, dtype)
-    uniforms = torch.rand(2, 2, 4, generator=random).to(dtype)
-    jitter = torch.rand(2, 2, 12, 12, generator=random).to(dtype)
-    target = torch.rand(2, 2, 3, 12, 12, generator=random).to(dtype)
-    generator = trained(dtype)
-    renderer = VolumeRenderer(num_importance_samples=8)
-
-    def render(index: slice) -> Tensor:
-        cameras = sample_cameras(
-            uniforms[index], elevation_deg=(0, 40), distance=(2.5, 2.7), fov_deg=(38, 44)
-        )
-        out = renderer(generator(part(given, index)), cameras, 12, 12, jitter=jitter[index])
-        (((out.rgb - target[index]) ** 2).sum() + out.depth.sum()).backward()
-        return torch.cat([out.rgb, out.opacity, out.depth], 2).detach()
-
-    together = render(slice(0, 2))
-    grads_together = gradients(generator)
-    generator.zero_grad()
-    apart = torch.cat([render(slice(0, 1)), render(slice(1, 2))])
-    grads_apart = gradients(generator)
-    assert float((together[0] - together[1]).abs().max()) > 0.1
-    assert relative(together, apart) < tolerance
-    assert relative(grads_together, grads_apart) < tolerance
+    generator, given = trained(dtype), condition(2, dtype)
+    assert_a_batch_of_two_equals_two_batches_of_one(
+        generator, lambda index: generator(part(given, index)), dtype, tolerance, with_normal=False
+    )
 
 
 def test_padding_does_not_matter_and_every_token_does() -> None:
@@ -236,28 +221,25 @@ def test_a_prompt_without_text_is_finite() -> None:
 
 def test_gradients_equal_finite_differences() -> None:
     generator, given = trained(torch.float64), condition(2, torch.float64)
-    at = points(2, 20, torch.float64)
+    assert_gradients_equal_finite_differences(generator, lambda: generator(given))
 
-    def loss() -> Tensor:
-        sdf, rgb = generator(given).query(at)
-        return (sdf**2).sum() + (rgb**3).sum()
 
-    loss().backward()
-    random = torch.Generator().manual_seed(5)
-    for name, parameter in generator.named_parameters():
-        if name.startswith("decoder.background"):
-            continue
-        assert parameter.grad is not None, name
-        direction = torch.randn(parameter.shape, generator=random, dtype=torch.float64)
-        slope = (parameter.grad * direction).sum()
-        eps = 1e-6
-        with torch.no_grad():
-            parameter += eps * direction
-            above = loss()
-            parameter -= 2 * eps * direction
-            below = loss()
-            parameter += eps * direction
-        torch.testing.assert_close(slope, (above - below) / (2 * eps), rtol=2e-5, atol=1e-6)
+@pytest.mark.gpu
+def test_cuda_equals_cpu() -> None:
+    given = condition(2, torch.float64)
+    generator = trained(torch.float64)
+    assert_equal_on("cuda", generator, lambda module, device: module(moved(given, device)))
+
+
+@pytest.mark.gpu
+def test_a_prompt_without_text_is_finite_on_a_gpu() -> None:
+    """There attention has kernels of its own."""
+    given = condition(2)
+    empty = given._replace(mask=given.mask & torch.tensor([[False], [True]]))
+    for products in ("float32", "bfloat16"):
+        planes = trained(products=products).cuda().planes(moved(empty, "cuda"))
+        expected = trained(products=products).planes(empty)
+        assert relative(planes.cpu(), expected) < 0.02
 
 
 def test_checkpointing_changes_no_value_and_no_gradient() -> None:
@@ -272,19 +254,11 @@ def test_checkpointing_changes_no_value_and_no_gradient() -> None:
 
 
 def test_checkpointing_keeps_less() -> None:
-    kept = {}
-    for flag in (False, True):
-        sizes: list[int] = []
+    def kept(*, is_checkpointed: bool) -> int:
+        generator = make_generator(gradient_checkpointing=is_checkpointed, num_layers=6)
+        return numbers_kept(lambda: generator.planes(condition(2)))
 
-        def pack(tensor: Tensor, sizes: list[int] = sizes) -> Tensor:
-            sizes.append(tensor.numel())
-            return tensor
-
-        generator = make_generator(gradient_checkpointing=flag, num_layers=6)
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            generator.planes(condition(2))
-        kept[flag] = sum(sizes)
-    assert kept[True] < kept[False] / 4
+    assert kept(is_checkpointed=True) < kept(is_checkpointed=False) / 4
 
 
 def test_bfloat16_is_close_to_float32_and_planes_are_float32() -> None:
@@ -300,13 +274,18 @@ def test_bfloat16_is_close_to_float32_and_planes_are_float32() -> None:
     assert 0 < relative(results[1][1], results[0][1]) < 0.05
 
 
+def test_precision_is_its_own_whatever_surrounds_it() -> None:
+    """Under autocast of others: its products are in what `dtype` says, norm and deconvolution in float32."""
+    for products in ("float32", "bfloat16"):
+        generator, given = trained(products=products), condition(3)
+        with torch.autocast("cpu", torch.bfloat16):
+            planes = generator.planes(given)
+        assert torch.equal(planes, generator.planes(given))
+
+
 def test_every_parameter_gets_a_gradient() -> None:
     generator = make_generator()
-    scene = generator(condition(2))
-    sdf, rgb = scene.query(points(2, 3000))
-    (sdf.sum() + (rgb**2).sum() + scene.background(points(2)).sum()).backward()
-    for name, parameter in generator.named_parameters():
-        assert parameter.grad is not None and float(parameter.grad.abs().max()) > 0, name
+    assert_every_parameter_gets_a_gradient(generator, generator(condition(2)))
 
 
 def test_config_rebuilds_the_generator() -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from scaledreamer.accounting import count
 from scaledreamer.cameras import Cameras, orbit_cameras
 from scaledreamer.fields.sdf import volsdf_density
 from scaledreamer.rendering.volume import VolumeRenderer
@@ -217,8 +218,14 @@ def test_dropped_rays_are_next_to_invisible() -> None:
 
 
 def test_an_empty_scene_shows_its_background_and_can_be_differentiated() -> None:
+    """It is asked for one point at least, so that there is something to differentiate."""
     bias = torch.zeros((), requires_grad=True)
-    scene = FunctionScene(lambda p: p.norm(dim=-1) + 5 + bias)
+
+    def far_away(p: Tensor) -> Tensor:
+        assert p.shape[1] > 0
+        return p.norm(dim=-1) + 5 + bias
+
+    scene = FunctionScene(far_away)
     out = VolumeRenderer()(scene, front(batch=2), 8, 8)
     torch.testing.assert_close(out.rgb, torch.tensor(scene.behind).view(1, 1, 3, 1, 1).expand_as(out.rgb))
     assert not out.opacity.any() and torch.equal(out.depth, torch.full_like(out.depth, 6.0))
@@ -235,12 +242,13 @@ def test_a_full_scene_is_opaque_and_finite() -> None:
     assert bias.grad is not None and bias.grad.isfinite()
 
 
-def test_a_plate_thinner_than_the_lattice_is_not_overlooked() -> None:
-    """A plate of 0.04 between two planes of the lattice, 0.105 apart, seen face-on."""
+@pytest.mark.parametrize("deviation", [100.0, 1000.0])
+def test_a_plate_thinner_than_the_lattice_is_not_overlooked(deviation: float) -> None:
+    """A plate of 0.04 between two planes of the lattice, 0.105 apart, seen face-on; however sharp it is."""
     scene = FunctionScene(lambda p: (p[..., 0] - 0.0).abs() - 0.02)
-    out = VolumeRenderer(inverse_deviation=100)(scene, front(fov_deg=20), 6, 6)
+    out = VolumeRenderer(inverse_deviation=deviation)(scene, front(fov_deg=20), 6, 6)
     depths = torch.linspace(-0.5, 0.5, 20001, dtype=torch.float64)
-    expected = 1 - torch.exp(-volsdf_density(depths.abs() - 0.02, 100.0).mean())
+    expected = 1 - torch.exp(-volsdf_density(depths.abs() - 0.02, deviation).mean())
     assert abs(float(out.opacity[0, 0, 0, 3, 3] - expected)) < 0.03
 
 
@@ -266,6 +274,30 @@ def test_chunks_make_no_difference() -> None:
     pieces = VolumeRenderer()(scene, cameras, 10, 8, jitter=jitter, with_normal=True, chunk_size=37)
     for name in ("rgb", "opacity", "depth", "normal"):
         torch.testing.assert_close(getattr(pieces, name), getattr(whole, name), atol=1e-5, rtol=1e-5)
+
+
+def test_a_chunk_asks_for_the_samples_of_its_rays_alone() -> None:
+    scene, asked = counted(bumpy)
+    VolumeRenderer(min_opacity=0.0)(scene, front(), 10, 8, chunk_size=37)
+    assert [points.shape[1] for points in asked] == [37 * 16, 37 * 16, 6 * 16]
+
+
+def test_a_budget_bounds_what_is_done_before_the_samples_too() -> None:
+    """Counting what a point takes, and the lattice, where points are dear; the coarse pass of many samples a
+    ray, whose weights are kept for all rays.
+    """
+
+    def dear(p: Tensor) -> Tensor:
+        return p.norm(dim=-1) - 0.3 + 0 * p[..., :1].expand(*p.shape[:-1], 500).square().sum(-1)
+
+    def peak(function: Callable[[Tensor], Tensor], **settings: Any) -> int:
+        renderer = VolumeRenderer(num_importance_samples=1, **settings)
+        with torch.no_grad():
+            return count(lambda: renderer(FunctionScene(function), front(), 32, 32)).peak_bytes
+
+    for function, settings in ((dear, {"lattice_resolution": 32}), (bumpy, {"num_samples": 500})):
+        budget = peak(function, **settings) // 4
+        assert peak(function, memory_gib=budget / 2**30, **settings) < 1.2 * budget
 
 
 @pytest.mark.parametrize("settings", [{"chunk_size": 17}, {"memory_gib": 1e-3}])

@@ -59,7 +59,9 @@ def measure_field(arguments: argparse.Namespace) -> dict[str, Any]:
     from scaledreamer.fields.hash_grid_backend import NAMES, choose_backend
 
     device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    num_points = arguments.points or (2**20 if device.type == "cuda" else 2**15)
+    num_points = arguments.points
+    if num_points is None:
+        num_points = 2**20 if device.type == "cuda" else 2**15
     if min(num_points, arguments.repeats) < 1:
         raise ValueError("--points and --repeats take at least 1")
     encoders: dict[str, Any] = {"naive torch": encode_naively}
@@ -71,9 +73,8 @@ def measure_field(arguments: argparse.Namespace) -> dict[str, Any]:
             left_out[name] = str(error)
     dtype = getattr(torch, arguments.dtype)
     grids = {}
-    torch.empty(
-        6_000_000
-    )  # once it is freed, glibc keeps such memory, as in a training, with its larger tensors
+    # Once it is freed, glibc keeps such memory, as in a training, with its larger tensors.
+    torch.empty(6_000_000)
     for name in arguments.grid:
         settings = GRIDS[name]
         grids[name] = {"settings": settings} | {

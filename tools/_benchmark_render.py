@@ -1,4 +1,4 @@
-"""Speed of volume rendering, beside nerfacc's pure-torch one if that can be imported; and of generators.
+"""Speed of volume rendering, beside nerfacc's pure-torch one if that can be imported.
 
 What is compared is measured in turns, in one run, and the best of the repeats counts: an error against a
 slower machine is only ever upwards. On one CPU thread the clock is the process' own, so that other work on
@@ -8,11 +8,13 @@ the machine does not count. Errors are rms of rgb against even samples of every 
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
+
+from _benchmark_generator import PROMPTS, check_options, clock, machine, make_generator, make_noise, where
+from _benchmark_nerfacc import BACKGROUND, import_nerfacc, render_chosen, render_even, to_image
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,18 +23,6 @@ if TYPE_CHECKING:
     from scaledreamer.config import Config
     from scaledreamer.rendering.volume import VolumeRenderer
     from scaledreamer.scene import Scene
-
-PROMPTS = (
-    "a red cat",
-    "a blue chair",
-    "a green car",
-    "a yellow rocket",
-    "a purple mushroom",
-    "a white rabbit",
-    "an orange bird",
-    "a brown teapot",
-)
-BACKGROUND = 0.35
 
 
 def add_options(render: argparse.ArgumentParser, generator: argparse.ArgumentParser) -> None:
@@ -54,16 +44,6 @@ def add_options(render: argparse.ArgumentParser, generator: argparse.ArgumentPar
         "--even-samples", type=int, default=600, metavar="N", help="a ray, for the error (%(default)s)"
     )
     generator.add_argument("--points", type=int, default=4096, metavar="N", help="a prompt (%(default)s)")
-
-
-def check_options(arguments: argparse.Namespace) -> None:
-    """Raises: ValueError naming an option that is out of range."""
-    for name, low in (("prompts", 1), ("repeats", 1), ("image_size", 4), ("even_samples", 1), ("points", 1)):
-        if getattr(arguments, name, low) < low:
-            raise ValueError(f"--{name.replace('_', '-')} takes at least {low}")
-
-
-# --- rendering ---------------------------------------------------------------------------------------------
 
 
 class Counted:
@@ -144,17 +124,17 @@ def measure_render(config: Config, arguments: argparse.Namespace) -> dict[str, A
         "ours, a quarter of the memory": lambda scene: ours(scene, memory_gib=whole / 4 / 2**30),
         "ours, with normals": lambda scene: ours(scene, with_normal=True),
     }
-    nerfacc = _import_nerfacc()
+    nerfacc = import_nerfacc()
     if nerfacc is not None:
         rays = _rays(cameras, size)
         ways |= {
-            "nerfacc, our rays and samples": lambda scene: _nerfacc_chosen(
+            "nerfacc, our rays and samples": lambda scene: render_chosen(
                 nerfacc, scene, renderer, rays, size
             ),
-            f"nerfacc, {num_fine} even samples": lambda scene: _nerfacc_even(
+            f"nerfacc, {num_fine} even samples": lambda scene: render_even(
                 nerfacc, scene, renderer, rays, num_fine, size
             ),
-            f"nerfacc, {4 * num_fine} even samples": lambda scene: _nerfacc_even(
+            f"nerfacc, {4 * num_fine} even samples": lambda scene: render_even(
                 nerfacc, scene, renderer, rays, 4 * num_fine, size
             ),
         }
@@ -162,11 +142,11 @@ def measure_render(config: Config, arguments: argparse.Namespace) -> dict[str, A
     for number in range(1 + arguments.repeats):
         for name, render in ways.items():
             scene = Counted(make_scene(), has_rows=name != "ours, prompts together")
-            before = _clock()
+            before = clock()
             image = render(scene)
-            between = _clock()
+            between = clock()
             image.square().sum().backward()
-            forward, backward = between - before, _clock() - between
+            forward, backward = between - before, clock() - between
             if number == 0:  # to warm up
                 error = (image.detach()[:, :, :3] - reference).square().mean().sqrt()
                 rows[name] = {"rms_error": float(error), "sdf_points": scene.counts[0]}
@@ -187,7 +167,7 @@ def measure_render(config: Config, arguments: argparse.Namespace) -> dict[str, A
         "field": arguments.field,
         "num_importance_samples": num_fine,
         "nerfacc": None if nerfacc is None else nerfacc.__version__,
-    } | _machine()
+    } | machine()
 
 
 def _field(config: Config, arguments: argparse.Namespace) -> Callable[[], Any]:
@@ -208,20 +188,15 @@ def _field(config: Config, arguments: argparse.Namespace) -> Callable[[], Any]:
         pipe = TextTo3D.from_pretrained()
         generator, conditioner = pipe.generator.requires_grad_(True), pipe.conditioner
     else:
-        generator, conditioner = _generator(config, config.generator.name)
+        generator, conditioner = make_generator(config, config.generator.name)
     condition = conditioner(prompts)
-    z = _noise(generator, len(prompts))
+    z = make_noise(generator, len(prompts))
     return lambda: generator(condition, z)
 
 
 def _rays(cameras: Cameras, size: int) -> tuple[Tensor, Tensor]:
     origins, directions = cameras.rays(size, size)
     return origins.flatten(1, 3), directions.flatten(1, 3)
-
-
-def _image(rays: Tensor, size: int) -> Tensor:
-    """ "batch ray 3" to "batch view 3 h w" of one view."""
-    return rays.unflatten(1, (1, size, size)).movedim(-1, 2)
 
 
 def _even(scene: Scene, renderer: VolumeRenderer, cameras: Cameras, size: int, num_samples: int) -> Tensor:
@@ -242,168 +217,7 @@ def _even(scene: Scene, renderer: VolumeRenderer, cameras: Cameras, size: int, n
         weights = compositing_weights(density, lengths)[..., None]
         rgb = (weights * features[..., :3].unflatten(1, depths.shape[1:])).sum(2)
         pieces.append(rgb + (1 - weights.sum(2)) * BACKGROUND)
-    return _image(torch.cat(pieces, 1), size)
-
-
-# --- nerfacc -----------------------------------------------------------------------------------------------
-
-
-def _import_nerfacc() -> Any:
-    """The module, or None."""
-    try:
-        import nerfacc  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        return None
-    return nerfacc
-
-
-def _nerfacc(
-    nerfacc: Any, scene: Scene, deviation: float, rays: Sequence[Tensor], starts: Tensor, ends: Tensor
-) -> Tensor:
-    """Colours "batch ray 3" from intervals "batch ray sample", by nerfacc's batched torch functions."""
-    from scaledreamer.fields.sdf import volsdf_density
-
-    origins, directions = rays
-    batch, num_rays, num_samples = starts.shape
-
-    def rgb_and_density(t_starts: Tensor, t_ends: Tensor, _: Any) -> tuple[Tensor, Tensor]:
-        middle = ((t_starts + t_ends) / 2).view(batch, num_rays, num_samples, 1)
-        points = origins[:, :, None] + directions[:, :, None] * middle
-        sdf, features = scene.query(points.flatten(1, 2))
-        density = volsdf_density(sdf, deviation)
-        return features[..., :3].reshape(-1, num_samples, 3), density.reshape(-1, num_samples)
-
-    colors, *_ = nerfacc.rendering(
-        starts.flatten(0, 1), ends.flatten(0, 1), rgb_sigma_fn=rgb_and_density, render_bkgd=BACKGROUND
-    )
-    return colors.view(batch, num_rays, 3)
-
-
-def _nerfacc_even(
-    nerfacc: Any,
-    scene: Scene,
-    renderer: VolumeRenderer,
-    rays: tuple[Tensor, Tensor],
-    num_samples: int,
-    size: int,
-) -> Tensor:
-    import torch
-
-    from scaledreamer.rendering.sampling import cube_interval
-
-    enter, leave, _ = cube_interval(*rays, renderer.radius, renderer.near, renderer.far)
-    edges = enter[..., None] + (leave - enter)[..., None] * torch.linspace(0, 1, num_samples + 1)
-    colors = _nerfacc(
-        nerfacc, scene, renderer.inverse_deviation, rays, edges[..., :-1].clone(), edges[..., 1:].clone()
-    )
-    return _image(colors, size)
-
-
-def _nerfacc_chosen(
-    nerfacc: Any, scene: Scene, renderer: VolumeRenderer, rays: tuple[Tensor, Tensor], size: int
-) -> Tensor:
-    """Of the rays and intervals that our renderer chooses, by its own coarse pass."""
-    import torch
-
-    origins, directions = rays
-    middle = torch.full_like(origins[..., 0], 0.5)
-    kept, depths, lengths, _ = renderer._plan(scene, origins, directions, middle, None, None)
-    index = kept[..., None].expand(-1, -1, 3)
-    chosen = [values.gather(1, index) for values in rays]
-    starts, ends = depths - lengths / 2, depths + lengths / 2
-    colors = _nerfacc(nerfacc, scene, renderer.inverse_deviation, chosen, starts, ends)
-    return _image(torch.full_like(origins, BACKGROUND).scatter(1, index, colors), size)
-
-
-# --- generators --------------------------------------------------------------------------------------------
-
-
-def _generator(config: Config, name: str) -> tuple[Any, Any]:
-    """A generator of the configuration's settings, with the configuration's conditioner."""
-    import torch
-
-    from scaledreamer import build
-
-    conditioner = build.build_conditioner(config.conditioner, config.weights, "cpu")
-    section = config.generator.model_copy(update={"name": name})
-    torch.manual_seed(config.seed)
-    settings = build.conditioned_settings(
-        section, condition_dim=conditioner.condition_dim, token_dim=conditioner.token_dim
-    )
-    return build.make_generator(name, settings), conditioner
-
-
-def _noise(generator: Any, batch: int) -> Tensor | None:
-    import torch
-
-    if not generator.has_noise:
-        return None
-    return torch.randn(batch, generator.noise_dim, generator=torch.Generator().manual_seed(0))
-
-
-def measure_generators(config: Config, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of each architecture of the configuration: text to scenes, points asked, and backward."""
-    import torch
-    from transformers.utils import logging as transformers_logging
-
-    from scaledreamer.accounting import count
-
-    check_options(arguments)
-    transformers_logging.disable_progress_bar()
-    batch, num_points = arguments.prompts, arguments.points
-    prompts = [PROMPTS[i % len(PROMPTS)] for i in range(batch)]
-    points = torch.rand(batch, num_points, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    rows: dict[str, dict[str, float]] = {}
-    for name in get_args(type(config.generator).model_fields["name"].annotation):
-        generator, conditioner = _generator(config, name)
-        with torch.no_grad():
-            condition = conditioner(prompts)
-        z = _noise(generator, batch)
-        best: list[float] = []
-
-        def ask(scene: Any) -> Tensor:
-            sdf, features = scene.query(points)
-            return sdf.square().sum() + features.square().sum()
-
-        for number in range(1 + arguments.repeats):
-            times = [_clock()]
-            scene = generator(condition, z)
-            times.append(_clock())
-            loss = ask(scene)
-            times.append(_clock())
-            loss.backward()
-            times.append(_clock())
-            taken = [end - start for start, end in zip(times[:-1], times[1:], strict=True)]
-            if number > 0 and (not best or sum(taken) < sum(best)):
-                best = taken
-        generator.zero_grad(set_to_none=True)
-        rows[name] = {"forward": best[0], "query": best[1], "backward": best[2]}
-        rows[name]["points_per_second"] = batch * num_points / sum(best)
-        rows[name]["parameters"] = sum(parameter.numel() for parameter in generator.parameters())
-        rows[name]["peak_bytes"] = count(
-            lambda generator=generator, condition=condition, z=z: ask(generator(condition, z)).backward()
-        ).peak_bytes
-    return {"what": "generator", "rows": rows, "prompts": batch, "points": num_points} | _machine()
-
-
-# --- reports -----------------------------------------------------------------------------------------------
-
-
-def _is_one_thread() -> bool:
-    import torch
-
-    return torch.get_num_threads() == 1
-
-
-def _clock() -> float:
-    return time.process_time() if _is_one_thread() else time.perf_counter()
-
-
-def _machine() -> dict[str, Any]:
-    import torch
-
-    clock = "time of the process" if _is_one_thread() else "time on the wall"
-    return {"device": "cpu", "threads": torch.get_num_threads(), "clock": clock, "torch": torch.__version__}
+    return to_image(torch.cat(pieces, 1), size)
 
 
 def format_render(report: dict[str, Any]) -> str:
@@ -423,29 +237,6 @@ def format_render(report: dict[str, Any]) -> str:
     lines.append(
         f"{report['prompts']} prompts, {report['image_size']} x {report['image_size']}, "
         f"{report['num_importance_samples']} samples a ray, {report['field']} field; points are those with "
-        f"gradients. {_where(report)}"
+        f"gradients. {where(report)}"
     )
     return "\n".join(lines)
-
-
-def format_generators(report: dict[str, Any]) -> str:
-    """The report as a table."""
-    lines = [
-        f"{'':22}{'parameters':>12}{'scenes':>9}{'points':>9}{'backward':>10}{'all, ms':>9}{'points/s':>11}"
-        f"{'peak MiB':>10}"
-    ]
-    for name, row in report["rows"].items():
-        parts = [1000 * row[part] for part in ("forward", "query", "backward")]
-        lines.append(
-            f"{name:22}{row['parameters']:12,}{parts[0]:9.0f}{parts[1]:9.0f}{parts[2]:10.0f}{sum(parts):9.0f}"
-            f"{row['points_per_second']:11,.0f}{row['peak_bytes'] / 2**20:10.0f}"
-        )
-    lines.append(f"{report['prompts']} prompts, {report['points']} points each. {_where(report)}")
-    return "\n".join(lines)
-
-
-def _where(report: dict[str, Any]) -> str:
-    return (
-        f"{report['clock']} on {report['device']}, {report['threads']} thread(s), torch {report['torch']}; "
-        "on a GPU not measured"
-    )

@@ -8,14 +8,13 @@ What a ray sees behind the scene is not carried over: the official network for i
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from _official import Weights, decoder, length, plain
 from torch import Tensor
 
-PREFIX = "geometry."
 GENERATOR = "geometry.space_generator."
 PUBLISHED = {"radius": 2.0, "sdf_bias_params": 0.8}
 """Of the official geometry's settings those that no weight shows."""
@@ -33,11 +32,8 @@ def convert(
 
     Raises: ValueError naming the weight or setting that is not what this architecture has.
     """
-    settings = PUBLISHED | {key: settings[key] for key in PUBLISHED if key in settings}
-    for name, value in settings.items():
-        if not isinstance(value, int | float) or not value > 0:
-            raise ValueError(f"{name} is {value!r}: accepted is a number above 0, half an edge or a radius.")
-    official = _Named({key: value for key, value in state.items() if key.startswith(PREFIX)})
+    half_width, sphere_radius = (length(settings, name, PUBLISHED[name]) for name in PUBLISHED)
+    official = Weights(state, "3DConv-net")
     ours = dict(_mapping(official))
     resolutions, channels, bias_resolution = [], [], 4
     for number, prefix in enumerate(_block_prefixes(official)):
@@ -46,24 +42,9 @@ def convert(
         channels.append(official.take(f"{prefix}conv1.bias").shape[0])
         if f"blocks.{number}.position_bias" in ours:
             bias_resolution = resolutions[-1]
-    half_width = float(settings["radius"])
-    widths = {}
-    for name, theirs in (("sdf", "sdf_network"), ("rgb", "feature_network")):
-        layers = official.layers(f"{PREFIX}{theirs}.layers.")
-        widths[name] = [len(layer) for layer in layers]
-        if name == "sdf":
-            layers[-1] = layers[-1] / half_width
-        for number, layer in enumerate(layers):
-            ours[f"decoder.{name}.{2 * number}.weight"] = layer
-            ours[f"decoder.{name}.{2 * number}.bias"] = layer.new_zeros(len(layer))
-    if widths["sdf"][:-1] != widths["rgb"][:-1] or widths["sdf"][-1:] + widths["rgb"][-1:] != [1, 3]:
-        raise ValueError(
-            f"{PREFIX}sdf_network and feature_network have layers of {widths['sdf']} and {widths['rgb']}: "
-            "accepted are equal hidden layers, and 1 and 3 outputs."
-        )
-    left = sorted(official.untouched() - {f"{PREFIX}bbox", f"{GENERATOR}mapping.w_avg"})
-    if left:
-        raise ValueError(f"{left[0]} is no weight of this architecture ({len(left)} are not).")
+    networks, hidden = decoder(official, half_width)
+    ours |= networks
+    official.check_all_taken()
     style_dim, joined = ours["mapping.join.weight"].shape
     found: dict[str, Any] = {
         "condition_dim": joined - style_dim,
@@ -75,9 +56,9 @@ def convert(
         "max_channels": channels[0],
         "channel_base": channels[-1] * resolutions[-1],
         "position_bias_resolution": bias_resolution,
-        "mlp_width": widths["sdf"][0],
-        "mlp_depth": len(widths["sdf"]) - 1,
-        "sphere_radius": float(settings["sdf_bias_params"]) / half_width,
+        "mlp_width": hidden[0],
+        "mlp_depth": len(hidden),
+        "sphere_radius": sphere_radius / half_width,
         "background": "none",
     }
     expected = [min(found["max_channels"], found["channel_base"] // r) for r in resolutions]
@@ -86,45 +67,20 @@ def convert(
             f"the convolutions have {channels} channels at resolutions {resolutions}, where {expected} are "
             "accepted: channel_multiplier 1 or 2."
         )
-    return found, {name: value.detach().float().clone() for name, value in ours.items()}
+    return found, plain(ours)
 
 
-class _Named:
-    """The official weights, and which of them have been asked for."""
-
-    def __init__(self, weights: dict[str, Tensor]) -> None:
-        self._weights, self._touched = weights, set[str]()
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._weights
-
-    def take(self, name: str) -> Tensor:
-        if name not in self._weights:
-            raise ValueError(
-                f"{name} is missing: not a checkpoint of the official 3DConv-net, or a part of one."
-            )
-        self._touched.add(name)
-        return self._weights[name]
-
-    def layers(self, prefix: str) -> list[Tensor]:
-        """Weights of a network's layers in their order."""
-        pattern = re.compile(re.escape(prefix) + r"(\d+)\.weight")
-        matches = [match for match in map(pattern.fullmatch, self._weights) if match]
-        if not matches:
-            raise ValueError(f"{prefix}0.weight is missing: not a checkpoint of the official 3DConv-net.")
-        return [self.take(match[0]) for match in sorted(matches, key=lambda match: int(match[1]))]
-
-    def untouched(self) -> set[str]:
-        return self._weights.keys() - self._touched
-
-
-def _mapping(official: _Named) -> Iterator[tuple[str, Tensor]]:
+def _mapping(official: Weights) -> Iterator[tuple[str, Tensor]]:
     prefix = f"{GENERATOR}mapping."
     if f"{prefix}embed.weight" not in official:
         raise ValueError(
             f"{prefix}embed.weight is missing: accepted are generators that read text (c_dim > 0)."
         )
     weights = official.layers(f"{prefix}layers.")
+    if (
+        f"{prefix}w_avg" in official
+    ):  # the mean over noise and text; ours, over noise alone, is made at export
+        official.take(f"{prefix}w_avg")
     for number, weight in enumerate(weights):
         yield f"mapping.layers.{number}.weight", weight
         yield f"mapping.layers.{number}.bias", official.take(f"{prefix}layers.{number}.bias")
@@ -133,7 +89,7 @@ def _mapping(official: _Named) -> Iterator[tuple[str, Tensor]]:
     yield "mapping.mean", torch.zeros(len(weights[-1]))
 
 
-def _block_prefixes(official: _Named) -> list[str]:
+def _block_prefixes(official: Weights) -> list[str]:
     synthesis = f"{GENERATOR}synthesis."
     prefixes = [f"{synthesis}first_block."]
     while f"{synthesis}blocks.{len(prefixes) - 1}.conv1.weight" in official:
@@ -141,7 +97,7 @@ def _block_prefixes(official: _Named) -> list[str]:
     return prefixes
 
 
-def _block(official: _Named, prefix: str, number: int) -> Iterator[tuple[str, Tensor]]:
+def _block(official: Weights, prefix: str, number: int) -> Iterator[tuple[str, Tensor]]:
     pairs = [("conv", "conv1"), ("output", "torgb")]
     if number == 0:
         yield "position_bias", official.take(f"{prefix}const")

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from _official import Weights, length, plain, section, size
 from torch import Tensor
 
 from scaledreamer.fields.hash_grid import HashGrid
@@ -32,6 +33,7 @@ PUBLISHED: dict[str, Any] = {
 
 GRID = "geometry.encoding.encoding.encoding.params"
 HYPER = "geometry.hypernet.layers."
+GROWTH = "per_level_scale"
 
 
 def convert(
@@ -47,39 +49,34 @@ def convert(
 
     Raises: ValueError naming the weight or setting that is not what this architecture has.
     """
-    half_width = _length(settings, "radius")
-    encoding = PUBLISHED["pos_encoding_config"] | dict(settings.get("pos_encoding_config") or {})
-    grid = {
-        "num_levels": encoding["n_levels"],
-        "features_per_level": encoding["n_features_per_level"],
-        "log2_table_size": encoding["log2_hashmap_size"],
-        "base_resolution": encoding["base_resolution"],
-        "growth": float(encoding["per_level_scale"]),
+    half_width, sphere_radius = (
+        length(settings, name, PUBLISHED[name]) for name in ("radius", "sdf_bias_params")
+    )
+    encoding, published = section(settings, "pos_encoding_config"), PUBLISHED["pos_encoding_config"]
+    sizes = {name: size(encoding, name, value) for name, value in published.items() if name != GROWTH}
+    growth = length(encoding, GROWTH, published[GROWTH])
+    grid: dict[str, Any] = {
+        "num_levels": sizes["n_levels"],
+        "features_per_level": sizes["n_features_per_level"],
+        "log2_table_size": sizes["log2_hashmap_size"],
+        "base_resolution": sizes["base_resolution"],
+        "growth": growth,
     }
     with torch.device("meta"):
         rows, features = HashGrid(**grid).table.shape
-    table = _take(state, GRID)
+    official = Weights(state, "Hyper-iNGP")
+    table = official.take(GRID)
     if table.numel() != rows * features:
         raise ValueError(
-            f"{GRID} holds {table.numel()} numbers, a grid of pos_encoding_config ({encoding}) "
-            f"{rows * features}: give the configuration of this checkpoint."
+            f"{GRID} holds {table.numel()} numbers, a grid of pos_encoding_config "
+            f"({sizes | {GROWTH: growth}}) {rows * features}: give the configuration of this checkpoint."
         )
 
-    if f"{HYPER}0.weight_orig" in state:
+    if f"{HYPER}0.weight_orig" in official:
         raise ValueError("geometry.hypernet has spectral norms (spectral_norm: true): ours has none.")
-    first, last = _take(state, f"{HYPER}0.weight"), _take(state, f"{HYPER}3.weight")
-    unknown = sorted(
-        name
-        for name in state
-        if name.startswith("geometry.")
-        and name not in (GRID, "geometry.bbox", f"{HYPER}0.weight")
-        and name not in {f"{HYPER}{layer}.{kind}" for layer in (1, 3) for kind in ("weight", "bias")}
-    )
-    if unknown:
-        raise ValueError(
-            f"{unknown[0]} is no weight of this architecture ({len(unknown)} are not): accepted are "
-            "hyper-networks with one hidden layer (n_hidden_layers: 1)."
-        )
+    first, last, last_bias = (official.take(f"{HYPER}{name}") for name in ("0.weight", "3.weight", "3.bias"))
+    norm = {f"hyper.1.{kind}": official.take(f"{HYPER}1.{kind}") for kind in ("weight", "bias")}
+    official.check_all_taken(": accepted are hyper-networks with one hidden layer (n_hidden_layers: 1)")
     inputs, num_outputs = grid["num_levels"] * features, len(last)
     widths = _widths(settings, inputs, num_outputs)
     hyper_width = len(first)
@@ -87,11 +84,9 @@ def convert(
         "grid.table": table.float().view(rows, features),
         "hyper.0.weight": first,
         "hyper.0.bias": torch.zeros(hyper_width),
-        "hyper.1.weight": _take(state, f"{HYPER}1.weight"),
-        "hyper.1.bias": _take(state, f"{HYPER}1.bias"),
-    }
+    } | norm
     start, scale = 0, hyper_width**0.5
-    stacked = torch.cat([last, _take(state, f"{HYPER}3.bias")[:, None]], 1).float() * scale
+    stacked = torch.cat([last, last_bias[:, None]], 1).float() * scale
     for name, outputs in (("sdf", 1), ("rgb", 3)):
         layers = [inputs, *widths, outputs]
         parts = []
@@ -111,21 +106,21 @@ def convert(
         "hyper_depth": 1,
         "mlp_width": widths[0],
         "mlp_depth": len(widths),
-        "sphere_radius": _length(settings, "sdf_bias_params") / half_width,
+        "sphere_radius": sphere_radius / half_width,
         "background": "none",
     }
-    return found, {name: value.detach().float().clone() for name, value in ours.items()}
+    return found, plain(ours)
 
 
 def _widths(settings: Mapping[str, Any], inputs: int, num_outputs: int) -> list[int]:
     """Hidden layers of both MLPs."""
-    out_dims = (settings.get("hypernet_config") or {}).get("out_dims")
-    if out_dims is None:
+    out_dims = section(section(settings, "hypernet_config"), "out_dims")
+    if not out_dims:
         widths = [num_outputs // (2 * inputs + 4)]
     else:
-        sdf, rgb = list(out_dims["sdf_weights"]), list(out_dims["feature_weights"])
-        widths = sdf[:-1]
-        if rgb[:-1] != widths or len(set(widths)) != 1 or (sdf[-1], rgb[-1]) != (1, 3):
+        sdf, rgb = out_dims.get("sdf_weights"), out_dims.get("feature_weights")
+        widths = sdf[:-1] if isinstance(sdf, list) else []
+        if sdf != [*widths, 1] or rgb != [*widths, 3] or len(set(widths)) != 1:
             raise ValueError(
                 f"hypernet_config.out_dims is {out_dims}: accepted are equal hidden layers of one width, and "
                 "1 and 3 outputs."
@@ -138,16 +133,3 @@ def _widths(settings: Mapping[str, Any], inputs: int, num_outputs: int) -> list[
             f"{widths} have {size}: give the configuration of this checkpoint."
         )
     return widths
-
-
-def _length(settings: Mapping[str, Any], name: str) -> float:
-    value = settings.get(name, PUBLISHED[name])
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-        raise ValueError(f"{name} is {value!r}: accepted is a number above 0.")
-    return float(value)
-
-
-def _take(state: dict[str, Tensor], name: str) -> Tensor:
-    if name not in state:
-        raise ValueError(f"{name} is missing: not a checkpoint of the official Hyper-iNGP, or a part of one.")
-    return state[name]

@@ -28,10 +28,11 @@ from typing import TYPE_CHECKING, Any
 
 from _benchmark_field import add_options as add_field_options
 from _benchmark_field import format_field, measure_field
+from _benchmark_generator import format_generators, measure_generators
 from _benchmark_prior import add_options, format_prior, measure_prior
 from _benchmark_prompts import format_prompts, measure_prompts
 from _benchmark_render import add_options as add_render_options
-from _benchmark_render import format_generators, format_render, measure_generators, measure_render
+from _benchmark_render import format_render, measure_render
 
 from scaledreamer.config_file import load_config
 

@@ -76,6 +76,8 @@ def _convert(arguments: argparse.Namespace) -> None:
     except ValueError as error:
         raise ValueError(f"{arguments.checkpoint}: {error}") from None
 
+    import torch
+
     from scaledreamer.build import make_generator
     from scaledreamer.pipeline import TextTo3D
     from scaledreamer.prompts.conditioner import TextConditioner
@@ -108,7 +110,7 @@ def _convert(arguments: argparse.Namespace) -> None:
         renderer=RENDERER,
         step=step,
     )
-    pipe.save_pretrained(arguments.out, dtype=next(iter(weights.values())).dtype)
+    pipe.save_pretrained(arguments.out, dtype=torch.float32)
     print(f"wrote {arguments.out}" + (" (no text encoder)" if arguments.conditioner is None else ""))
 
 

@@ -22,6 +22,7 @@ from scaledreamer import __version__
 from scaledreamer.cli import Parser, accept_any_text
 from scaledreamer.doctor import machine
 from scaledreamer.doctor.findings import Section, num_errors, one_line, summary
+from scaledreamer.memory import memory_bytes
 
 if TYPE_CHECKING:
     from scaledreamer.config import Config
@@ -144,7 +145,7 @@ def _examine_run(config: Config, devices: Section, is_quick: bool) -> Iterator[S
     yield files.check_disk(
         config, num_parameters=num_parameters, download_bytes=download, num_prompts=num_prompts
     )
-    free, _ = machine.memory_bytes()
+    free, _ = memory_bytes()
     try:
         found = memory.estimate(config, models, ranks=ranks, is_cuda=bool(gpus), num_distinct=num_prompts)
     except (ValueError, RuntimeError, ChildError) as error:

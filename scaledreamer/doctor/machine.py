@@ -7,11 +7,11 @@ import os
 import platform
 import shutil
 import tomllib
-from pathlib import Path
 
 from scaledreamer.doctor.child import ROOT, ChildError, ask
 from scaledreamer.doctor.findings import Section, size
 from scaledreamer.fields import hash_grid_backend
+from scaledreamer.memory import memory_bytes, read_text
 
 INSTALL = {
     **hash_grid_backend.INSTALL,
@@ -106,19 +106,6 @@ def check_versions() -> Section:
     return section
 
 
-def memory_bytes() -> tuple[int, int]:
-    """Main memory that is free to use, and all of it; a container's limit where that is less."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    free = total
-    for line in _read("/proc/meminfo").splitlines():
-        if line.startswith("MemAvailable:"):
-            free = 1024 * int(line.split()[1])
-    limit, used = _read("/sys/fs/cgroup/memory.max"), _read("/sys/fs/cgroup/memory.current")
-    if limit.isdecimal() and used.isdecimal() and int(limit) < total:
-        total, free = int(limit), min(free, int(limit) - int(used))
-    return max(free, 0), total
-
-
 def check_devices(wanted: str = "auto") -> Section:
     """CPUs, memory and GPUs, and how many processes `deepspeed` would start.
 
@@ -140,7 +127,7 @@ def check_devices(wanted: str = "auto") -> Section:
         about = f"{size(device['total'])} of memory, {size(device['free'])} of it free"
         section.add("ok", f"CUDA device {number}: {device['name']}, {about}")
     if not found["devices"]:
-        driver = _read("/proc/driver/nvidia/version").split("\n")[0]
+        driver = read_text("/proc/driver/nvidia/version").split("\n")[0]
         if found["cuda"] and driver:
             section.add(
                 "error",
@@ -228,10 +215,3 @@ def check_accelerators(needed: str | None = None) -> Section:
                 f"install it again for this torch and CUDA: {how}; or pip uninstall {name}",
             )
     return section
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""

@@ -1,7 +1,7 @@
 """Which of the hash grid's twins works where, and what to do where one does not. Importing it needs no torch.
 
 The twins have one signature, `Encode`, one layout of the table, and agree up to rounding:
-    torch       `hash_grid.encode`, everywhere
+    torch       `hash_grid_torch.encode`, everywhere
     triton      `hash_grid_triton.encode`, NVIDIA and AMD GPUs
     tinycudann  `hash_grid_tcnn.encode`, NVIDIA GPUs, in float16 or float32
 """
@@ -98,7 +98,7 @@ def _choose(name: str, device: str, is_deterministic: bool) -> Backend:
 
 
 def _torch(device: str) -> Backend:
-    from scaledreamer.fields.hash_grid import encode
+    from scaledreamer.fields.hash_grid_torch import encode
 
     return Backend("torch", encode, f"hash grid: plain torch on {device}")
 

@@ -53,7 +53,7 @@ class Mapping(nn.Module):
     ) -> Float[Tensor, "batch style"]:
         x = self.noise_style(z)
         if truncation != 1:
-            x = torch.lerp(self.mean.expand_as(x), x, truncation)
+            x = torch.lerp(self.mean.to(x.dtype).expand_as(x), x, truncation)
         return self.join(torch.cat([x, pooled.to(x.dtype)], 1))
 
     def noise_style(self, z: Float[Tensor, "batch z"]) -> Float[Tensor, "batch style"]:

@@ -58,7 +58,7 @@ class JitteredScene:
         self, points: Float[Tensor, "batch n 3"]
     ) -> tuple[Float[Tensor, "batch n"], Float[Tensor, "batch n 3"]]:
         """Signed distance at the points, rgb in [0, 1] beside them."""
-        beside = points.detach() + self.deviation * noise_at(points.detach(), self.z)
+        beside = points + self.deviation * noise_at(points, self.z)
         features = self.scene.features(beside)
         return self.scene.sdf(points), torch.sigmoid(self.scene.decoder.rgb(features))
 
@@ -139,9 +139,8 @@ class Field(nn.Module):
     def forward(self, condition: TextCondition, z: Tensor | None = None) -> DecodedScene | JitteredScene:
         """The scene, once for each prompt of the batch; without z there is no jitter.
 
-        Raises: ValueError for noise where there is no jitter, or of another length.
+        Raises: ValueError for noise where there is no jitter, or of another shape.
         """
-        del condition
         scene = DecodedScene(GridFeatures(self.grid), self.decoder)
         if z is None:
             return scene
@@ -150,8 +149,12 @@ class Field(nn.Module):
                 "This generator takes noise z only while it is trained with color_jitter above 0: leave z "
                 "out."
             )
-        if z.shape[1] != self.noise_dim:
-            raise ValueError(f"z has {z.shape[1]} numbers a prompt, this generator takes {self.noise_dim}.")
+        shape = (len(condition.pooled), self.noise_dim)
+        if tuple(z.shape) != shape:
+            raise ValueError(
+                f"z has shape {tuple(z.shape)}: this generator takes standard normal numbers of shape "
+                f"{shape} (batch, noise_dim)."
+            )
         return JitteredScene(scene, z, self.config["color_jitter"])
 
 
@@ -164,10 +167,11 @@ def noise_at(points: Float[Tensor, "batch n 3"], z: Float[Tensor, "batch 2"]) ->
     """Standard normal numbers that are a function of z and the point alone.
 
     So neither the order of points nor their division into pieces or batches matters, and there is no state.
+    Not differentiable.
     A hash of the bits of z and of the point, both as float32, gives uniform numbers; Box and Muller make them
     normal.
     """
-    words = [part.float().contiguous().view(torch.int32).long() & _WORD for part in (z, points)]
+    words = [part.detach().float().contiguous().view(torch.int32).long() & _WORD for part in (z, points)]
     state = _mix(words[0][:, :1])
     for word in (words[0][:, 1:], *words[1].unbind(-1)):
         state = _mix(state ^ word)

@@ -127,7 +127,7 @@ class _Activate(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         (y,) = ctx.saved_tensors
-        slope = torch.where(y < 0, 0.2 * math.sqrt(2), math.sqrt(2)).to(y.dtype)
+        slope = torch.full_like(y, math.sqrt(2)).masked_fill_(y < 0, 0.2 * math.sqrt(2))
         return grads[0] * slope.masked_fill_(y.abs() >= _LIMIT, 0)
 
 

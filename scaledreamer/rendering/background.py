@@ -1,22 +1,10 @@
-"""Backgrounds to composite renderings over. Pure functions; randomness comes in as uniforms in [0, 1)."""
+"""Backgrounds to composite renderings over. A pure function; randomness comes in as uniforms in [0, 1)."""
 
 from __future__ import annotations
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-
-
-def plain_background(
-    color: tuple[float, float, float], batch: int, view: int, device: torch.device | str = "cpu"
-) -> Float[Tensor, "batch view 3"]:
-    """The same colour behind every view.
-
-    Raises: ValueError if the colour is not rgb in [0, 1].
-    """
-    if not all(0 <= channel <= 1 for channel in color):
-        raise ValueError(f"background color is {color}: give red, green and blue in [0, 1].")
-    return torch.tensor(color, device=device).expand(batch, view, 3)
 
 
 def augmented_background(

@@ -7,6 +7,7 @@ prompts are asked one by one, if the scene can be had so; elsewhere all at once,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -14,14 +15,15 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from scaledreamer.accounting import count
+from scaledreamer.accounting import Cost, count
 from scaledreamer.fields.sdf import finite_difference_gradient, volsdf_density
+from scaledreamer.rendering.sampling import running_sum
 from scaledreamer.scene import Scene
 
 COMPOSITING_BYTES = 160
 """Of one sample, wanted or not, beside what the scene takes: some 20 numbers, and as many for gradients."""
 
-_PROBE_POINTS = 2**8
+_PROBE_POINTS, _MANY_PROBE_POINTS = 2**8, 2**17
 """Of all prompts."""
 
 
@@ -81,11 +83,13 @@ def bytes_per_sample(
     like: Float[Tensor, "batch n 3"],
     inverse_deviation: float,
     normal_epsilon: float | None,
+    memory_bytes: float = math.inf,
 ) -> float:
     """Bytes that `ask` keeps of one sample of one prompt for the backward pass; where it keeps none, those
     that it takes while it runs.
 
-    Counted with a few points. The graph that made the scene stays as it is.
+    Counted with a few points, or as many as fit into `memory_bytes`. The graph that made the scene stays as
+    it is.
     """
     batch = len(like)
 
@@ -94,17 +98,20 @@ def bytes_per_sample(
         numbers = torch.linspace(-1, 1, 3 * batch * per_prompt, dtype=like.dtype, device=like.device)
         return numbers.view(batch, per_prompt, 3)
 
-    few, many = spread(_PROBE_POINTS), spread(512 * _PROBE_POINTS)
-    if ask(scene, few[:, :1], inverse_deviation, normal_epsilon).requires_grad:
-        return (
-            count(lambda: ask(scene, few, inverse_deviation, normal_epsilon)).kept_bytes / few[..., 0].numel()
-        )
+    def cost(points: Tensor) -> Cost:
+        return count(lambda: ask(scene, points, inverse_deviation, normal_epsilon))
+
+    few = spread(_PROBE_POINTS)
+    keeps = ask(scene, few[:, :1], inverse_deviation, normal_epsilon).requires_grad
+    cost_of_few, num_few = cost(few), few[..., 0].numel()
+    if keeps:
+        return cost_of_few.kept_bytes / num_few
     # The growth, without what a scene takes however few they are, as the pieces of a hash grid.
+    room = num_few * memory_bytes / cost_of_few.peak_bytes
+    many = spread(int(min(max(room, 2 * _PROBE_POINTS), _MANY_PROBE_POINTS)))
     half = many[:, : many.shape[1] // 2]
-    peaks = [
-        count(lambda p=p: ask(scene, p, inverse_deviation, normal_epsilon)).peak_bytes for p in (half, many)
-    ]
-    return (peaks[1] - peaks[0]) / (many[..., 0].numel() - half[..., 0].numel())
+    growth = cost(many).peak_bytes - cost(half).peak_bytes
+    return growth / (many[..., 0].numel() - half[..., 0].numel())
 
 
 def chunks_within(
@@ -131,5 +138,5 @@ def chunks_within(
     per_ray = samples * sample_bytes + batch * num_samples * COMPOSITING_BYTES / (1 if keeps else 2)
     # A chunk begins where the sum so far passes a multiple of what leaves room for one more ray.
     room = max(memory_bytes - float(per_ray.max()), 1.0)
-    chunk = ((per_ray.cumsum(0) - per_ray) / room).long()
+    chunk = ((running_sum(per_ray) - per_ray) / room).long()
     return chunk.unique_consecutive(return_counts=True)[1].tolist()

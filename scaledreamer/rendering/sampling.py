@@ -23,7 +23,7 @@ def cube_interval(
 
     Rays that miss get an empty interval, enter = leave.
     """
-    # The reciprocal of a zero component would be infinite, and infinity times zero is not a number.
+    # Without it a ray within a face would divide zero by zero.
     safe = torch.where(directions.abs() < 1e-9, torch.full_like(directions, 1e-9), directions)
     first, second = (-radius - origins) / safe, (radius - origins) / safe
     enter = torch.minimum(first, second).amax(-1).clamp(near, far)
@@ -60,7 +60,7 @@ def importance_depths(
     """
     total = weights.sum(-1, keepdim=True)
     weights = torch.where(total > 0, weights, torch.ones_like(weights))
-    cumulative = weights.cumsum(-1)
+    cumulative = running_sum(weights)
     cumulative = torch.nn.functional.pad(cumulative / cumulative[..., -1:], (1, 0))
     uniforms = uniforms.expand(*edges.shape[:-1], -1).contiguous()
     bins = (torch.searchsorted(cumulative, uniforms, right=True) - 1).clamp(0, weights.shape[-1] - 1)
@@ -68,6 +68,25 @@ def importance_depths(
     fraction = ((uniforms - low) / (high - low).clamp_min(torch.finfo(low.dtype).tiny)).clamp(0, 1)
     start, end = edges.gather(-1, bins), edges.gather(-1, bins + 1)
     return start + (end - start) * fraction
+
+
+def running_sum(values: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """Sums of all values so far, along the last axis.
+
+    `cumsum` of a GPU does not repeat its last bits, and raises under `torch.use_deterministic_algorithms`;
+    there shifted copies are added, each twice as far as the one before (Hillis and Steele 1986).
+    """
+    if not (values.is_cuda and torch.are_deterministic_algorithms_enabled()):
+        return values.cumsum(-1)
+    return _doubling_sum(values)
+
+
+def _doubling_sum(values: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    shift = 1
+    while shift < values.shape[-1]:
+        values = values + torch.nn.functional.pad(values[..., :-shift], (shift, 0))
+        shift *= 2
+    return values
 
 
 def compositing_weights(
@@ -78,5 +97,5 @@ def compositing_weights(
     Their sum is the opacity, `1 - exp(-sum_i d_i l_i)`.
     """
     optical = density * lengths
-    before = optical.cumsum(-1) - optical
+    before = running_sum(optical) - optical
     return torch.exp(-before) * -torch.expm1(-optical)

@@ -164,7 +164,9 @@ class VolumeRenderer:
         epsilon = self.normal_epsilon if with_normal else None
         sample_bytes = None
         if self.memory_gib is not None and chunk_size is None:
-            sample_bytes = bytes_per_sample(scene, origins, self.inverse_deviation, epsilon)
+            sample_bytes = bytes_per_sample(
+                scene, origins, self.inverse_deviation, epsilon, self.memory_gib * 2**30
+            )
         kept, *samples = self._plan(scene, origins, directions, position, chunk_size, sample_bytes)
 
         rays = (_select(origins, kept), _select(directions, kept), *samples)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from scaledreamer.cameras import Cameras
 from scaledreamer.fields.sdf import finite_difference_gradient
+from scaledreamer.rendering.sampling import running_sum
 from scaledreamer.rendering.volume import Rendering
 from scaledreamer.scene import Scene
 from scaledreamer.schedules import Constant, Schedule
@@ -65,7 +66,7 @@ def eikonal_points(
     with torch.no_grad():
         origins, directions = cameras.rays(height, width)
         hits = (origins + rendering.depth.movedim(2, -1) * directions).flatten(1, 3)
-        covered = (rendering.opacity.flatten(1) + 1e-6).cumsum(1)  # draws pixels in proportion to opacity
+        covered = running_sum(rendering.opacity.flatten(1) + 1e-6)  # draws pixels in proportion to opacity
         pixel = torch.searchsorted(covered, near[..., 3] * covered[:, -1:]).clamp(max=hits.shape[1] - 1)
         hits = hits.gather(1, pixel[..., None].expand(-1, -1, 3))
         near_surface = (hits + spread * (2 * near[..., :3] - 1)).clamp(-1, 1)
