@@ -318,6 +318,7 @@ INFER = [
     infer_case("one prompt twice, made", prompts("a frog", "a frog", "a car"), "2 assets in", code=0),
     infer_case("same readable name, made", prompts("a frog", "A frog!"), "2 assets in", code=0),
     # flags
+    flag_case("--checkpoint=", "--checkpoint: got ''; accepted is a folder's name, . for the current one"),
     flag_case("--resolution 15", "--resolution: got '15'; accepted are whole numbers from 16 to 512"),
     flag_case("--resolution lots", "--resolution: got 'lots'; accepted are whole numbers"),
     flag_case("--texture-size 9999", "--texture-size: got '9999'; accepted are whole numbers"),
