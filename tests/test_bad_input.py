@@ -1073,7 +1073,7 @@ def test_too_little_memory_is_one_line_that_says_what_to_lower(
     enter(Case("train", "", [], ""), tmp_path, templates, monkeypatch)
     in_use = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    sizes = "generator.hyper_ingp={hyper_width: 16384, mlp_width: 4096, mlp_depth: 2}"
+    sizes = "generator.hyper_ingp={hyper_width: 1024, mlp_width: 512, mlp_depth: 2}"  # 2.2 GiB
     resource.setrlimit(resource.RLIMIT_AS, (in_use + 2**30, hard))
     try:
         status = train.main(["--config", "config.yaml", sizes])
@@ -1084,6 +1084,22 @@ def test_too_little_memory_is_one_line_that_says_what_to_lower(
     assert re.match(r"error: out of memory( \(tried to allocate \d+ bytes\))?; raise training\.", error), (
         error
     )
+    assert not Path("run").exists()
+
+
+@pytest.mark.parametrize("name", ["conv3d_net", "hyper_ingp", "triplane_transformer"])
+def test_a_generator_beyond_memory_is_refused_before_it_is_made(
+    name: str,
+    templates: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+):
+    enter(Case("train", "", [], ""), tmp_path, templates, monkeypatch)
+    monkeypatch.setattr("scaledreamer.fields.hash_grid.free_bytes", lambda: 2**10)
+    assert train.main(["--config", "config.yaml", f"generator={{name: {name}}}"]) == 2
+    error = capfd.readouterr().err
+    assert error.count("\n") == 1 and "0.0 GiB of memory are free: lower its sizes" in error, error
     assert not Path("run").exists()
 
 

@@ -173,7 +173,7 @@ def test_gradients_of_any_number_of_features_equal_those_one_by_one(features: in
 
 
 def test_a_table_beyond_memory_is_refused_before_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scaledreamer.fields.hash_grid._free_bytes", lambda: 2**30)
+    monkeypatch.setattr("scaledreamer.fields.hash_grid.free_bytes", lambda: 2**30)
     settings: dict[str, Any] = {
         "num_levels": 32,
         "features_per_level": 16,
@@ -189,7 +189,7 @@ def test_a_table_beyond_memory_is_refused_before_it_is_made(monkeypatch: pytest.
 
 
 def test_free_memory_is_some_of_what_there_is() -> None:
-    free = hash_grid._free_bytes()
+    free = hash_grid.free_bytes()
     assert free is None or 2**24 < free <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 

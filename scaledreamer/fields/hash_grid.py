@@ -104,7 +104,7 @@ def _check_memory(num_bytes: int, num_levels: int, features_per_level: int, log2
     if device.type == "cuda":
         free, where = torch.cuda.mem_get_info(device)[0], "the GPU's memory"
     elif device.type == "cpu":
-        free, where = _free_bytes(), "memory"
+        free, where = free_bytes(), "memory"
     else:
         return
     if free is not None and num_bytes > free:
@@ -115,7 +115,7 @@ def _check_memory(num_bytes: int, num_levels: int, features_per_level: int, log2
         )
 
 
-def _free_bytes() -> int | None:
+def free_bytes() -> int | None:
     """Main memory that can be had, within a container's limit; None where nothing says so."""
 
     def read(path: str) -> str:
