@@ -131,6 +131,11 @@ class TextTo3D:
                 "it again"
             ) from None
         load_weights(generator, folder)
+        if not (folder / "text_encoder").is_dir():
+            raise ValueError(
+                f"checkpoint {folder}: has no text_encoder/ and serves generator.start alone; copy the whole "
+                "folder, or convert it again with --conditioner"
+            )
         conditioner = TextConditioner.from_pretrained(folder)
         for name in ("condition_dim", "token_dim"):
             found = getattr(conditioner, name)
@@ -245,7 +250,7 @@ class TextTo3D:
     def interpolate_lazily(
         self, first: str, second: str, num_frames: int, *, seed: int = 0, truncation: float = 1.0
     ) -> Iterator[Asset]:
-        """As `interpolate`, one asset after the other: a few scenes are kept at a time, however many there are.
+        """As `interpolate`, one asset after the other: a few scenes are kept at a time, not all.
 
         Raises: ValueError as `interpolate`, what a truncation may be excepted: with the first asset.
         """

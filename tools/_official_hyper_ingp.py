@@ -49,6 +49,12 @@ def convert(
     """
     half_width = _length(settings, "radius")
     encoding = PUBLISHED["pos_encoding_config"] | dict(settings.get("pos_encoding_config") or {})
+    for name in PUBLISHED["pos_encoding_config"]:
+        value, is_whole = encoding[name], name != "per_level_scale"
+        is_number = isinstance(value, int if is_whole else int | float) and not isinstance(value, bool)
+        if not is_number or not value > 0:
+            accepted = "whole number" if is_whole else "number"
+            raise ValueError(f"pos_encoding_config.{name} is {value!r}: accepted is a {accepted} above 0.")
     grid = {
         "num_levels": encoding["n_levels"],
         "features_per_level": encoding["n_features_per_level"],
@@ -123,7 +129,12 @@ def _widths(settings: Mapping[str, Any], inputs: int, num_outputs: int) -> list[
     if out_dims is None:
         widths = [num_outputs // (2 * inputs + 4)]
     else:
-        sdf, rgb = list(out_dims["sdf_weights"]), list(out_dims["feature_weights"])
+        lists = out_dims if isinstance(out_dims, dict) else {}
+        sdf, rgb = (lists.get(name) for name in ("sdf_weights", "feature_weights"))
+        are_whole = all(
+            isinstance(sizes, list) and all(type(n) is int for n in sizes) for sizes in (sdf, rgb)
+        )
+        sdf, rgb = (sdf, rgb) if are_whole and sdf and rgb else ([0], [0])
         widths = sdf[:-1]
         if rgb[:-1] != widths or len(set(widths)) != 1 or (sdf[-1], rgb[-1]) != (1, 3):
             raise ValueError(

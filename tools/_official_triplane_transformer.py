@@ -69,6 +69,8 @@ def convert(
     for name, value in (lengths | {"num_heads": num_heads}).items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
             raise ValueError(f"{name} is {value!r}: accepted is a number above 0.")
+    if not isinstance(num_heads, int):
+        raise ValueError(f"num_heads is {num_heads!r}: accepted is a whole number.")
     half_width = float(lengths["radius"])
 
     positions = take(f"{SPACE}pos_embed")[0]
