@@ -475,7 +475,7 @@ INFER = [
             (
                 "no text encoder",
                 without("checkpoint/text_encoder"),
-                "text_encoder/ and tokenizer/ cannot be loaded",
+                "has no text_encoder/ and serves generator.start alone; copy the whole folder",
             ),
             ("no tokenizer", without("checkpoint/tokenizer"), "so they do not belong together"),
             (

@@ -426,5 +426,5 @@ def test_a_text_encoder_that_cannot_be_reached_is_an_error_at_once(
 def test_what_has_no_text_encoder_makes_no_assets_and_says_so(tool: Any, tmp_path: Path) -> None:
     checkpoint, config = write_checkpoint(tmp_path, hyper_state()), write_config(tmp_path, HYPER_SETTINGS)
     assert tool.main([str(checkpoint), "--out", str(tmp_path / "out"), "--config", str(config)]) == 0
-    with pytest.raises(ValueError, match="has no text_encoder/, .* serves generator.start alone"):
+    with pytest.raises(ValueError, match="has no text_encoder/ and serves generator.start alone"):
         TextTo3D.from_pretrained(tmp_path / "out", device="cpu")
