@@ -59,7 +59,12 @@ def make_generator(name: str, settings: Mapping[str, Any]) -> nn.Module:
             raise
         reason = str(error).partition("\n")[0].rstrip(".")
         raise ValueError(f"generator {name}: does not take these settings ({reason}).") from None
-    raise ValueError(f"generator {name}: {missing}: lower its sizes. (Training takes about five times that.)")
+    sizes = ", ".join(
+        key for key, value in settings.items() if type(value) is int and not key.endswith("_dim")
+    )
+    raise ValueError(
+        f"generator {name}: {missing}: lower its sizes ({sizes}). Training takes about five times that."
+    )
 
 
 def _missing_memory(make: Callable[..., nn.Module], settings: Mapping[str, Any]) -> str | None:
