@@ -79,6 +79,12 @@ class Asset:
             )
         return self._meshes[key]
 
+    @property
+    def has_surface(self) -> bool:
+        """Whether there is anything to see and to make a mesh of, at the default resolution."""
+        values = self._lattice(RESOLUTION).values
+        return bool((values < 0).any() and (values > 0).any())
+
     def turntable(
         self, num_frames: int = 24, size: int = 192, *, elevation_deg: float = 15.0
     ) -> UInt8[np.ndarray, "frame h w 3"]:

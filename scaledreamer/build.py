@@ -6,7 +6,7 @@ Functions with a `config` section read `scaledreamer.config`; the two without al
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -35,8 +35,8 @@ TERM_SETTINGS = {"guidance_scale", "eta", "weight", "guidance_rescale", "negativ
 def make_generator(name: str, settings: Mapping[str, Any]) -> nn.Module:
     """A generator from its name and constructor settings, as `model_index.json` holds them.
 
-    Raises: ValueError for an unknown name, or settings that the generator does not take; RuntimeError if
-        there is no memory for it.
+    Raises: ValueError for an unknown name, or settings that the generator does not take or there is no memory
+        for; RuntimeError if allocating its weights fails.
     """
     match name:
         case "hyper_ingp":
@@ -51,12 +51,41 @@ def make_generator(name: str, settings: Mapping[str, Any]) -> nn.Module:
             accepted = ", ".join(map(repr, get_args(cfg.Generator.model_fields["name"].annotation)))
             raise ValueError(f"generator.name: got {name!r}; accepted are {accepted}.")
     try:
-        return Generator(**settings)
+        missing = _missing_memory(Generator, settings)
+        if missing is None:
+            return Generator(**settings)
     except (TypeError, ValueError, RuntimeError) as error:
         if "allocate memory" in str(error):  # these settings are good, on a larger machine
             raise
         reason = str(error).partition("\n")[0].rstrip(".")
         raise ValueError(f"generator {name}: does not take these settings ({reason}).") from None
+    sizes = ", ".join(
+        key for key, value in settings.items() if type(value) is int and not key.endswith("_dim")
+    )
+    raise ValueError(
+        f"generator {name}: {missing}: lower its sizes ({sizes}). Training takes about five times that."
+    )
+
+
+def _missing_memory(make: Callable[..., nn.Module], settings: Mapping[str, Any]) -> str | None:
+    """What a generator's weights take, if that is more than is free; None if there is room.
+
+    Asked before they are allocated: a system that promises more than it has would kill the process.
+    """
+    import torch
+
+    from scaledreamer.memory import memory_bytes
+
+    if torch.get_default_device().type != "cpu":
+        return None
+    with torch.device("meta"):
+        sketch = make(**settings)
+    num_bytes = sum(value.numel() * value.element_size() for value in sketch.state_dict().values())
+    free = memory_bytes()[0]
+    if num_bytes <= free:
+        return None
+    taken, left = f"{num_bytes / 2**30:.1f}", f"{free / 2**30:.1f}"
+    return f"its weights take {taken} GiB, and {left} GiB of memory are free"
 
 
 def make_renderer(settings: Mapping[str, Any]) -> VolumeRenderer:

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torch import nn
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
 
 CLASS_NAME = "TextTo3D"
 FORMAT_VERSION = 1
@@ -166,13 +168,20 @@ def load_weights(generator: nn.Module, folder: Path) -> None:
         raise ValueError(
             f"checkpoint {folder}: {WEIGHTS} is damaged or truncated ({error}); copy it or export it again"
         ) from None
+    wrong = differences(generator, weights)
+    if wrong is not None:
+        raise ValueError(
+            f"checkpoint {folder}: {WEIGHTS} does not belong to its {INDEX}: {wrong}; export it again"
+        )
+    generator.load_state_dict(weights)
+
+
+def differences(generator: nn.Module, weights: Mapping[str, Tensor]) -> str | None:
+    """How many tensors a generator and weights have of other names or shapes, and the first; None if none."""
     wanted = {name: tuple(value.shape) for name, value in generator.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in weights.items()}
     wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
-    if wrong:
-        name = wrong[0]
-        raise ValueError(
-            f"checkpoint {folder}: {WEIGHTS} does not belong to its {INDEX}: {len(wrong)} tensors differ, "
-            f"first {name} (expected {wanted.get(name)}, found {found.get(name)}); export it again"
-        )
-    generator.load_state_dict(weights)
+    if not wrong:
+        return None
+    expected = f"expected {wanted.get(wrong[0])}, found {found.get(wrong[0])}"
+    return f"{len(wrong)} tensors differ, first {wrong[0]} ({expected})"

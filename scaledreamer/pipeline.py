@@ -14,7 +14,7 @@ import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -131,6 +131,11 @@ class TextTo3D:
                 "it again"
             ) from None
         load_weights(generator, folder)
+        if not (folder / "text_encoder").is_dir():
+            raise ValueError(
+                f"checkpoint {folder}: has no text_encoder/ and serves generator.start alone; copy the whole "
+                "folder, or convert it again with --conditioner"
+            )
         conditioner = TextConditioner.from_pretrained(folder)
         for name in ("condition_dim", "token_dim"):
             found = getattr(conditioner, name)
@@ -229,7 +234,6 @@ class TextTo3D:
             raise ValueError(f"truncation is {truncation}: accepted is 0 to 1, as much of the noise as that")
         return self.generator(condition, z, truncation=truncation)
 
-    @torch.no_grad()
     def interpolate(
         self, first: str, second: str, num_frames: int, *, seed: int = 0, truncation: float = 1.0
     ) -> list[Asset]:
@@ -240,6 +244,16 @@ class TextTo3D:
 
         Raises: ValueError as `check` and `scenes`, or for fewer than 2 frames.
         """
+        return list(self.interpolate_lazily(first, second, num_frames, seed=seed, truncation=truncation))
+
+    @torch.no_grad()
+    def interpolate_lazily(
+        self, first: str, second: str, num_frames: int, *, seed: int = 0, truncation: float = 1.0
+    ) -> Iterator[Asset]:
+        """As `interpolate`, one asset after the other: a few scenes are kept at a time, not all.
+
+        Raises: ValueError as `interpolate`, what a truncation may be excepted: with the first asset.
+        """
         if num_frames < 2:
             raise ValueError(f"num_frames is {num_frames}: from one prompt to another there are at least 2.")
         notes = list(dict.fromkeys(note for prompt in (first, second) for note in self.check(prompt)))
@@ -249,13 +263,16 @@ class TextTo3D:
         if not self.generator.config.get("mask_padding", True):  # it reads the padding like any token
             start, end = (each._replace(mask=torch.ones_like(each.mask)) for each in (start, end))
         fractions = torch.linspace(0, 1, num_frames, device=start.pooled.device)
-        assets = []
-        for some in fractions.split(8):
-            scenes = self._generate(interpolate_conditions(start, end, some), seed, truncation)
-            for index, fraction in enumerate(some.tolist()):
-                name = first if fraction == 0 else second if fraction == 1 else f"{first} to {second}"
-                assets.append(self._asset(name, seed, scenes.row(index), notes))
-        return assets
+
+        def make_assets() -> Iterator[Asset]:
+            for some in fractions.split(8):
+                with torch.no_grad():
+                    scenes = self._generate(interpolate_conditions(start, end, some), seed, truncation)
+                for index, fraction in enumerate(some.tolist()):
+                    name = first if fraction == 0 else second if fraction == 1 else f"{first} to {second}"
+                    yield self._asset(name, seed, scenes.row(index), notes)
+
+        return make_assets()
 
     def _asset(self, prompt: str, seed: int, scene: Scene, notes: list[str]) -> Asset:
         return Asset(

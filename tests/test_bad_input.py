@@ -318,6 +318,7 @@ INFER = [
     infer_case("one prompt twice, made", prompts("a frog", "a frog", "a car"), "2 assets in", code=0),
     infer_case("same readable name, made", prompts("a frog", "A frog!"), "2 assets in", code=0),
     # flags
+    flag_case("--checkpoint=", "--checkpoint: got ''; accepted is a folder's name, . for the current one"),
     flag_case("--resolution 15", "--resolution: got '15'; accepted are whole numbers from 16 to 512"),
     flag_case("--resolution lots", "--resolution: got 'lots'; accepted are whole numbers"),
     flag_case("--texture-size 9999", "--texture-size: got '9999'; accepted are whole numbers"),
@@ -474,7 +475,7 @@ INFER = [
             (
                 "no text encoder",
                 without("checkpoint/text_encoder"),
-                "text_encoder/ and tokenizer/ cannot be loaded",
+                "has no text_encoder/ and serves generator.start alone; copy the whole folder",
             ),
             ("no tokenizer", without("checkpoint/tokenizer"), "so they do not belong together"),
             (
@@ -1072,7 +1073,7 @@ def test_too_little_memory_is_one_line_that_says_what_to_lower(
     enter(Case("train", "", [], ""), tmp_path, templates, monkeypatch)
     in_use = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    sizes = "generator.hyper_ingp={hyper_width: 16384, mlp_width: 4096, mlp_depth: 2}"
+    sizes = "generator.hyper_ingp={hyper_width: 1024, mlp_width: 512, mlp_depth: 2}"  # 2.2 GiB
     resource.setrlimit(resource.RLIMIT_AS, (in_use + 2**30, hard))
     try:
         status = train.main(["--config", "config.yaml", sizes])
@@ -1083,6 +1084,22 @@ def test_too_little_memory_is_one_line_that_says_what_to_lower(
     assert re.match(r"error: out of memory( \(tried to allocate \d+ bytes\))?; raise training\.", error), (
         error
     )
+    assert not Path("run").exists()
+
+
+@pytest.mark.parametrize("name", ["conv3d_net", "hyper_ingp", "triplane_transformer"])
+def test_a_generator_beyond_memory_is_refused_before_it_is_made(
+    name: str,
+    templates: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+):
+    enter(Case("train", "", [], ""), tmp_path, templates, monkeypatch)
+    monkeypatch.setattr("scaledreamer.memory.memory_bytes", lambda: (2**10, 2**34))
+    assert train.main(["--config", "config.yaml", f"generator={{name: {name}}}"]) == 2
+    error = capfd.readouterr().err
+    assert error.count("\n") == 1 and "0.0 GiB of memory are free: lower its sizes" in error, error
     assert not Path("run").exists()
 
 

@@ -70,3 +70,18 @@ def test_points_in_order_lie_along_chords_of_the_cube(tool: Any):
 def test_bad_options_are_named(main: Any, option: str, value: str, capsys: pytest.CaptureFixture[str]):
     assert main(["field", option, value, "--grid", "tiny", "--device", "cpu"]) == 2
     assert "--points and --repeats take at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--device", "tpu"], "--device: got 'tpu'; accepted are cpu, cuda and cuda:<number>"),
+        (["--device", "cuda:77"], "--device cuda:77: torch finds "),
+        (["--points", "0", "--device", "cpu"], "--points and --repeats take at least 1"),
+    ],
+)
+def test_devices_that_are_not_there_and_no_points_are_named(
+    main: Any, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["field", *options]) == 2
+    assert f"error: {message}" in capsys.readouterr().err

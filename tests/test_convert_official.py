@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 import math
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ GRID = {"n_levels": 3, "n_features_per_level": 2, "log2_hashmap_size": 8, "base_
 HYPER_SETTINGS = {"pos_encoding_config": GRID | {"otype": "HashGrid", "per_level_scale": 1.7}}
 TRIPLANE_SETTINGS: dict[str, Any] = {"space_generator_config": {"num_heads": 2, "local_text": True}}
 DIM = 16
+SYNTHESIS = "geometry.space_generator.synthesis."
 
 
 @pytest.fixture
@@ -327,6 +329,28 @@ BAD: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
         lambda: {key: value for key, value in triplane_state().items() if "generator.layers" not in key},
         "layers.0.norm1.weight is missing",
     ),
+    "a layer of another width": (
+        lambda: hyper_state() | {"geometry.hypernet.layers.1.bias": torch.ones(7)},
+        r"do not fit together \(1 tensors differ, first hyper.1.bias \(expected \(8,\), found \(7,\)\)",
+    ),
+    "parts that cannot be joined": (
+        lambda: (
+            triplane_state() | {"geometry.space_generator.layers.0.cross_attn.to_k.weight": torch.ones(8)}
+        ),
+        "its weights do not fit together .*; they are damaged, or of a variant",
+    ),
+    "a number in the place of a weight": (
+        lambda: hyper_state() | {"geometry.hypernet.layers.0.weight": torch.tensor(1.0)},
+        "its weights do not fit together .*; they are damaged, or of a variant",
+    ),
+    "an empty field of noise": (
+        lambda: official_conv_state() | {f"{SYNTHESIS}blocks.0.conv1.noise_const": torch.zeros(0)},
+        "its weights do not fit together .*; they are damaged, or of a variant",
+    ),
+    "diverged": (
+        lambda: hyper_state() | {"geometry.hypernet.layers.1.bias": torch.full((8,), math.nan)},
+        "geometry.hypernet.layers.1.bias holds numbers that are not finite",
+    ),
     "half a layer": (
         lambda: without(triplane_state(), "geometry.space_generator.layers.1.self_attn.to_k.weight"),
         "layers.1.self_attn.to_k.weight is missing",
@@ -357,6 +381,9 @@ def test_bad_files_and_arguments_are_named(
     assert "cannot be read (No such file" in error_of(tmp_path / "none.pth")
     (tmp_path / "text.pth").write_text("hello")
     assert "is damaged, or no checkpoint of torch" in error_of(tmp_path / "text.pth")
+    whole = write_checkpoint(tmp_path, hyper_state()).read_bytes()
+    (tmp_path / "cut.pth").write_bytes(whole[: len(whole) // 2])
+    assert "is damaged, or no checkpoint of torch; download" in error_of(tmp_path / "cut.pth")
     (tmp_path / "empty.pth").write_bytes(b"")
     assert "is damaged, or no checkpoint of torch" in error_of(tmp_path / "empty.pth")
     torch.save([torch.ones(2)], tmp_path / "list.pth")
@@ -369,7 +396,66 @@ def test_bad_files_and_arguments_are_named(
     tiny_pipeline().save_pretrained(tmp_path / "tiny")
     state = hyper_state() | {"geometry.hypernet.layers.0.weight": torch.ones(8, 5)}
     other, config = write_checkpoint(tmp_path, state), write_config(tmp_path, HYPER_SETTINGS)
+    none = error_of(other, "--config", config, "--conditioner", tmp_path / "none")
+    assert none.startswith(f"error: --conditioner {tmp_path / 'none'}: no such folder")
     message = error_of(other, "--config", config, "--conditioner", tmp_path / "tiny")
     assert "gives 16 numbers, this generator reads 5" in message
     conv = {"geometry.space_generator.synthesis.first_block.const": torch.ones(1)}
     assert "mapping.embed.weight is missing" in error_of(write_checkpoint(tmp_path, conv))
+
+
+@pytest.mark.parametrize(
+    ("make", "geometry", "message"),
+    [
+        (
+            hyper_state,
+            {"pos_encoding_config": 3},
+            "system.geometry.pos_encoding_config is 3; accepted is a sec",
+        ),
+        (
+            hyper_state,
+            {"pos_encoding_config": {"n_levels": "x"}},
+            "pos_encoding_config.n_levels is 'x': accepted",
+        ),
+        (
+            hyper_state,
+            HYPER_SETTINGS | {"hypernet_config": {"out_dims": 4}},
+            "hypernet_config.out_dims is 4: acc",
+        ),
+        (
+            triplane_state,
+            {"space_generator_config": {"num_heads": 2.5}},
+            "num_heads is 2.5: accepted is a whole",
+        ),
+    ],
+)
+def test_settings_of_other_types_are_named(
+    tool: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    make: Callable[[], dict[str, Tensor]],
+    geometry: dict[str, Any],
+    message: str,
+) -> None:
+    checkpoint, config = write_checkpoint(tmp_path, make()), write_config(tmp_path, geometry)
+    assert tool.main([str(checkpoint), "--out", str(tmp_path / "out"), "--config", str(config)]) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_text_encoder_that_cannot_be_reached_is_an_error_at_once(
+    tool: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    checkpoint, config = write_checkpoint(tmp_path, hyper_state()), write_config(tmp_path, HYPER_SETTINGS)
+    command = [str(checkpoint), "--out", str(tmp_path / "out"), "--config", str(config)]
+    start = time.monotonic()
+    assert tool.main([*command, "--conditioner", "owner/name"]) == 2
+    assert time.monotonic() - start < 10
+    assert "error: --conditioner owner/name: no such folder here, and http://127" in capsys.readouterr().err
+
+
+def test_what_has_no_text_encoder_makes_no_assets_and_says_so(tool: Any, tmp_path: Path) -> None:
+    checkpoint, config = write_checkpoint(tmp_path, hyper_state()), write_config(tmp_path, HYPER_SETTINGS)
+    assert tool.main([str(checkpoint), "--out", str(tmp_path / "out"), "--config", str(config)]) == 0
+    with pytest.raises(ValueError, match="has no text_encoder/ and serves generator.start alone"):
+        TextTo3D.from_pretrained(tmp_path / "out", device="cpu")

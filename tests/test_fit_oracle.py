@@ -46,8 +46,51 @@ def test_a_generator_learns_true_views(
         options = {"--steps": num_steps, "--lr": 5e-3, "--batch-size": 4, "--num-shards": 1}
         words = [str(word) for pair in options.items() for word in pair]
         out = tmp_path / str(num_steps)
-        (psnr,) = fit_oracle.main([*words, "--work", str(views), "--out", str(out), *settings])
+        arguments = [*words, "--work", str(views), "--out", str(out), *settings]
+        (psnr,) = fit_oracle.fit(fit_oracle.make_parser().parse_args(arguments))
         assert read_index(out / "generator")["generator"]["name"] == name
         return psnr
 
     assert fit(NUM_STEPS) > fit(1) + 1.0, "dB"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--config", "none.yaml"],
+            "none.yaml: cannot be read (No such file or directory); give a YAML file",
+        ),
+        (["generator.nam=field"], "generator.nam: no such setting; did you mean"),
+        (["--steps", "0"], "argument --steps: got '0'; accepted are whole numbers above 0"),
+        (["--lr", "nan"], "argument --lr: got 'nan'; accepted are numbers above 0"),
+        (["--num-shards", "0"], "argument --num-shards: got '0'; accepted are whole numbers above 0"),
+        (["--out", "/proc/none"], "--out /proc/none: cannot be made ("),
+        (["--out", "taken"], "--out taken: its generator/ is no exported generator; give another folder"),
+        (
+            ["generator.hyper_ingp.grid_backend=tinycudann"],
+            "generator.hyper_ingp.grid_backend is 'tinycudann'",
+        ),
+        (["--work", "damaged", "--num-shards", "1"], "damaged/views/seen-000.safetensors: is damaged"),
+    ],
+)
+def test_bad_input_is_one_line_before_anything_is_fitted(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.syspath_prepend(str(TOOLS))
+    fit_oracle: Any = importlib.import_module("fit_oracle")
+    monkeypatch.chdir(tmp_path)
+    for name in ("taken/generator/notes.txt", "damaged/views/seen-000.safetensors"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("hello")
+    try:
+        status = fit_oracle.main(["--config", "tiny", *arguments])
+    except SystemExit as stop:
+        status = stop.code
+    error = capsys.readouterr().err
+    assert status == 2 and error.startswith("error: ") and error.count("\n") == 1 and message in error, error
+    assert not (tmp_path / "outputs/oracle/generator").exists()

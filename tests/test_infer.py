@@ -177,6 +177,14 @@ def test_variants_are_assets_of_seeds_that_count_up(noisy_checkpoint, tmp_path):
     assert alone.read_bytes() == meshes[5]
 
 
+def test_another_truncation_is_another_asset_and_replaces_none(noisy_checkpoint, tmp_path):
+    output = ["--checkpoint", str(noisy_checkpoint), "--formats", "ply", *SMALL, "--output", str(tmp_path)]
+    for truncation in ("1", "0.5", "0", "0.0"):
+        assert main(["--prompt", PROMPT, "--truncation", truncation, *output]) == 0
+    meshes = [path.read_bytes() for path in tmp_path.glob("*.ply")]
+    assert len(meshes) == len(set(meshes)) == 3
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -184,7 +192,10 @@ def test_variants_are_assets_of_seeds_that_count_up(noisy_checkpoint, tmp_path):
             ["--num-variants", "3"],
             "--num-variants 3: this generator takes no noise, all its assets of a prom",
         ),
-        (["--truncation", "0.5"], "truncation is 0.5: this generator takes no noise; leave it out"),
+        (
+            ["--truncation", "0.5"],
+            "--truncation 0.5: this generator takes no noise; leave it out, or give the",
+        ),
         (["--truncation", "2"], "got '2'; accepted are numbers from 0 to 1"),
         (["--num-variants", "0"], "got '0'; accepted are whole numbers from 1 to 1024"),
     ],

@@ -113,6 +113,23 @@ def test_a_pipelines_first_and_last_assets_are_those_of_the_prompts(name: str) -
     assert float((values[0] - values[-1]).norm()) > 1e-3 and float(steps.max()) < 3 * float(steps.mean())
 
 
+def test_assets_of_a_long_way_are_made_as_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe, asked = tiny_pipeline(), list[int]()
+    forward = pipe.generator.forward
+
+    def count(condition: TextCondition, *rest: object) -> object:
+        asked.append(len(condition.pooled))
+        return forward(condition, *rest)
+
+    monkeypatch.setattr(pipe.generator, "forward", count)
+    assets = pipe.interpolate_lazily(*ENDS, 30)
+    assert not asked
+    assert next(assets).prompt == ENDS[0] and asked == [8]
+    assert [asset.prompt for asset in assets][-1] == ENDS[1] and sum(asked) == 30
+    with pytest.raises(ValueError, match="num_frames is 1"):
+        pipe.interpolate_lazily(*ENDS, 1)
+
+
 def test_fewer_than_two_frames_are_refused() -> None:
     with pytest.raises(ValueError, match="num_frames is 1: .* at least 2"):
         tiny_pipeline().interpolate(*ENDS, 1)
@@ -165,3 +182,43 @@ def test_the_program_writes_video_and_stills_and_meshes_if_asked(
         assert report["files"] == {"glb": [f"{stem}-000.glb", f"{stem}-001.glb"]}
     listed = list(report["files"].values()) if formats is None else report["files"]["glb"]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*listed, sidecar.name])
+
+
+def make(checkpoint: Path, output: Path, *words: str, ends: tuple[str, str] = ENDS) -> int:
+    options = ["--frames", "2", "--output", str(output), "--device", "cpu", "--checkpoint", str(checkpoint)]
+    return main(["--interpolate", *ends, *options, "--resolution", "32", "--texture-size", "64", *words])
+
+
+def test_the_sidecar_says_what_an_assets_own_says(checkpoint: Path, tmp_path: Path) -> None:
+    assert make(checkpoint, tmp_path, "--formats", "ply", ends=("a red cube", "a blue zzz")) == 0
+    (sidecar,) = tmp_path.glob("*.json")
+    report = json.loads(sidecar.read_text())
+    assert report["versions"].keys() == {"scaledreamer", "python", "torch", "numpy"}
+    assert (report["checkpoint"]["generator"], report["checkpoint"]["step"]) == ("hyper_ingp", 7)
+    assert report["notes"] == ["words that this generator does not know and may misread: 'zzz'"]
+
+
+def test_two_ways_with_the_same_words_have_files_of_their_own(checkpoint: Path, tmp_path: Path) -> None:
+    for ends in (("a cat", "a car to a mug"), ("a cat to a car", "a mug")):
+        assert make(checkpoint, tmp_path, "--formats", "ply", ends=ends) == 0
+    assert len(list(tmp_path.glob("*.json"))) == 2 and len(list(tmp_path.glob("*.ply"))) == 4
+
+
+def test_frames_without_a_surface_are_an_error_and_nothing_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipe = tiny_pipeline()
+    with torch.no_grad():
+        pipe.generator.get_submodule("heads.sdf").get_parameter("bias")[-1] = 5.0
+    pipe.save_pretrained(tmp_path / "empty")
+    assert make(tmp_path / "empty", tmp_path / "out") == 1
+    error = capsys.readouterr().err
+    assert error == "error: all frames have no surface; nothing was written\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_named_with_its_flag(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert make(checkpoint, Path("/proc/none"), "--formats", "ply") == 2
+    assert "error: --output /proc/none: cannot be made (" in capsys.readouterr().err

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 GRIDS: dict[str, dict[str, Any]] = {
@@ -58,7 +59,7 @@ def measure_field(arguments: argparse.Namespace) -> dict[str, Any]:
 
     from scaledreamer.fields.hash_grid_backend import NAMES, choose_backend
 
-    device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = choose_device(arguments.device)
     num_points = arguments.points
     if num_points is None:
         num_points = 2**20 if device.type == "cuda" else 2**15
@@ -99,6 +100,25 @@ def measure_field(arguments: argparse.Namespace) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The device of a name; of none a GPU, where there is one.
+
+    Raises: ValueError if there is no such device here.
+    """
+    import torch
+
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"--device: got {name!r}; accepted are cpu, cuda and cuda:<number>")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise ValueError(f"--device {name}: torch finds {count or 'no'} CUDA device(s) here; use cpu")
+    return device
 
 
 def measure_grid(

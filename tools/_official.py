@@ -72,36 +72,40 @@ def decoder(weights: Weights, half_width: float) -> tuple[dict[str, Tensor], lis
     return ours, hidden
 
 
-def section(settings: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """Settings below a name; none where it is missing.
+def section(settings: Mapping[str, Any], name: str, within: str = "") -> Mapping[str, Any]:
+    """Settings below a name; none where it is missing. Messages as those of `length`.
 
     Raises: ValueError if there is something else.
     """
     value = settings.get(name)
     if value is not None and not isinstance(value, Mapping):
-        raise ValueError(f"{name} is {value!r}: accepted is a section of settings, as the official file has.")
+        raise ValueError(
+            f"{within}{name} is {value!r}: accepted is a section of settings, as the official file has."
+        )
     return value or {}
 
 
-def length(settings: Mapping[str, Any], name: str, published: float) -> float:
-    """A setting that is a number above 0; the published one where it is missing.
+def length(settings: Mapping[str, Any], name: str, published: float, within: str = "") -> float:
+    """A setting that is a number above 0; the published one where it is missing. Messages name it `within`
+    its section ("section.").
 
     Raises: ValueError for anything else.
     """
     value = settings.get(name, published)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ValueError(f"{name} is {value!r}: accepted is a number above 0.")
+        raise ValueError(f"{within}{name} is {value!r}: accepted is a number above 0.")
     return float(value)
 
 
-def size(settings: Mapping[str, Any], name: str, published: int) -> int:
-    """A setting that is a whole number, at least 1; the published one where it is missing.
+def size(settings: Mapping[str, Any], name: str, published: int, within: str = "") -> int:
+    """A setting that is a whole number, at least 1; the published one where it is missing. Messages as those
+    of `length`.
 
     Raises: ValueError for anything else.
     """
     value = settings.get(name, published)
     if type(value) is not int or value < 1:
-        raise ValueError(f"{name} is {value!r}: accepted is a whole number, at least 1.")
+        raise ValueError(f"{within}{name} is {value!r}: accepted is a whole number, at least 1.")
     return value
 
 

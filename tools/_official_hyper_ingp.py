@@ -53,8 +53,9 @@ def convert(
         length(settings, name, PUBLISHED[name]) for name in ("radius", "sdf_bias_params")
     )
     encoding, published = section(settings, "pos_encoding_config"), PUBLISHED["pos_encoding_config"]
-    sizes = {name: size(encoding, name, value) for name, value in published.items() if name != GROWTH}
-    growth = length(encoding, GROWTH, published[GROWTH])
+    within = "pos_encoding_config."
+    sizes = {name: size(encoding, name, value, within) for name, value in published.items() if name != GROWTH}
+    growth = length(encoding, GROWTH, published[GROWTH], within)
     grid: dict[str, Any] = {
         "num_levels": sizes["n_levels"],
         "features_per_level": sizes["n_features_per_level"],
@@ -114,7 +115,7 @@ def convert(
 
 def _widths(settings: Mapping[str, Any], inputs: int, num_outputs: int) -> list[int]:
     """Hidden layers of both MLPs."""
-    out_dims = section(section(settings, "hypernet_config"), "out_dims")
+    out_dims = section(section(settings, "hypernet_config"), "out_dims", "hypernet_config.")
     if not out_dims:
         widths = [num_outputs // (2 * inputs + 4)]
     else:

@@ -18,6 +18,7 @@ Exit status: 0 converted; 2 bad input, nothing was written.
 from __future__ import annotations
 
 import argparse
+import errno
 import pickle
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -29,12 +30,16 @@ from scaledreamer.cli import Parser, accept_any_text
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from scaledreamer.prompts.conditioner import TextConditioner
+
 SIGNS = {
     "hyper_ingp": "geometry.hypernet.",
     "triplane_transformer": "geometry.space_generator.pos_embed",
     "conv3d_net": "geometry.space_generator.synthesis.",
 }
 """What the name of some weight begins with in each architecture."""
+SECTIONS = ("pos_encoding_config", "hypernet_config", "space_generator_config")
+"""Of `system.geometry` those of which settings are read."""
 CAMERAS: dict[str, dict[str, Any]] = {
     "hyper_ingp": {"distance": [0.5, 0.75], "fov_deg": [40.0, 70.0]},
     "triplane_transformer": {"distance": [1.5, 1.5], "fov_deg": [40.0, 40.0]},
@@ -69,16 +74,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _convert(arguments: argparse.Namespace) -> None:
     settings = read_settings(arguments.config) if arguments.config is not None else {}
     state, step = read_state(arguments.checkpoint)
-    name = architecture(state)
-    print(f"{arguments.checkpoint}: {name}, {len(state)} tensors")
     try:
-        found, weights = converter(name)(state, settings)
+        name = architecture(state)
     except ValueError as error:
         raise ValueError(f"{arguments.checkpoint}: {error}") from None
+    print(f"{arguments.checkpoint}: {name}, {len(state)} tensors")
 
     import torch
 
     from scaledreamer.build import make_generator
+    from scaledreamer.exported import differences
     from scaledreamer.pipeline import TextTo3D
     from scaledreamer.prompts.conditioner import TextConditioner
 
@@ -91,16 +96,29 @@ def _convert(arguments: argparse.Namespace) -> None:
         def save_pretrained(self, folder: str | Path) -> None:
             del folder
 
+    try:
+        found, weights = converter(name)(state, settings)
+        generator = make_generator(name, found)
+        wrong = differences(generator, weights)
+        if wrong is not None:
+            raise ValueError(f"its weights do not fit together ({wrong}); they are damaged, or of a variant.")
+    except ValueError as error:
+        raise ValueError(f"{arguments.checkpoint}: {error}") from None
+    except (RuntimeError, LookupError, TypeError, ArithmeticError) as error:  # of shapes that do not fit
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise ValueError(
+            f"{arguments.checkpoint}: its weights do not fit together ({reason}); they are damaged, or of a "
+            "variant."
+        ) from None
     conditioner: TextConditioner = NoText()
     if arguments.conditioner is not None:
-        conditioner = TextConditioner.from_pretrained(arguments.conditioner)
+        conditioner = load_conditioner(arguments.conditioner)
         wanted = found.get("condition_dim", found.get("token_dim"))
         if conditioner.condition_dim != wanted:
             raise ValueError(
                 f"--conditioner {arguments.conditioner}: gives {conditioner.condition_dim} numbers, this "
                 f"generator reads {wanted}; give the text encoder that it was trained with."
             )
-    generator = make_generator(name, found)
     generator.load_state_dict(weights)
     pipe = TextTo3D(
         conditioner,
@@ -112,6 +130,27 @@ def _convert(arguments: argparse.Namespace) -> None:
     )
     pipe.save_pretrained(arguments.out, dtype=torch.float32)
     print(f"wrote {arguments.out}" + (" (no text encoder)" if arguments.conditioner is None else ""))
+
+
+def load_conditioner(place: str) -> TextConditioner:
+    """The text encoder in a folder or on the hub, looked for as a training does.
+
+    Raises: ValueError, within seconds, if it cannot be had.
+    """
+    from transformers.utils import logging
+
+    from scaledreamer import build, config
+    from scaledreamer.priors.weights import WeightsError, check_weights
+
+    logging.disable_progress_bar()
+    section, weights = config.Conditioner(name="clip", model=place), config.Weights()
+    try:
+        check_weights(**build.conditioner_places(section, weights))
+        return build.build_conditioner(section, weights, "cpu")
+    except WeightsError as error:
+        raise ValueError(f"--conditioner {error}") from None
+    except ValueError as error:
+        raise ValueError(f"--conditioner {place}: {error}") from None
 
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], int | None]:
@@ -130,8 +169,10 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], int | None]:
             "torch.save({'state_dict': torch.load(FILE, weights_only=False)['state_dict']}, NEW_FILE)"
         ) from None
     except OSError as error:
+        if path.is_file() and error.errno == errno.EINVAL:  # torch seeks in vain in a file that was cut off
+            raise ValueError(f"{path}: is damaged, or no checkpoint of torch; download it again") from None
         raise ValueError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (RuntimeError, EOFError, LookupError, ValueError):
+    except (RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError):
         raise ValueError(f"{path}: is damaged, or no checkpoint of torch; download it again") from None
     inner = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
     if not isinstance(inner, dict) or not all(isinstance(key, str) for key in inner):
@@ -142,6 +183,12 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], int | None]:
     state = {
         key.removeprefix("module."): value for key, value in inner.items() if isinstance(value, torch.Tensor)
     }
+    for name, value in state.items():
+        if not bool(torch.isfinite(value).all()):
+            raise ValueError(
+                f"{path}: {name} holds numbers that are not finite; the file is damaged, or the training "
+                "diverged"
+            )
     return state, step if type(step) is int else None
 
 
@@ -191,6 +238,10 @@ def read_settings(path: Path) -> dict[str, Any]:
     geometry = system.get("geometry") if isinstance(system, dict) else None
     if not isinstance(geometry, dict):
         raise ValueError(f"--config {path}: has no section system.geometry; give ScaleDreamer's YAML file")
+    for key in SECTIONS:
+        if not isinstance(geometry.get(key), dict | None):
+            value = geometry[key]
+            raise ValueError(f"--config {path}: system.geometry.{key} is {value!r}; accepted is a section")
     return {key: value for key, value in geometry.items() if "${" not in str(value)}
 
 

@@ -5,15 +5,18 @@ exceeds.
     python tools/evaluate.py --checkpoint outputs/oracle/generator --split unseen --out outputs/oracle.json
 
 Architecture, conditioner and renderer are those of the configuration; only the teacher differs. If this
-cannot reach a bar, the architecture is at fault and not the distillation.
+cannot reach a bar, the architecture is at fault and not the distillation. Exit status: 0 done; 2 bad input,
+nothing was fitted.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import random
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -23,7 +26,9 @@ from torch.nn import functional as F
 
 from scaledreamer import build
 from scaledreamer.cameras import Cameras
+from scaledreamer.cli import Parser, accept_any_text
 from scaledreamer.config_file import load_config
+from scaledreamer.exported import INDEX
 from scaledreamer.pipeline import TextTo3D
 from scaledreamer.tinyworld import dataset, grammar
 from scaledreamer.training.optimizers import AveragedWeights
@@ -42,23 +47,75 @@ def draw(pool: ViewPool, count: int, seed: int, size: int) -> tuple[list[str], C
     return prompts, cameras, images, backgrounds
 
 
-def main(argv: Sequence[str] | None = None) -> list[float]:
-    """Fits and exports; returns the mean PSNR on held-out views in dB, each time that it was taken."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config", default="configs/tiny.yaml")
-    parser.add_argument("--minutes", type=float, default=20.0)
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--lr", type=float, default=4e-3)
-    parser.add_argument("--batch-size", type=int, default=8, help="objects a step, one view each")
-    parser.add_argument("--work", type=Path, default=Path("outputs/tinyworld"), help="traced views")
-    parser.add_argument("--num-shards", type=int, default=13)
-    parser.add_argument("--out", type=Path, default=Path("outputs/oracle"))
-    parser.add_argument("overrides", nargs="*", help="key.path=value of the configuration")
-    args = parser.parse_args(argv)
+def make_parser() -> argparse.ArgumentParser:
+    """All options."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add, count = parser.add_argument, _above_zero(int, "whole numbers")
+    number = _above_zero(float, "numbers")
+    add("--config", default="configs/tiny.yaml", metavar="FILE", help="(%(default)s)")
+    add("--minutes", type=number, default=20.0, metavar="N", help="at most (%(default)s)")
+    add("--steps", type=count, default=3000, metavar="N", help="at most (%(default)s)")
+    add("--lr", type=number, default=4e-3, metavar="RATE", help="at the start (%(default)s)")
+    objects = "objects a step, one view each (%(default)s)"
+    add("--batch-size", type=count, default=8, metavar="N", help=objects)
+    views = "traced views, made there if missing (%(default)s)"
+    add("--work", type=Path, default=Path("outputs/tinyworld"), metavar="DIR", help=views)
+    shards = "of a thousand views to learn from, two or three minutes each to make (%(default)s)"
+    add("--num-shards", type=count, default=13, metavar="N", help=shards)
+    add("--out", type=Path, default=Path("outputs/oracle"), metavar="DIR", help="(%(default)s)")
+    add("overrides", nargs="*", metavar="key.path=value", help="settings that go before the file's")
+    return parser
 
+
+def _above_zero(kind: type[int] | type[float], accepted: str) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = 0
+        if not 0 < value < float("inf"):
+            raise argparse.ArgumentTypeError(f"got {text!r}; accepted are {accepted} above 0")
+        return value
+
+    return parse
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the program; returns its exit status."""
+    args = make_parser().parse_intermixed_args(argv)
+    accept_any_text()
+    try:
+        fit(args)
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written", file=sys.stderr)
+        return 130
+    return 0
+
+
+def check_out(folder: Path) -> None:
+    """Raises ValueError, before anything is fitted, if the fitted generator could not be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--out {folder}: cannot be made ({error.strerror}); give another folder") from None
+    generator = folder / "generator"
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(f"--out {folder}: no permission to write in it; give another folder")
+    if generator.exists() and not (generator / INDEX).is_file() and any(generator.iterdir()):
+        raise ValueError(f"--out {folder}: its generator/ is no exported generator; give another folder")
+
+
+def fit(args: argparse.Namespace) -> list[float]:
+    """Fits and exports; returns the mean PSNR on held-out views in dB, each time that it was taken.
+
+    Raises: ValueError or OSError for what is wrong with the configuration, the views or the folder.
+    """
     config = load_config(args.config, args.overrides)
+    build.grid_line(config.generator, torch.device("cpu"))
+    check_out(args.out)
     torch.manual_seed(config.seed)
     conditioner = build.build_conditioner(config.conditioner, config.weights, "cpu")
     settings = build.conditioned_settings(
@@ -121,4 +178,4 @@ def main(argv: Sequence[str] | None = None) -> list[float]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

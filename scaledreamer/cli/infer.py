@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import re
 import sys
 import time
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaledreamer import __version__
-from scaledreamer.cli import Parser, accept_any_text, interpolate, is_out_of_memory
+from scaledreamer.cli import Parser, accept_any_text, interpolate, is_out_of_memory, written
 from scaledreamer.exported import find_generator, read_index
 from scaledreamer.meshing import (
     MAX_FACES,
@@ -123,7 +122,7 @@ def make_parser() -> argparse.ArgumentParser:
     limits = f"{interpolate.MIN_FRAMES} to {interpolate.MAX_FRAMES} ({interpolate.FRAMES})"
     add("--frames", type=parse, metavar="N", help=f"of an interpolation, {limits}")
     add("--output", default="outputs/infer", type=_folder, metavar="DIR", help="where to write (%(default)s)")
-    add("--checkpoint", type=Path, metavar="DIR", help="run or exported generator (the shipped one)")
+    add("--checkpoint", type=_folder, metavar="DIR", help="run or exported generator (the shipped one)")
     seeds = parser.add_mutually_exclusive_group()
     one = _whole_number(0, MAX_SEED)
     seeds.add_argument("--seed", default=0, type=one, metavar="N", help="of generators that take noise (0)")
@@ -194,6 +193,11 @@ def _run(arguments: argparse.Namespace, places: dict[str, str]) -> int:
     print(
         f"generator: {_describe(pipe, arguments.checkpoint)}; loaded in {time.perf_counter() - start:.1f} s"
     )
+    if arguments.truncation != 1 and not pipe.has_noise:
+        raise ValueError(
+            f"--truncation {arguments.truncation}: this generator takes no noise; leave it out, or give the "
+            "--checkpoint of a generator that does (conv3d_net)"
+        )
     if arguments.interpolate is not None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
@@ -299,9 +303,6 @@ def _decode(data: bytes, source: str) -> str:
 
 def _make(pipe: TextTo3D, asset: Asset, forward_seconds: float, arguments: argparse.Namespace) -> None:
     """All files of one asset; the sidecar comes last, so where it is, everything is."""
-    import numpy
-    import torch
-
     from scaledreamer.meshing.export import file_stem, obj_companions, save_json
 
     print(f"prompt: {_short(asset.prompt)}" + (f", seed {asset.seed}" if arguments.seeds else ""))
@@ -309,14 +310,14 @@ def _make(pipe: TextTo3D, asset: Asset, forward_seconds: float, arguments: argpa
     start = time.perf_counter()
     for note in asset.notes:
         print(f"  note: {note}")
-    stem = file_stem(asset.prompt, asset.seed, pipe.checkpoint_hash)
-    settings = {name: getattr(arguments, name) for name in ("resolution", "texture_size", "max_faces")}
+    stem = file_stem(asset.prompt, *written.identity(pipe, arguments, asset.seed))
+    settings = {name: getattr(arguments, name) for name in written.MESH_SETTINGS}
     clock = time.perf_counter()
     mesh = asset.textured_mesh(
         **settings
     )  # first, so that an empty surface is known before anything is written
     seconds["mesh"] = time.perf_counter() - clock
-    _make_folder(arguments.output)
+    written.make_folder(arguments.output)
     files = {}
     for name in arguments.formats:
         clock = time.perf_counter()
@@ -335,19 +336,7 @@ def _make(pipe: TextTo3D, asset: Asset, forward_seconds: float, arguments: argpa
         "prompt": asset.prompt,
         "seed": asset.seed,
         "notes": asset.notes,
-        "checkpoint": {
-            "folder": str(pipe.folder),
-            "sha256": pipe.checkpoint_hash,
-            "generator": pipe.generator_name,
-            "step": pipe.step,
-        },
-        "versions": {
-            "scaledreamer": __version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": numpy.__version__,
-        },
-        "settings": settings | {"truncation": arguments.truncation, "device": str(pipe.device)},
+        **written.origin(pipe, arguments),
         "mesh": {
             "vertices": len(mesh.atlas.vertices),
             "faces": len(mesh.atlas.faces),
@@ -379,14 +368,6 @@ def _check_output(folder: Path) -> None:
         raise ValueError(f"--output {folder}: {existing} is not a folder; give another --output")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise ValueError(f"--output {folder}: no permission to write in {existing}; give another --output")
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ValueError(f"--output {folder}: cannot be made ({reason}); give another --output") from None
 
 
 def _one_line(error: Exception) -> str:

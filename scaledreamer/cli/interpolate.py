@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scaledreamer.cli import written
 from scaledreamer.prompts.check import check_prompt
 
 if TYPE_CHECKING:
@@ -46,7 +47,10 @@ def check(arguments: argparse.Namespace) -> dict[str, str]:
 
 
 def make(pipe: TextTo3D, arguments: argparse.Namespace) -> int:
-    """Writes all files, the sidecar last; returns the exit status."""
+    """Writes all files, the sidecar last; returns the exit status.
+
+    Frame after frame, so that a long way takes no more memory than a short one.
+    """
     import numpy as np
 
     from scaledreamer.asset import FRAMES_PER_SECOND
@@ -56,51 +60,69 @@ def make(pipe: TextTo3D, arguments: argparse.Namespace) -> int:
     start, (first, second) = time.perf_counter(), arguments.interpolate
     num_frames = FRAMES if arguments.frames is None else arguments.frames
     noise = {"seed": arguments.seed, "truncation": arguments.truncation}
-    assets = pipe.interpolate(first, second, num_frames, **noise)
+    assets = pipe.interpolate_lazily(first, second, num_frames, **noise)
     print(f"interpolation: {_short(first)} to {_short(second)}, {num_frames} frames")
-    for note in dict.fromkeys(note for asset in assets for note in asset.notes):
+    notes = list(dict.fromkeys(note for prompt in (first, second) for note in pipe.check(prompt)))
+    for note in notes:
         print(f"  note: {note}")
     folder: Path = arguments.output
-    stem = export.file_stem(f"{first} to {second}", arguments.seed, num_frames, pipe.checkpoint_hash)
-    settings = {name: getattr(arguments, name) for name in ("resolution", "texture_size", "max_faces")}
-    folder.mkdir(parents=True, exist_ok=True)
+    # The first prompt alone, too: "a" to "b to c" is not "a to b" to "c".
+    others = written.identity(pipe, arguments, arguments.seed)
+    stem = export.file_stem(f"{first} to {second}", first, num_frames, *others)
+    settings = {name: getattr(arguments, name) for name in written.MESH_SETTINGS}
+    is_filmed = any(kind in arguments.formats for kind in ("mp4", "gif"))
+    mesh_kinds = [kind for kind in arguments.formats if kind in ("glb", "obj", "ply")]
+    still_numbers = {round(i * (num_frames - 1) / (NUM_STILLS - 1)) for i in range(NUM_STILLS)}
+    turning, stills, empty = [], [], []
+    meshes: dict[str, list[str]] = {kind: [] for kind in mesh_kinds}
+    for i, asset in enumerate(assets):
+        if is_filmed:
+            turning.append(asset.frame(i, num_frames, VIDEO_SIZE))
+        if "png" in arguments.formats and i in still_numbers:
+            stills.append(asset.frame(0, 1, STILL_SIZE))
+        if not asset.has_surface:
+            empty.append(i)
+            continue
+        written.make_folder(folder)
+        for kind in mesh_kinds:
+            try:
+                meshes[kind].append(asset.export(folder / f"{stem}-{i:03d}.{kind}", **settings).name)
+            except EmptySurfaceError as error:  # at another resolution
+                print(f"error: frame {i}: {error}; no {kind} of it", file=sys.stderr)
+                empty.append(i)
+    if empty:
+        what = "all frames" if len(empty) == num_frames else f"{len(empty)} of {num_frames} frames"
+        end = "nothing was written" if len(empty) == num_frames else "they are blank, and have no mesh"
+        print(f"error: {what} have no surface; {end}", file=sys.stderr)
+        if len(empty) == num_frames:
+            return 1
     files: dict[str, str | list[str]] = {}
-    status = 0
     for kind in arguments.formats:
-        clock, path = time.perf_counter(), folder / f"{stem}.{kind}"
-        if kind in ("mp4", "gif"):
-            turning = [asset.frame(i, num_frames, VIDEO_SIZE) for i, asset in enumerate(assets)]
-            save = export.save_mp4 if kind == "mp4" else export.save_gif
-            save(path, np.stack(turning), FRAMES_PER_SECOND)
-            files[kind] = path.name
+        path = folder / f"{stem}.{kind}"
+        if kind in mesh_kinds:
+            path, files[kind] = folder / f"{stem}-*.{kind}", meshes[kind]
         elif kind == "png":
-            steps = [round(i * (num_frames - 1) / (NUM_STILLS - 1)) for i in range(NUM_STILLS)]
-            stills = [assets[i].frame(0, 1, STILL_SIZE) for i in dict.fromkeys(steps)]
             export.save_png(path, export.contact_sheet(np.stack(stills)))
             files[kind] = path.name
         else:
-            path, names = folder / f"{stem}-*.{kind}", []
-            for i, asset in enumerate(assets):
-                try:
-                    names.append(asset.export(folder / f"{stem}-{i:03d}.{kind}", **settings).name)
-                except EmptySurfaceError as error:
-                    print(f"error: frame {i}: {error}; no {kind} of it", file=sys.stderr)
-                    status = 1
-            files[kind] = names
-        print(f"  {path}  ({time.perf_counter() - clock:.1f} s)")
+            save = export.save_mp4 if kind == "mp4" else export.save_gif
+            save(path, np.stack(turning), FRAMES_PER_SECOND)
+            files[kind] = path.name
+        print(f"  {path}")
     report = {
         "interpolate": [first, second],
         "frames": num_frames,
+        "frames_without_surface": sorted(set(empty)),
         "seed": arguments.seed,
-        "checkpoint": {"folder": str(pipe.folder), "sha256": pipe.checkpoint_hash},
-        "settings": settings | {"truncation": arguments.truncation, "device": str(pipe.device)},
+        "notes": notes,
+        **written.origin(pipe, arguments),
         "seconds": round(time.perf_counter() - start, 3),
         "files": files,
     }
     path = folder / f"{stem}.json"
     export.save_json(path, report)
     print(f"  {path}  all {time.perf_counter() - start:.1f} s")
-    return status
+    return 1 if empty else 0
 
 
 def _short(text: str, length: int = 60) -> str:

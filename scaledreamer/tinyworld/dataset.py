@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float, UInt8
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -170,14 +170,22 @@ def save_views(views: Views, path: Path) -> None:
 
 
 def load_views(paths: Sequence[Path]) -> Views:
-    """Reads and joins what `save_views` wrote."""
+    """Reads and joins what `save_views` wrote.
+
+    Raises: ValueError if a file is damaged.
+    """
     tensors: dict[str, list[Tensor]] = {}
     meanings: list[Meaning] = []
     for path in paths:
-        with safe_open(path, "pt") as file:
-            meanings += [Meaning(**values) for values in json.loads(file.metadata()["meanings"])]
-            for name in file.keys():  # noqa: SIM118
-                tensors.setdefault(name, []).append(file.get_tensor(name))
+        try:
+            with safe_open(path, "pt") as file:
+                meanings += [Meaning(**values) for values in json.loads(file.metadata()["meanings"])]
+                for name in file.keys():  # noqa: SIM118
+                    tensors.setdefault(name, []).append(file.get_tensor(name))
+        except (SafetensorError, LookupError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path}: is damaged, or no file of views ({error}); remove it, and it is traced again"
+            ) from None
     joined = {name: torch.cat(values) for name, values in tensors.items()}
     cameras = {name.removeprefix("cameras."): v for name, v in joined.items() if name.startswith("cameras.")}
     return Views(joined["surface"], joined["light"], meanings, Cameras(**cameras))
