@@ -153,6 +153,26 @@ def test_dry_run_prints_everything_and_writes_nothing(
     assert not (tmp_path / "run").exists()
 
 
+def test_words_that_the_conditioner_does_not_know_are_said(
+    prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(*prompts: str) -> list[str]:
+        (tmp_path / "words.txt").write_text("\n".join(prompts), encoding="utf-8")
+        config = str(write_config(tmp_path, prior))
+        words = "prompts={file: " + str(tmp_path / "words.txt") + "}"
+        assert (
+            main(["--config", config, "--dry-run", "conditioner={name: tinyworld, model: null}", words]) == 0
+        )
+        return [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: words of")]
+
+    assert said("a red cat", "a blue mug") == []
+    assert said("a red cat", "a wombat on a skateboard", "a wombat") == [
+        "note: words of 2 of 3 prompts that the conditioner does not know and will misread: "
+        "wombat, skateboard"
+    ]
+    assert said("青蛙")[0].startswith("note: words of the prompt that") and "青蛙" in said("青蛙")[0]
+
+
 def stop_before(step: int, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sends this process a signal just before a step."""
     original = Trainer.step

@@ -23,6 +23,8 @@ from scaledreamer.config import Config
 from scaledreamer.config_file import dump_config, flatten
 from scaledreamer.files import clean_up, replace_text
 from scaledreamer.pipeline import TextTo3D, draw_noise
+from scaledreamer.prompts.conditioner import TextConditioner
+from scaledreamer.prompts.encodings import EncodingCache
 from scaledreamer.scene import Scene
 from scaledreamer.training.checkpoint import Checkpoint, load_newest, save_checkpoint
 from scaledreamer.training.engine import Process, Update, start_process
@@ -358,10 +360,27 @@ def prepare(config: Config, evaluate: Evaluate | None = None, *, is_dry_run: boo
         clean_up(run.folder)
         clean_up(run.folder / "checkpoints")
     process.barrier()
-    for note in run.resume():
-        if process.is_main:
-            print(note, flush=True)
+    notes = run.resume()
+    if not is_dry_run and process.is_main:
+        notes += unknown_words(run)
+    for note in notes if process.is_main else []:
+        print(note, flush=True)
     return run
+
+
+def unknown_words(run: Run) -> list[str]:
+    """What the conditioner will misread of the corpus, by a sample of it: one line, or none."""
+    conditioner: Any = run.trainer.conditioner
+    if not isinstance(conditioner, EncodingCache) or not isinstance(conditioner.encode, TextConditioner):
+        return []
+    prompts = run.trainer.stream.source.examples(100)
+    found = [words for words in map(conditioner.encode.unknown_words, prompts) if words]
+    if not found:
+        return []
+    distinct = list(dict.fromkeys(word for words in found for word in words))
+    listed = ", ".join(distinct[:8]) + (", ..." if len(distinct) > 8 else "")
+    of = f"{len(found)} of {len(prompts)} prompts" if len(prompts) > 1 else "the prompt"
+    return [f"note: words of {of} that the conditioner does not know and will misread: {listed}"]
 
 
 def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -383,7 +402,8 @@ def describe(run: Run) -> str:
     for name, module in trainer.engine.trained.named_children():
         lines.append(f"  {name}: {sum(p.numel() for p in module.parameters()):,}")
     lines.append(f"  total: {sum(p.numel() for p in trainer.engine.trained.parameters()):,}")
-    lines += [f"prompts: {trainer.stream.source.num_prompts:,}", f"first batch (step {run.first_step}):"]
+    lines += [f"prompts: {trainer.stream.source.num_prompts:,}", *unknown_words(run)]
+    lines.append(f"first batch (step {run.first_step}):")
     times = [trainer.timesteps(run.first_step, batch, number) for number in range(len(trainer.priors))]
     views = trainer.views.num_views
     for image, prompt in enumerate(batch.view_prompts):
