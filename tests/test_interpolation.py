@@ -176,8 +176,8 @@ def test_the_program_writes_video_and_stills_and_meshes_if_asked(
     stem = sidecar.stem
     if formats is None:
         assert report["files"] == {kind: f"{stem}.{kind}" for kind in ("mp4", "png")}
-        # A camera on its way around, then each still once and from the front.
-        assert shown == [(0, 2, 32), (1, 2, 32), (0, 1, 16), (0, 1, 16)]
+        # Of each asset the camera on its way around, and a still from the front.
+        assert shown == [(0, 2, 32), (0, 1, 16), (1, 2, 32), (0, 1, 16)]
     else:
         assert report["files"] == {"glb": [f"{stem}-000.glb", f"{stem}-001.glb"]}
     listed = list(report["files"].values()) if formats is None else report["files"]["glb"]
