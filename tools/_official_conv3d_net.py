@@ -77,9 +77,8 @@ def _mapping(official: Weights) -> Iterator[tuple[str, Tensor]]:
             f"{prefix}embed.weight is missing: accepted are generators that read text (c_dim > 0)."
         )
     weights = official.layers(f"{prefix}layers.")
-    if (
-        f"{prefix}w_avg" in official
-    ):  # the mean over noise and text; ours, over noise alone, is made at export
+    # The mean over noise and text; ours, over noise alone, is made at export.
+    if f"{prefix}w_avg" in official:
         official.take(f"{prefix}w_avg")
     for number, weight in enumerate(weights):
         yield f"mapping.layers.{number}.weight", weight
