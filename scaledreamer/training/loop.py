@@ -361,10 +361,10 @@ def prepare(config: Config, evaluate: Evaluate | None = None, *, is_dry_run: boo
         clean_up(run.folder / "checkpoints")
     process.barrier()
     notes = run.resume()
-    if not is_dry_run and process.is_main:
-        notes += unknown_words(run)
-    for note in notes if process.is_main else []:
-        print(note, flush=True)
+    if process.is_main:
+        notes += [] if is_dry_run else unknown_words(run)  # a dry run says it where it describes the run
+        for note in notes:
+            print(note, flush=True)
     return run
 
 
