@@ -16,7 +16,8 @@ import trimesh
 from tiny_export import tiny_pipeline
 
 from scaledreamer.build import make_generator
-from scaledreamer.cli.infer import main, make_parser
+from scaledreamer.cli.infer import main
+from scaledreamer.cli.infer_options import make_parser
 
 ROOT = Path(__file__).parent.parent
 PROMPT = "a red-eyed tree frog"

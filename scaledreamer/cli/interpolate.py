@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scaledreamer.cli import written
+from scaledreamer.cli import short, written
 from scaledreamer.prompts.check import check_prompt
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def make(pipe: TextTo3D, arguments: argparse.Namespace) -> int:
     num_frames = FRAMES if arguments.frames is None else arguments.frames
     noise = {"seed": arguments.seed, "truncation": arguments.truncation}
     assets = pipe.interpolate_lazily(first, second, num_frames, **noise)
-    print(f"interpolation: {_short(first)} to {_short(second)}, {num_frames} frames")
+    print(f"interpolation: {short(first)} to {short(second)}, {num_frames} frames")
     notes = list(dict.fromkeys(note for prompt in (first, second) for note in pipe.check(prompt)))
     for note in notes:
         print(f"  note: {note}")
@@ -123,8 +123,3 @@ def make(pipe: TextTo3D, arguments: argparse.Namespace) -> int:
     export.save_json(path, report)
     print(f"  {path}  all {time.perf_counter() - start:.1f} s")
     return 1 if empty else 0
-
-
-def _short(text: str, length: int = 60) -> str:
-    text = " ".join(text.split())
-    return repr(text if len(text) <= length else text[: length - 3] + "...")
