@@ -8,35 +8,18 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from scaledreamer.config import KEY, Config
+from scaledreamer.settings_text import Dumper, Loader, parse_setting
 
 PACKAGE = Path(__file__).parent
 SHIPPED = (PACKAGE / "configs", PACKAGE.parent / "configs")
 """Where the shipped configurations are: installed from a wheel, or in the repository."""
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which 1e-3 is a number, as everyone expects and YAML 1.1 does not, and no key stands twice."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [key for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
-        names = [key.value for key in keys]
-        for number, key in enumerate(keys):
-            if key.value in names[:number] and key.value != "<<":
-                problem = f"{key.value!r} is set twice; keep one"
-                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-        return {str(key): value for key, value in super().construct_mapping(node, deep).items()}
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
 
 
 def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
@@ -55,10 +38,11 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
         if not separator or not key:
             raise ValueError(f"{override!r}: expected key.path=value, for example training.max_steps=20.")
         try:
-            value = yaml.load(text, _Loader)  # noqa: S506, a SafeLoader
-        except (yaml.YAMLError, ValueError, RecursionError):
+            value = parse_setting(text, **_kinds(key))
+        except ValueError as error:
             raise ValueError(
-                f"{key}: got {text!r}, which is not a YAML value; quote it if it is a text."
+                f"{key}: got {text!r}, {error}; quote it if it is a text ('{key}=\"...\"'), or each text if "
+                f'it is a list (\'{key}=["...", "..."]\').'
             ) from None
         _set(data, key, value)
     return parse_config(data)
@@ -96,7 +80,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
             f"{', '.join(shipped_configs())}."
         ) from None
     try:
-        data = yaml.load(text, _Loader)  # noqa: S506, a SafeLoader
+        data = yaml.load(text, Loader)  # noqa: S506, a SafeLoader
     except yaml.MarkedYAMLError as error:
         line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ValueError(f"{path}: not valid YAML{line} ({error.problem}).") from None
@@ -125,7 +109,7 @@ def parse_config(data: Mapping[str, Any]) -> Config:
 
 def dump_config(config: Config) -> str:
     """The whole configuration as YAML."""
-    return yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True, width=110)
+    return yaml.dump(config.model_dump(), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
 def flatten(data: Any, prefix: str = "") -> dict[str, Any]:
@@ -215,8 +199,28 @@ def valid_keys(model: type[BaseModel] = Config, prefix: str = "") -> dict[str, F
     return keys
 
 
+def _kinds(key: str) -> dict[str, bool]:
+    """What `parse_setting` asks of a setting: whether it takes texts and no numbers, and whether lists."""
+    keys, name = valid_keys(), _numbered_0(key)
+    kinds = _alternatives(keys[name].annotation) if name in keys else []
+    if not kinds and name.removesuffix(".0") in keys:  # an item of a list
+        lists = _alternatives(keys[name.removesuffix(".0")].annotation)
+        kinds = [item for kind in lists if get_origin(kind) is list for item in get_args(kind)]
+    takes_list = any(get_origin(kind) is list for kind in kinds)
+    return {"takes_text": str in kinds and not {int, float, bool} & set(kinds), "takes_list": takes_list}
+
+
+def _alternatives(annotation: Any) -> list[Any]:
+    """The types of a union one by one."""
+    return [annotation] if get_origin(annotation) is list else [annotation, *get_args(annotation)]
+
+
+def _numbered_0(path: str) -> str:
+    return re.sub(r"\.\d+(?=\.|$)", ".0", path)
+
+
 def _is_section(path: str) -> bool:
-    field = valid_keys().get(re.sub(r"\.\d+(?=\.|$)", ".0", path))
+    field = valid_keys().get(_numbered_0(path))
     return field is not None and _section(field) is field.annotation
 
 
@@ -228,7 +232,7 @@ def _section(field: FieldInfo) -> type[BaseModel] | None:
 def _unknown(path: str) -> str:
     """Message for a key that does not exist, with the nearest one that does."""
     keys = list(valid_keys())
-    *parents, name = re.sub(r"\.\d+(?=\.|$)", ".0", path).split(".")
+    *parents, name = _numbered_0(path).split(".")
     siblings = {key.split(".")[-1]: key for key in keys if key.split(".")[:-1] == parents}
     ends = {key.split(".")[-1]: key for key in reversed(keys) if not path.startswith(f"{key}.")}
     for candidates, cutoff in ((siblings, 0.5), (ends, 0.6)):
@@ -236,6 +240,15 @@ def _unknown(path: str) -> str:
         if near:
             return f"{path}: no such setting; did you mean {candidates[near[0]]}?"
     return f"{path}: no such setting; accepted here are {', '.join(siblings)}."
+
+
+def _nested(path: str, value: Any) -> str:
+    """A setting as a file has it, in one line."""
+    for name in reversed(path.split(".")):
+        value = [value] if name.isdecimal() else {name: value}
+    return yaml.dump(value, Dumper=Dumper, default_flow_style=True, width=10**6, allow_unicode=True).strip()[
+        1:-1
+    ]
 
 
 def _message(error: ValidationError) -> str:
@@ -246,12 +259,18 @@ def _message(error: ValidationError) -> str:
     if problem["type"] == "json_invalid":  # what YAML can say and JSON cannot: half of a surrogate pair
         return f"The configuration holds a text that is not valid Unicode ({problem['msg']})."
     if problem["type"] == "extra_forbidden":
+        name = str(problem["loc"][-1])
+        if "." in name and _numbered_0(path) in valid_keys():
+            return (
+                f"{path}: files nest sections; write {_nested(path, problem['input'])} in place of {name!r}."
+            )
         return _unknown(path)
     if problem["type"] == "value_error":
         text = str(problem.get("ctx", {}).get("error", problem["msg"]))
         return text.replace(KEY, path)
     got = "nothing" if problem["type"] == "missing" else repr(problem["input"])
-    return f"{path}: got {got[:200]}; accepted is {_accepted(path, problem)}."
+    quotes = ", in quotes" * (problem["type"] == "string_type" and isinstance(problem["input"], int | float))
+    return f"{path}: got {got[:200]}; accepted is {_accepted(path, problem)}{quotes}."
 
 
 def _accepted(path: str, problem: Any) -> str:

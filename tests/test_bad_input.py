@@ -576,7 +576,7 @@ TRAIN = [
     ),
     setting_case("cameras.distance=[5, 6]", message="cameras.distance: got [5.0, 6.0]; accepted is [lowest,"),
     setting_case("priors=[]", message="priors: got []; accepted is a list with at least 1 item(s)"),
-    setting_case("training.output=", message="training.output: got None; accepted is a text"),
+    setting_case("training.output=", message="training.output: got ''; accepted is a text that is not empty"),
     setting_case(
         "training.output=''", message="training.output: got ''; accepted is a text that is not empty"
     ),
