@@ -5,12 +5,12 @@ Functions with a `config` section read `scaledreamer.config`; the two without al
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from scaledreamer import config as cfg
+from scaledreamer.home import expand_home
 from scaledreamer.schedules import parse_schedule
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ def build_prompt_source(config: cfg.Prompts) -> PromptSource:
     corpus = config.file or config.name
     digest = PromptList(prompts).fingerprint[:12]
     name = f"{Path(corpus).name.split('.')[0]}-{digest}-{config.shard_size}"
-    folder = Path(os.path.expanduser(config.cache)) / "shards" / name
+    folder = Path(expand_home(config.cache, "prompts.cache")) / "shards" / name
     build_once(
         lambda: shuffled(prompts),
         folder,

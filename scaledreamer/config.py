@@ -8,7 +8,6 @@ subsection of its name, so that `generator.name=...` alone switches.
 
 from __future__ import annotations
 
-import os
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -21,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from scaledreamer.home import expand_home
 from scaledreamer.prompts.check import check_prompt
 from scaledreamer.schedules import Constant, Linear, parse_schedule
 
@@ -94,10 +94,7 @@ def _check_text(value: str | None) -> str | None:
 
 
 def _expand_home(value: str | None) -> str | None:
-    try:
-        return value if value is None else os.path.expanduser(value)
-    except ValueError:  # ~ before what no user's name can be: such a path is refused where it is used
-        return value
+    return value if value is None else expand_home(value, KEY)
 
 
 def _check_model(value: str | list[str] | None) -> str | list[str] | None:

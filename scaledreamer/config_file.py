@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from scaledreamer.config import KEY, Config
+from scaledreamer.home import expand_home
 from scaledreamer.settings_text import Dumper, Loader, parse_setting
 
 PACKAGE = Path(__file__).parent
@@ -50,7 +51,7 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
 
 def find_config(name: str | Path) -> Path:
     """A file of this name, or else the shipped configuration "tiny" or "configs/tiny.yaml"."""
-    path = Path(os.path.expanduser(name))
+    path = Path(expand_home(name, "--config"))
     if not os.path.exists(path) and path.parent in (Path(), Path("configs")):
         for folder in SHIPPED:
             shipped = folder / f"{path.name.removesuffix('.yaml')}.yaml"

@@ -15,6 +15,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scaledreamer.home import expand_home
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -39,7 +41,7 @@ def find_generator(folder: Path | str | None) -> Path:
                 "package, or give the folder of a run or of an exported generator (--checkpoint)"
             )
         return SHIPPED
-    folder = Path(os.path.expanduser(folder))  # unlike Path.expanduser no error for an unknown user's
+    folder = Path(expand_home(folder, "checkpoint"))
     if not os.path.exists(folder):  # unlike Path.exists False for names that no file can have
         raise ValueError(
             f"checkpoint {folder}: there is no such folder; give a run's folder or an exported generator"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 from pathlib import Path
 from typing import Any
 
 from scaledreamer import __version__
 from scaledreamer.cli import Parser, interpolate
+from scaledreamer.home import expand_home
 from scaledreamer.meshing import (
     MAX_FACES,
     MAX_MAX_FACES,
@@ -66,7 +66,10 @@ def _folder(text: str) -> Path:
 
 
 def _path(text: str) -> Path:
-    return Path(os.path.expanduser(text))  # a shell leaves the ~ of --output=~/x
+    try:
+        return Path(expand_home(text))  # a shell leaves the ~ of --output=~/x
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _formats(text: str) -> tuple[str, ...]:

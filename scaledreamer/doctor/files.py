@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from scaledreamer.build import build_prompts, check_num_prompts, conditioner_places, prior_places
-from scaledreamer.config import Config
+from scaledreamer.config import Config, Prompts
 from scaledreamer.doctor.findings import Section, one_line, size
+from scaledreamer.home import expand_home
 from scaledreamer.priors.weights import Availability, Weights, WeightsError, check_weights, find_weights
 from scaledreamer.prompts.remote import shard_files
 from scaledreamer.prompts.shards import MANIFEST
@@ -112,7 +113,9 @@ def check_prompts(config: Config) -> Section:
             )
         else:
             shard_files(prompts.shards, cache=prompts.cache)
-            manifest = json.loads((Path(os.path.expanduser(prompts.shards)) / MANIFEST).read_text("utf-8"))
+            manifest = json.loads(
+                (Path(expand_home(prompts.shards, "prompts.shards")) / MANIFEST).read_text("utf-8")
+            )
             count = manifest["num_prompts"]
             section.numbers |= {"num_prompts": count, "num_distinct": count}
             check_num_prompts(config, count)
@@ -135,15 +138,7 @@ def check_disk(config: Config, *, num_parameters: int, download_bytes: int, num_
     checkpoint = 4 * num_parameters * (2 + num_moments(config))
     needs.append((output, f"{keep} + 1 checkpoints of {size(checkpoint)}", (keep + 1) * checkpoint))
     needs.append((output, "exported generators", EXPORTS * 4 * num_parameters))
-    cache, is_cached = Path(os.path.expanduser(prompts.cache)), False
-    if prompts.shard_size is not None:
-        is_cached = True
-        needs.append((cache, f"shards of {num_prompts:,} prompts", SHARD_BYTES_PER_PROMPT * num_prompts))
-    elif prompts.shards is not None and ("://" in prompts.shards or prompts.shards.startswith("pipe:")):
-        is_cached = True
-        section.add("ok", f"prompts.cache: up to {prompts.cache_gib:g} GiB of shards are kept in {cache}")
-    if is_cached and not _is_writable(cache):
-        section.add("error", f"prompts.cache: {cache} cannot be written", "choose another folder")
+    _check_cache(section, prompts, num_prompts, needs)
     if download_bytes:
         from scaledreamer.priors.hub import cache_folder
 
@@ -153,6 +148,26 @@ def check_disk(config: Config, *, num_parameters: int, download_bytes: int, num_
             section.add("error", f"{hub} cannot be written, and weights go there", "set HF_HOME")
     _check_room(section, needs)
     return section
+
+
+def _check_cache(
+    section: Section, prompts: Prompts, num_prompts: int, needs: list[tuple[Path, str, int]]
+) -> None:
+    """The folder for shards, if there will be some in it."""
+    shards = prompts.shards or ""
+    if prompts.shard_size is None and "://" not in shards and not shards.startswith("pipe:"):
+        return
+    try:
+        cache = Path(expand_home(prompts.cache, "prompts.cache"))
+    except ValueError as error:
+        section.add("error", str(error).rstrip("."))
+        return
+    if prompts.shard_size is not None:
+        needs.append((cache, f"shards of {num_prompts:,} prompts", SHARD_BYTES_PER_PROMPT * num_prompts))
+    else:
+        section.add("ok", f"prompts.cache: up to {prompts.cache_gib:g} GiB of shards are kept in {cache}")
+    if not _is_writable(cache):
+        section.add("error", f"prompts.cache: {cache} cannot be written", "choose another folder")
 
 
 def _check_room(section: Section, needs: list[tuple[Path, str, int]]) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from scaledreamer.home import is_home
 from scaledreamer.priors.layout import PlaceError
 
 T = TypeVar("T")
@@ -72,16 +73,26 @@ def is_offline() -> bool:
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept."""
+    """Where downloads are kept.
+
+    Raises: PlaceError if that is in the home folder, and there is none.
+    """
     from huggingface_hub import constants
 
+    if is_home(constants.HF_HUB_CACHE):  # huggingface_hub has left it as it is
+        reason = f"there is no home folder, and downloads are kept in {constants.HF_HUB_CACHE}"
+        raise PlaceError(reason, "set HF_HOME or HOME to a folder that may be written")
     return Path(constants.HF_HUB_CACHE)
 
 
 def cached_folder(model: str, revision: str | None) -> Path | None:
-    """The folder of what is on this disk of a revision, as last downloaded; it may lack files."""
+    """The folder of what is on this disk of a revision, as last downloaded; it may lack files.
+
+    Raises: PlaceError as `cache_folder`.
+    """
     from huggingface_hub import snapshot_download
 
+    cache_folder()
     try:
         return Path(snapshot_download(model, revision=revision, local_files_only=True, allow_patterns=[]))
     except (OSError, ValueError):

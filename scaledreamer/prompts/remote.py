@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from scaledreamer.files import TEMPORARY, clean_up
+from scaledreamer.home import expand_home
 from scaledreamer.prompts.shards import MANIFEST, LocalFiles, ShardFiles
 
 NUM_TRIES = 3
@@ -60,7 +61,7 @@ def shard_files(source: str, *, cache: str | Path, cache_gib: float = 100.0) -> 
         return CachedFiles(source.rstrip("/"), _open_http, cache, cache_gib)
     if "://" in source:
         return CachedFiles(source.rstrip("/"), _open_fsspec, cache, cache_gib)
-    folder = Path(os.path.expanduser(source))
+    folder = Path(expand_home(source, "prompts.shards"))
     if not (folder / MANIFEST).is_file():
         raise ValueError(
             f"prompts.shards: got {source!r}, where there is no {MANIFEST}"
@@ -93,7 +94,7 @@ class CachedFiles:
     ) -> None:
         self.place, self._open_file, self._limit = place, open_file, limit_gib * 2**30
         name = hashlib.blake2b(place.encode(), digest_size=10).hexdigest()
-        self._folder = Path(os.path.expanduser(cache)) / "remote" / name
+        self._folder = Path(expand_home(cache, "prompts.cache")) / "remote" / name
         self._is_fresh = False
 
     def local(self, name: str, is_whole: Callable[[Path], bool] | None = None) -> Path:
