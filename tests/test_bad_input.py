@@ -354,14 +354,14 @@ INFER = [
     ),
     file_case("empty", b"", "--prompts-file list.txt: there is no prompt in it; give one a line"),
     file_case("blank lines", b" \n\t\n", "--prompts-file list.txt: there is no prompt in it"),
-    file_case("not UTF-8", b"a frog\n\xff\xfe\n", "list.txt: line 2 is not UTF-8; save it in that encoding"),
-    file_case("10,001 characters", b"a frog\n" + b"x" * 10_001, "list.txt, line 2: the prompt has 10001"),
+    file_case("not UTF-8", b"a frog\n\xff\xfe\n", "list.txt: line 2: not UTF-8 text; save it as UTF-8."),
+    file_case("10,001 characters", b"a frog\n" + b"x" * 10_001, "list.txt: line 2: the prompt has 10001"),
     file_case(
-        "unknown words", b"a frog\n\nqwertz\n", "list.txt, line 3: this generator knows no word of the"
+        "unknown words", b"a frog\n\nqwertz\n", "list.txt: line 3: this generator knows no word of the"
     ),
     infer_case("standard input: empty", ["--stdin"], "--stdin: there is no prompt in it", patch=stdin(b"\n")),
     infer_case(
-        "standard input: not UTF-8", ["--stdin"], "--stdin: line 1 is not UTF-8", patch=stdin(b"\xff")
+        "standard input: not UTF-8", ["--stdin"], "--stdin: line 1: not UTF-8 text", patch=stdin(b"\xff")
     ),
     # checkpoints
     checkpoint_case("missing", None, "checkpoint none: there is no such folder; give a run's folder", "none"),
@@ -669,13 +669,13 @@ TRAIN = [
     ),
     corpus_case("empty", "txt", b"", "list.txt: no prompts in it; give one prompt a line"),
     corpus_case("comments only", "txt", b"# only\n\n", "list.txt: no prompts in it; give one prompt a line"),
-    corpus_case("not UTF-8", "txt", b"\xff\xfea", "list.txt: not UTF-8 text (byte 0); save it as UTF-8"),
+    corpus_case("not UTF-8", "txt", b"\xff\xfea", "list.txt: not UTF-8 text, but UTF-16 or a binary"),
     corpus_case(
         "20,000 characters", "txt", b"ok\n" + b"x" * 20_000, "line 2: the prompt has 20000 characters"
     ),
     corpus_case("not JSON", "json", b"[1", "list.json: not valid JSON ("),
     corpus_case("no list", "json", b'{"test": []}', "list.json: no list 'train' in it; it has 'test'"),
-    corpus_case("no text", "json", b'["a", 3]', "list.json: entry 1 is 3, not a text"),
+    corpus_case("no text", "json", b'["a", 3]', "list.json: entry 1: 3 is not a text"),
     corpus_case("empty entry", "json", b'["a", " "]', "list.json: entry 1: the prompt is empty; say what to"),
     corpus_case("a number", "json", b"3", "list.json: expected a list of prompts, or a mapping"),
     # models

@@ -24,9 +24,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from scaledreamer.prompts import foreign, importing
-from scaledreamer.prompts.check import MAX_CHARACTERS
-from scaledreamer.prompts.corpus import comparison_key, normalize_prompt, read_prompts, split_prompts
+from scaledreamer.prompts import foreign, importing, prompt_file
+from scaledreamer.prompts.check import MAX_CHARACTERS, normalize_prompt
+from scaledreamer.prompts.corpus import comparison_key, read_prompts, split_prompts
 from scaledreamer.prompts.foreign import entries
 from scaledreamer.prompts.importing import (
     REASONS,
@@ -283,7 +283,7 @@ def test_too_few_words_and_every_other_reason_has_a_row():
 
 
 def test_lines_beyond_the_longest_are_counted_and_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(foreign, "MAX_LINE", 50)
+    monkeypatch.setattr(prompt_file, "MAX_LINE", 50)
     long = b"x" * 173
     for name, content in {
         "a.txt": b"a cat\n%s\na frog\n" % long,
@@ -299,7 +299,7 @@ def test_lines_beyond_the_longest_are_counted_and_skipped(tmp_path: Path, monkey
 
 
 def test_a_huge_line_is_never_held_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(foreign, "MAX_LINE", 2**16)
+    monkeypatch.setattr(prompt_file, "MAX_LINE", 2**16)
     with gzip.open(tmp_path / "a.txt.gz", "wb", compresslevel=1) as packed:
         for _ in range(40):
             packed.write(b"x" * 1_000_000)

@@ -13,8 +13,9 @@ from scaledreamer.build import TINY_PRIOR, build_prompt_source, check_embeddings
 from scaledreamer.cli.train import main
 from scaledreamer.config import Prompts
 from scaledreamer.config_file import parse_config
+from scaledreamer.prompts.check import normalize_prompt
 from scaledreamer.prompts.conditioner import TextConditioner
-from scaledreamer.prompts.corpus import comparison_key, normalize_prompt, read_prompts, split_prompts
+from scaledreamer.prompts.corpus import comparison_key, read_prompts, split_prompts
 from scaledreamer.prompts.order import EpochOrder
 from scaledreamer.prompts.shard_writer import build_shards
 from scaledreamer.prompts.shards import Encoder, shard_name
@@ -134,7 +135,7 @@ def test_settings_that_do_not_go_together(prompts: dict[str, object], message: s
         ("a.jsonl", b'"a"\n', r"\.jsonl files are not read directly"),
         ("a.txt.gz", b"no gzip", "cannot be read"),
         ("a.txt.gz", gzip.compress(b"a frog\n" * 500, mtime=0)[:-9], "cannot be read"),
-        ("a.txt", b"a frog\n\xff\xfe\n", r"not UTF-8 text \(byte 7\)"),
+        ("a.txt", b"a frog\n\xff\xfe\n", r"line 2: not UTF-8 text; save it as UTF-8"),
         ("a.txt", b"a frog\n" + b"x" * 2**20 + b"\n", r"line 2: the prompt has 1048576 characters"),
         ("a.txt", b"\n# only a comment\n", "no prompts in it"),
         ("a.json", b'{"train": ["a"], "train": ["b"]}', "the key 'train' stands in it twice"),

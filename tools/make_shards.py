@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,28 +27,18 @@ SHARD_SIZE = 10_000
 ENCODED_AT_ONCE = 64
 
 
-def read_lines(path: Path) -> Iterator[str]:
-    """Prompts of a text file one by one, for corpora that do not fit into memory."""
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            prompt = " ".join(line.split())
-            if prompt and not prompt.startswith("#"):
-                yield prompt
-
-
 def load_corpus(source: str, section: str, *, keep_order: bool) -> Iterable[str]:
     """Prompts of a corpus of the package or of a file, shuffled unless the order is to be kept."""
     from scaledreamer.prompts.corpus import NAMES, corpus_file, read_prompts, tinyworld_prompts
+    from scaledreamer.prompts.prompt_file import FilePrompts
     from scaledreamer.prompts.shard_writer import shuffled
 
     if source == "tinyworld":
         prompts = list(dict.fromkeys(tinyworld_prompts()))
     elif source in NAMES:
         prompts = read_prompts(corpus_file(source), section)
-    elif keep_order and source.endswith(".txt"):
-        return read_lines(Path(source))
     elif Path(source).exists():
-        prompts = read_prompts(source, section)
+        prompts = FilePrompts(source, section) if keep_order else read_prompts(source, section)
     else:
         accepted = ", ".join(("tinyworld", *NAMES))
         raise ValueError(f"CORPUS: got {source!r}; accepted are a file of prompts, or one of {accepted}.")
@@ -126,7 +116,7 @@ def main() -> None:
     command.add_argument(
         "--keep-order",
         action="store_true",
-        help="do not shuffle; a .txt file is then read line by line and may be of any size",
+        help="do not shuffle; text is then read line by line, and never held as a whole",
     )
     command.add_argument(
         "--encoder", help="store embeddings of this text encoder too: tinyworld, a folder or a hub id"
@@ -142,8 +132,6 @@ def main() -> None:
         if args.command == "make" and args.shard_size < 1:
             raise ValueError(f"--shard-size: got {args.shard_size}; accepted are whole numbers from 1.")
         {"make": make, "verify": verify}[args.command](args)
-    except UnicodeDecodeError as error:
-        sys.exit(f"error: {args.corpus}: not UTF-8 text (byte {error.start}); save it as UTF-8.")
     except ValueError as error:
         sys.exit(f"error: {error}")
     except OSError as error:

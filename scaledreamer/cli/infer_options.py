@@ -102,7 +102,7 @@ def make_parser() -> argparse.ArgumentParser:
         add(flag, default=default, type=parse, metavar="N", help=f"{meaning}, {low} to {high} (%(default)s)")
 
     add("--prompt", action="append", default=[], metavar="TEXT", help="what to make; may be repeated")
-    add("--prompts-file", type=_path, metavar="FILE", help="prompts to make, one a line, UTF-8")
+    add("--prompts-file", type=_path, metavar="FILE", help="prompts to make: one a line, or a JSON corpus")
     add("--stdin", action="store_true", help="read prompts from standard input, one a line")
     meaning = "one object turning into another, instead of prompts"
     add("--interpolate", nargs=2, metavar="TEXT", help=f"{meaning}; writes mp4,png unless told otherwise")

@@ -1,6 +1,8 @@
-"""What a prompt must be before any model sees it. Needs no torch."""
+"""What a prompt must be before any model sees it, and as what it is stored. Needs no torch."""
 
 from __future__ import annotations
+
+import unicodedata
 
 MAX_CHARACTERS = 10_000
 
@@ -19,3 +21,9 @@ def check_prompt(prompt: str) -> None:
         raise ValueError(
             f"the prompt {prompt[:60]!r} is not valid text (UTF-8); check the terminal's encoding"
         ) from None
+
+
+def normalize_prompt(text: str) -> str:
+    """A prompt as it is stored: Unicode NFC, no control characters, runs of white space as one blank."""
+    visible = "".join(" " if unicodedata.category(c) == "Cc" or c in "\ufeff\u200b" else c for c in text)
+    return " ".join(unicodedata.normalize("NFC", visible).split())

@@ -5,17 +5,13 @@ Needs no torch. A corpus is a list of prompts without repetitions, in the order 
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import json
 import random
 import unicodedata
-import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from scaledreamer.prompts.check import check_prompt
+from scaledreamer.prompts.prompt_file import check_no_problem, iter_prompt_file
 
 SHIPPED = tuple(
     folder / "data" / "prompts" for folder in (Path(__file__).parents[2], Path(__file__).parents[1])
@@ -23,7 +19,6 @@ SHIPPED = tuple(
 """Where corpora of our own lie: in the repository, or in an installed package."""
 NAMES = ("core_15", "showcase_400", "compose_2500", "daily_17k", "open_100k")
 """The corpora that come with the package, apart from the tinyworld's."""
-TO_IMPORT = (".jsonl", ".csv", ".tsv", ".parquet", ".tar")
 
 
 def corpus_file(name: str) -> Path:
@@ -46,93 +41,17 @@ def corpus_file(name: str) -> Path:
 
 
 def read_prompts(path: str | Path, section: str = "train") -> list[str]:
-    """Reads a corpus: a text file with one prompt a line, or JSON with a list or `{"train": [...], ...}`.
-
-    Blank lines and lines starting with # are no prompts; prompts are stored as `normalize_prompt` gives them;
-    repetitions are dropped.
+    """Reads a corpus: a file as of `iter_prompt_file`. Repetitions are dropped.
 
     Args:
-        path: the file, UTF-8; may be compressed (.gz).
         section: which list of a JSON mapping.
-    Raises: ValueError naming the file, what is wrong with it and where.
+    Raises: ValueError naming the file and all that is wrong with it, with places; also if it has no prompt.
     """
-    path = Path(path)
-    suffix = Path(path.name.lower().removesuffix(".gz")).suffix
-    if suffix in TO_IMPORT:
-        raise ValueError(
-            f"{path}: {suffix} files are not read directly; make a corpus of it with "
-            f"`python tools/import_prompts.py {path} --out corpus.json.gz`."
-        )
-    try:
-        content = path.read_bytes()
-        text = (gzip.decompress(content) if path.suffix.lower() == ".gz" else content).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8.") from None
-    except (OSError, EOFError, zlib.error, ValueError) as error:
-        raise ValueError(
-            f"{path}: cannot be read ({_reason(error)}); give a .txt or .json file of prompts."
-        ) from None
-    if suffix == ".json":
-        places = [(f"entry {i}", prompt) for i, prompt in enumerate(_json_list(path, text, section))]
-    else:
-        lines = ((f"line {i}", line) for i, line in enumerate(text.splitlines(), start=1))
-        places = [
-            (place, line) for place, line in lines if line.strip() and not line.lstrip().startswith("#")
-        ]
-    prompts = _validated(path, places)
-    if not prompts:
+    placed = list(iter_prompt_file(path, section))
+    check_no_problem(str(path), placed)
+    if not placed:
         raise ValueError(f"{path}: no prompts in it; give one prompt a line.")
-    return prompts
-
-
-def _json_list(path: Path, text: str, section: str) -> list[Any]:
-    try:
-        data = json.loads(text, object_pairs_hook=unique_keys)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not valid JSON ({_reason(error)}).") from None
-    if isinstance(data, dict):
-        if section not in data:
-            raise ValueError(
-                f"{path}: no list {section!r} in it; it has {', '.join(map(repr, data)) or 'nothing'}."
-            )
-        data = data[section]
-    if not isinstance(data, list):
-        raise ValueError(f'{path}: expected a list of prompts, or a mapping {{"{section}": [...]}}.')
-    return data
-
-
-def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """For `json`'s object_pairs_hook: a mapping, refused if it names a key twice."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(n for n in names if names.count(n) > 1)!r} stands in it twice")
-    return found
-
-
-def _validated(path: Path, places: Iterable[tuple[str, Any]]) -> list[str]:
-    """Prompts with single blanks, each once, in order."""
-    prompts: dict[str, None] = {}
-    for place, prompt in places:
-        if not isinstance(prompt, str):
-            raise ValueError(f"{path}: {place} is {prompt!r}, not a text.")
-        prompt = normalize_prompt(prompt)
-        try:
-            check_prompt(prompt)
-        except ValueError as error:
-            raise ValueError(f"{path}: {place}: {error}.") from None
-        prompts.setdefault(prompt)
-    return list(prompts)
-
-
-def _reason(error: Exception) -> str:
-    return str(getattr(error, "strerror", None) or str(error).split("\n")[0] or type(error).__name__)
-
-
-def normalize_prompt(text: str) -> str:
-    """A prompt as it is stored: Unicode NFC, no control characters, runs of white space as one blank."""
-    visible = "".join(" " if unicodedata.category(c) == "Cc" or c in "\ufeff\u200b" else c for c in text)
-    return " ".join(unicodedata.normalize("NFC", visible).split())
+    return list(dict.fromkeys(prompt for _, prompt, _ in placed))
 
 
 def comparison_key(prompt: str) -> str:

@@ -10,10 +10,8 @@ import csv
 import gzip
 import hashlib
 import importlib
-import io
 import json
 import os
-import re
 import reprlib
 import shutil
 import tarfile
@@ -25,14 +23,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scaledreamer.prompts.corpus import unique_keys
+from scaledreamer.prompts import prompt_file
+from scaledreamer.prompts.prompt_file import (
+    SURROGATES,
+    ByteStream,
+    check_is_text,
+    is_packed,
+    prompt_lines,
+    read_lines,
+    suffix_of,
+    unique_keys,
+)
 
 SUFFIXES = (".txt", ".json", ".jsonl", ".csv", ".tsv", ".parquet", ".tar")
 """What is read, each also compressed (.gz)."""
 GUESSED_COLUMNS = ("prompt", "caption", "text")
 MAX_JSON_BYTES = 2**31
-MAX_LINE = 2**24
-"""Characters of a line, a CSV field or a member of a tar; longer ones are never held in memory."""
 EXAMPLE_LENGTH = 80
 NOT_UTF8 = "not UTF-8"
 NOT_JSON = "not valid JSON"
@@ -40,9 +46,6 @@ NOT_CSV = "not valid CSV"
 TOO_MANY_CHARACTERS = "too many characters"
 TRAIN = "train"
 """The section of files that have none."""
-_Stream = io.BufferedReader | gzip.GzipFile
-_BINARY = (b"\xff\xfe", b"\xfe\xff", b"\x1f\x8b", b"PAR1", b"PK\x03\x04")
-SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +63,6 @@ class Entry:
     place: str
     value: Any
     reason: str = ""
-
-
-def suffix_of(path: Path) -> str:
-    """The ending that names a file's format, without .gz."""
-    return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
 def check_input(path: Path) -> None:
@@ -96,12 +94,11 @@ def entries(path: Path, column: str | None = None) -> Iterator[Entry]:
             there. A number is the column of a CSV or TSV file without a header row, from 1.
     Raises: ValueError naming the file, and the place, if the file as a whole cannot be read.
     """
-    is_packed = path.name.lower().endswith(".gz")
     try:
-        with path.open("rb") as raw, gzip.GzipFile(fileobj=raw) if is_packed else raw as stream:
+        with path.open("rb") as raw, gzip.GzipFile(fileobj=raw) if is_packed(path) else raw as stream:
             suffix = suffix_of(path)
             if suffix not in (".parquet", ".tar"):
-                _check_is_text(path, stream.peek(1024)[:1024])
+                check_is_text(str(path), stream.peek(1024)[:1024])
             match suffix:
                 case ".txt":
                     yield from _text_entries(stream)
@@ -112,7 +109,7 @@ def entries(path: Path, column: str | None = None) -> Iterator[Entry]:
                 case ".csv" | ".tsv":
                     yield from _csv_entries(path, stream, column, "," if suffix == ".csv" else "\t")
                 case ".parquet":
-                    yield from _parquet_entries(path, stream, column, is_packed)
+                    yield from _parquet_entries(path, stream, column)
                 case ".tar":
                     yield from _tar_entries(path, stream)
                 case _:
@@ -126,32 +123,10 @@ def _unreadable(path: Path, error: Exception) -> ValueError:
     return ValueError(f"{path}: cannot be read ({reason}); check its name, or copy it here again.")
 
 
-def _check_is_text(path: Path, head: bytes) -> None:
-    if head.startswith(_BINARY) or head.count(0) * 4 > len(head):
-        raise ValueError(
-            f"{path}: not UTF-8 text, but UTF-16 or a binary file; save it as UTF-8, or rename it after its "
-            f"format ({', '.join(SUFFIXES)}, compressed .gz)."
-        )
-
-
-def _lines(stream: _Stream, newline: str | None = None) -> Iterator[tuple[int, str]]:
-    """Lines with their numbers, bytes that are not UTF-8 as surrogates, cut off after MAX_LINE characters."""
-    text = io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline=newline)
-    number = 0
-    while line := text.readline(MAX_LINE):
-        number += 1
-        rest = line
-        while len(rest) == MAX_LINE and not rest.endswith("\n"):
-            rest = text.readline(MAX_LINE)
-        yield number, line
-
-
-def _text_entries(stream: _Stream) -> Iterator[Entry]:
-    for number, line in _lines(stream):
-        if len(line) >= MAX_LINE:
-            yield Entry(TRAIN, f"line {number}", line, TOO_MANY_CHARACTERS)
-        elif line.strip() and not line.lstrip().startswith("#"):
-            yield Entry(TRAIN, f"line {number}", line)
+def _text_entries(stream: ByteStream) -> Iterator[Entry]:
+    for number, line in prompt_lines(stream):
+        reason = TOO_MANY_CHARACTERS if len(line) >= prompt_file.MAX_LINE else ""
+        yield Entry(TRAIN, f"line {number}", line, reason)
 
 
 class _DuplicateKeyError(ValueError):
@@ -206,7 +181,7 @@ def _find_column(path: Path, names: Sequence[str], column: str | None) -> str:
     return found[0]
 
 
-def _json_entries(path: Path, stream: _Stream, column: str | None) -> Iterator[Entry]:
+def _json_entries(path: Path, stream: ByteStream, column: str | None) -> Iterator[Entry]:
     content = stream.read(MAX_JSON_BYTES + 1)
     if len(content) > MAX_JSON_BYTES:
         raise ValueError(f"{path}: more than {MAX_JSON_BYTES:,} bytes of JSON; save it as JSONL (.jsonl).")
@@ -236,13 +211,13 @@ def _json_entries(path: Path, stream: _Stream, column: str | None) -> Iterator[E
     pick.check_found()
 
 
-def _jsonl_entries(path: Path, stream: _Stream, column: str | None) -> Iterator[Entry]:
+def _jsonl_entries(path: Path, stream: ByteStream, column: str | None) -> Iterator[Entry]:
     pick = _Picker(path, column)
-    for number, line in _lines(stream, newline="\n"):
+    for number, line in read_lines(stream, newline="\n"):
         place = f"line {number}"
         if not line.strip():
             continue
-        if len(line) >= MAX_LINE:
+        if len(line) >= prompt_file.MAX_LINE:
             yield Entry(TRAIN, place, line, TOO_MANY_CHARACTERS)
             continue
         try:
@@ -256,15 +231,17 @@ def _jsonl_entries(path: Path, stream: _Stream, column: str | None) -> Iterator[
     pick.check_found()
 
 
-def _csv_entries(path: Path, stream: _Stream, column: str | None, delimiter: str) -> Iterator[Entry]:
+def _csv_entries(path: Path, stream: ByteStream, column: str | None, delimiter: str) -> Iterator[Entry]:
     def lines() -> Iterator[str]:
-        for number, line in _lines(stream, newline=""):
-            if len(line) >= MAX_LINE:
-                raise ValueError(f"{path}: line {number} has {MAX_LINE:,} characters or more; remove it.")
+        for number, line in read_lines(stream, newline=""):
+            if len(line) >= prompt_file.MAX_LINE:
+                raise ValueError(
+                    f"{path}: line {number} has {prompt_file.MAX_LINE:,} characters or more; remove it."
+                )
             yield line
 
     rows, index, width, start = csv.reader(lines(), delimiter=delimiter, strict=True), -1, 0, 0
-    usual_limit = csv.field_size_limit(MAX_LINE)
+    usual_limit = csv.field_size_limit(prompt_file.MAX_LINE)
     try:
         while True:
             start, damage = rows.line_num + 1, ""
@@ -327,13 +304,13 @@ def _pyarrow(path: Path) -> Any:
         ) from None
 
 
-def _parquet_entries(path: Path, stream: _Stream, column: str | None, is_packed: bool) -> Iterator[Entry]:
+def _parquet_entries(path: Path, stream: ByteStream, column: str | None) -> Iterator[Entry]:
     pyarrow = _pyarrow(path)
     with tempfile.TemporaryFile() as unpacked:
-        if is_packed:  # it is read from its end
+        if is_packed(path):  # it is read from its end
             shutil.copyfileobj(stream, unpacked)
         try:
-            file = pyarrow.parquet.ParquetFile(unpacked if is_packed else stream)
+            file = pyarrow.parquet.ParquetFile(unpacked if is_packed(path) else stream)
             column = _find_column(path, file.schema_arrow.names, column)
             number = 0
             for batch in file.iter_batches(batch_size=4096, columns=[column]):
@@ -348,7 +325,7 @@ def _parquet_entries(path: Path, stream: _Stream, column: str | None, is_packed:
             raise _unreadable(path, error) from None
 
 
-def _tar_entries(path: Path, stream: _Stream) -> Iterator[Entry]:
+def _tar_entries(path: Path, stream: ByteStream) -> Iterator[Entry]:
     """Members KEY.txt of a webdataset shard; a key ends at the first dot of the name."""
     seen: set[bytes] = set()
     with tarfile.open(fileobj=stream, mode="r:") as tar:
@@ -366,8 +343,10 @@ def _tar_entries(path: Path, stream: _Stream) -> Iterator[Entry]:
             seen.add(key)
             file = tar.extractfile(member)
             assert file is not None
-            value = file.read(MAX_LINE).decode("utf-8-sig", "surrogateescape")
-            yield Entry(TRAIN, member.name, value, TOO_MANY_CHARACTERS if member.size > MAX_LINE else "")
+            value = file.read(prompt_file.MAX_LINE).decode("utf-8-sig", "surrogateescape")
+            yield Entry(
+                TRAIN, member.name, value, TOO_MANY_CHARACTERS if member.size > prompt_file.MAX_LINE else ""
+            )
         # Past its first member, tarfile takes a damaged or missing header for the end.
         stream.seek(tar.offset)
         if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):

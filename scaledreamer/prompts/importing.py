@@ -22,13 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from scaledreamer.files import TEMPORARY, sync
-from scaledreamer.prompts.check import MAX_CHARACTERS
-from scaledreamer.prompts.corpus import comparison_key, normalize_prompt, split_prompts
+from scaledreamer.prompts.check import MAX_CHARACTERS, normalize_prompt
+from scaledreamer.prompts.corpus import comparison_key, split_prompts
 from scaledreamer.prompts.foreign import (
     NOT_CSV,
     NOT_JSON,
     NOT_UTF8,
-    SURROGATES,
     TOO_MANY_CHARACTERS,
     TRAIN,
     check_input,
@@ -36,6 +35,7 @@ from scaledreamer.prompts.foreign import (
     key_digest,
     shown,
 )
+from scaledreamer.prompts.prompt_file import SURROGATES
 
 MAX_RAW = 10 * MAX_CHARACTERS
 """Characters, white space included, above which a prompt is too long before it is normalised."""

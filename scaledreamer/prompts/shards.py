@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scaledreamer.prompts.check import check_prompt
-from scaledreamer.prompts.corpus import unique_keys
+from scaledreamer.prompts.prompt_file import unique_keys
 from scaledreamer.prompts.source import Records, SourceError
 
 FORMAT_VERSION = 1
