@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import trimesh
 from jaxtyping import UInt8
 
-from scaledreamer.cameras import Cameras, orbit_cameras
-from scaledreamer.meshing import MAX_FACES, RESOLUTION, TEXTURE_SIZE, export
+from scaledreamer.cameras import orbit_cameras
+from scaledreamer.meshing import MAX_FACES, RENDERERS, RESOLUTION, TEXTURE_SIZE, backdrop, export, preview
 from scaledreamer.meshing.isosurface import (
+    EmptySurfaceError,
     Lattice,
+    Mesh,
     drop_small_components,
     march,
     sample_near_surface,
@@ -23,7 +27,8 @@ from scaledreamer.meshing.turntable import Space, render_frames
 from scaledreamer.scene import Scene
 
 FRAMES_PER_SECOND = 12
-SUFFIXES = (".glb", ".obj", ".ply", ".mp4", ".gif", ".png")
+MESHES, VIDEOS = (".glb", ".obj", ".ply"), (".mp4", ".gif")
+SUFFIXES = (*MESHES, *VIDEOS, ".png")
 
 
 class Asset:
@@ -51,6 +56,8 @@ class Asset:
         self._inverse_deviation, self._distance, self._fov_deg = inverse_deviation, distance, fov_deg
         self._device = device
         self._lattices: dict[int, Lattice] = {}
+        self._surfaces: dict[int, Mesh] = {}
+        self._lit: preview.Lit | None = None
         self._meshes: dict[tuple[int, int, int], TexturedMesh] = {}
 
     @property
@@ -69,7 +76,7 @@ class Asset:
         """
         key = (resolution, max_faces, texture_size)
         if key not in self._meshes:
-            mesh = simplify(drop_small_components(march(self._lattice(resolution))), max_faces)
+            mesh = simplify(self._surface(resolution), max_faces)
             self._meshes[key] = texture_mesh(
                 self.scene,
                 mesh,
@@ -82,75 +89,169 @@ class Asset:
     @property
     def has_surface(self) -> bool:
         """Whether there is anything to see and to make a mesh of, at the default resolution."""
-        values = self._lattice(RESOLUTION).values
-        return bool((values < 0).any() and (values > 0).any())
+        try:
+            self._surface(RESOLUTION)
+        except EmptySurfaceError:
+            return False
+        return True
 
     def turntable(
-        self, num_frames: int = 24, size: int = 192, *, elevation_deg: float = 15.0
-    ) -> UInt8[np.ndarray, "frame h w 3"]:
-        """Volume-rendered frames on white, from the front counter-clockwise seen from above."""
-        return self._render(self._orbit(num_frames, elevation_deg), size)
+        self,
+        num_frames: int = 24,
+        size: int = 192,
+        *,
+        elevation_deg: float = 15.0,
+        renderer: str = "mesh",
+        background: str = backdrop.DEFAULT,
+    ) -> UInt8[np.ndarray, "frame h w channel"]:
+        """Frames from the front counter-clockwise seen from above; blank ones if there is no surface.
+
+        Args:
+            renderer: "mesh" shows the surface before it is simplified, lit, as large as fits; "volume" the
+                field as it was rendered in training, without light, from the training's distance.
+            background: studio (a light gradient), transparent (rgba), or a colour (`make_backdrop`).
+        Raises: ValueError naming an argument that is wrong.
+        """
+        numbers = range(num_frames)
+        return self._pictures(numbers, num_frames, size, elevation_deg, renderer, background, (self,))
 
     def frame(
-        self, number: int, num_frames: int, size: int = 192, *, elevation_deg: float = 15.0
-    ) -> UInt8[np.ndarray, "h w 3"]:
-        """One of the frames of a turntable; number 0 is the front."""
-        orbit = vars(self._orbit(num_frames, elevation_deg))
-        one = Cameras(**{name: value[:, number : number + 1] for name, value in orbit.items()})
-        return self._render(one, size)[0]
+        self,
+        number: int,
+        num_frames: int,
+        size: int = 192,
+        *,
+        elevation_deg: float = 15.0,
+        renderer: str = "mesh",
+        background: str = backdrop.DEFAULT,
+        fit: Sequence[Asset] | None = None,
+    ) -> UInt8[np.ndarray, "h w channel"]:
+        """One of the frames of a turntable; number 0 is the front.
 
-    def views(self, num_views: int = 4, size: int = 256) -> UInt8[np.ndarray, "view h w 3"]:
+        Args:
+            fit: what has to fit into the picture, instead of this asset: with the same assets given for many
+                pictures, all have one scale. Matters to renderer "mesh".
+        """
+        fit = (self,) if fit is None else tuple(fit)
+        return self._pictures([number], num_frames, size, elevation_deg, renderer, background, fit)[0]
+
+    def views(
+        self,
+        num_views: int = 4,
+        size: int = 256,
+        *,
+        renderer: str = "mesh",
+        background: str = backdrop.DEFAULT,
+    ) -> UInt8[np.ndarray, "view h w channel"]:
         """Still images around the object; of four the front, its left side, back and right side."""
-        return self.turntable(num_views, size)
+        return self.turntable(num_views, size, renderer=renderer, background=background)
 
-    def export(self, path: str | Path, **mesh_settings: int) -> Path:
-        """Writes .glb, .obj (with its .mtl and texture), .ply, .mp4 or .gif (turntable) or .png (views side
-        by side); meshes with settings as of `textured_mesh`. Returns the path.
+    def export(
+        self,
+        path: str | Path,
+        *,
+        renderer: str | None = None,
+        background: str | None = None,
+        **mesh_settings: int,
+    ) -> Path:
+        """Writes .glb, .obj (with its .mtl and texture) or .ply; .mp4 or .gif (turntable) or .png (views side
+        by side). Returns the path.
 
-        Every file appears whole or not at all; the folder is made if missing.
+        Every file appears whole or not at all; the folder is made if missing. No mesh is simplified, and no
+        texture baked, for a picture.
 
-        Raises: ValueError for another suffix; EmptySurfaceError; OSError if it cannot be written.
+        Args:
+            renderer, background: of pictures, as of `turntable`; a video cannot be transparent.
+            mesh_settings: of meshes, as of `textured_mesh`.
+        Raises: ValueError for another suffix, or for an argument that is wrong or belongs to others;
+            EmptySurfaceError; OSError if it cannot be written.
         """
         path = Path(path)
         kind = path.suffix.lower()
         if kind not in SUFFIXES:
             accepted = ", ".join(SUFFIXES)
             raise ValueError(f"cannot export {path.name}: accepted are names ending in {accepted}")
-        if kind in (".glb", ".obj", ".ply"):
+        given = {"renderer": renderer, "background": background}
+        of_pictures: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        foreign = of_pictures if kind in MESHES else mesh_settings
+        if foreign:
+            owners = ".mp4, .gif and .png" if kind in MESHES else ".glb, .obj and .ply"
+            raise ValueError(f"cannot export {path.name} with {', '.join(foreign)}: these belong to {owners}")
+        if kind in VIDEOS and background == backdrop.TRANSPARENT:
+            raise ValueError(f"cannot export {path.name}: a video is not transparent; take .png, or a colour")
+        # All is made before the folder is, so that an empty surface leaves nothing behind.
+        if kind in MESHES:
             mesh = self.textured_mesh(**mesh_settings)
-        elif mesh_settings:
-            listed = ", ".join(mesh_settings)
-            raise ValueError(f"cannot export {path.name} with {listed}: these belong to .glb, .obj and .ply")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            match kind:
+                case ".glb":
+                    export.save_glb(path, mesh, {"prompt": self.prompt, "seed": self.seed})
+                case ".obj":
+                    export.save_obj(path, mesh)
+                case ".ply":
+                    export.save_ply(path, mesh)
+            return path
+        self._surface(RESOLUTION)
+        frames = self.views(**of_pictures) if kind == ".png" else self.turntable(**of_pictures)
         path.parent.mkdir(parents=True, exist_ok=True)
         match kind:
-            case ".glb":
-                export.save_glb(path, mesh, {"prompt": self.prompt, "seed": self.seed})
-            case ".obj":
-                export.save_obj(path, mesh)
-            case ".ply":
-                export.save_ply(path, mesh)
             case ".mp4":
-                export.save_mp4(path, self.turntable(), FRAMES_PER_SECOND)
+                export.save_mp4(path, frames, FRAMES_PER_SECOND)
             case ".gif":
-                export.save_gif(path, self.turntable(), FRAMES_PER_SECOND)
+                export.save_gif(path, frames, FRAMES_PER_SECOND)
             case ".png":
-                export.save_png(path, export.contact_sheet(self.views()))
+                export.save_png(path, export.contact_sheet(frames))
         return path
 
-    def _orbit(self, num_frames: int, elevation_deg: float) -> Cameras:
-        return orbit_cameras(
+    def _pictures(
+        self,
+        numbers: Sequence[int],
+        num_frames: int,
+        size: int,
+        elevation_deg: float,
+        renderer: str,
+        background: str,
+        fit: Sequence[Asset],
+    ) -> UInt8[np.ndarray, "picture h w channel"]:
+        """Some of the frames of a turntable; arguments as of `turntable` and `frame`."""
+        if renderer not in RENDERERS:
+            raise ValueError(f"renderer {renderer!r}: accepted are {' and '.join(RENDERERS)}")
+        if size < 1:
+            raise ValueError(f"size is {size}: a picture has at least 1 pixel a side")
+        behind = backdrop.make_backdrop(background, size)
+        cameras = orbit_cameras(
             num_frames, elevation_deg=elevation_deg, distance=self._distance, fov_deg=self._fov_deg
         )
+        if renderer == "volume":
+            space = Space.from_lattice(self._lattice(RESOLUTION), self._inverse_deviation)
+            some = cameras.select(list(numbers)).to(self._device)
+            deviation = self._inverse_deviation
+            images = render_frames(self.scene, space, some, size, inverse_deviation=deviation).cpu().numpy()
+        elif self.has_surface:
+            shown = [asset._surface(RESOLUTION).vertices for asset in fit if asset.has_surface]
+            vertices = np.concatenate(shown or [self._surface(RESOLUTION).vertices])
+            cameras, target = preview.framed(vertices, cameras)
+            images = preview.render(self._lit_mesh(), cameras.select(list(numbers)), target, size)
+        else:
+            images = np.zeros((len(numbers), size, size, 4), np.float32)
+        return backdrop.lay_over(images, behind)
 
-    def _render(self, cameras: Cameras, size: int) -> UInt8[np.ndarray, "frame h w 3"]:
-        space = Space.from_lattice(self._lattice(RESOLUTION), self._inverse_deviation)
-        frames = render_frames(
-            self.scene, space, cameras.to(self._device), size, inverse_deviation=self._inverse_deviation
-        )
-        return (frames * 255).round().byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    def _lit_mesh(self) -> preview.Lit:
+        """What the pictures show; made once."""
+        if self._lit is None:
+            mesh = self._surface(RESOLUTION)
+            painted = preview.paint(self.scene, mesh, self._inverse_deviation, self._device)
+            self._lit = preview.light(painted)
+        return self._lit
 
     def _lattice(self, resolution: int) -> Lattice:
         """Sampled once for each resolution."""
         if resolution not in self._lattices:
             self._lattices[resolution] = sample_near_surface(self.scene, resolution, self._device)
         return self._lattices[resolution]
+
+    def _surface(self, resolution: int) -> Mesh:
+        """The whole mesh, not simplified; made once for each resolution."""
+        if resolution not in self._surfaces:
+            self._surfaces[resolution] = drop_small_components(march(self._lattice(resolution)))
+        return self._surfaces[resolution]

@@ -76,6 +76,10 @@ class Cameras:
         origins = transform[..., None, None, :3, 3].expand_as(directions)
         return origins, directions
 
+    def select(self, views: slice | list[int]) -> Cameras:
+        """Some of the views of each prompt."""
+        return Cameras(*(t[:, views] for t in (self.elevation, self.azimuth, self.distance, self.fov)))
+
     def to(self, device: torch.device | str) -> Cameras:
         """The same cameras on another device."""
         return Cameras(*(t.to(device) for t in (self.elevation, self.azimuth, self.distance, self.fov)))

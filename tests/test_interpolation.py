@@ -161,9 +161,10 @@ def test_the_program_writes_video_and_stills_and_meshes_if_asked(
     shown: list[tuple[int, int, int]] = []
     frame = Asset.frame
 
-    def noting(asset: Asset, index: int, num_frames: int, size: int) -> Any:
+    def noting(asset: Asset, index: int, num_frames: int, size: int, *, fit: list[Asset], **rest: Any) -> Any:
         shown.append((index, num_frames, size))
-        return frame(asset, index, num_frames, size)
+        assert [end.prompt for end in fit] == list(ENDS)  # one scale for all
+        return frame(asset, index, num_frames, size, fit=fit, **rest)
 
     monkeypatch.setattr(Asset, "frame", noting)
     words = ["--interpolate", *ENDS, "--frames", "2", "--output", str(tmp_path), "--device", "cpu"]

@@ -61,6 +61,7 @@ def make(pipe: TextTo3D, arguments: argparse.Namespace) -> int:
     num_frames = FRAMES if arguments.frames is None else arguments.frames
     noise = {"seed": arguments.seed, "truncation": arguments.truncation}
     assets = pipe.interpolate_lazily(first, second, num_frames, **noise)
+    ends = pipe.interpolate(first, second, 2, **noise)  # fit into every picture: all have one scale
     print(f"interpolation: {short(first)} to {short(second)}, {num_frames} frames")
     notes = list(dict.fromkeys(note for prompt in (first, second) for note in pipe.check(prompt)))
     for note in notes:
@@ -77,9 +78,9 @@ def make(pipe: TextTo3D, arguments: argparse.Namespace) -> int:
     meshes: dict[str, list[str]] = {kind: [] for kind in mesh_kinds}
     for i, asset in enumerate(assets):
         if is_filmed:
-            turning.append(asset.frame(i, num_frames, VIDEO_SIZE))
+            turning.append(asset.frame(i, num_frames, VIDEO_SIZE, fit=ends))
         if "png" in arguments.formats and i in still_numbers:
-            stills.append(asset.frame(0, 1, STILL_SIZE))
+            stills.append(asset.frame(0, 1, STILL_SIZE, fit=ends))
         if not asset.has_surface:
             empty.append(i)
             continue

@@ -12,3 +12,6 @@ TEXTURE_SIZE, MIN_TEXTURE_SIZE, MAX_TEXTURE_SIZE = 512, 64, 4096
 
 MAX_FACES, MIN_MAX_FACES, MAX_MAX_FACES = 6000, 50, 1_000_000
 """Triangles to which a mesh is simplified."""
+
+RENDERERS = ("mesh", "volume")
+"""What pictures are made of: the mesh, lit and with sharp edges, or the field, as the training saw it."""

@@ -133,12 +133,12 @@ def save_ply(path: Path | str, mesh: TexturedMesh) -> None:
     save_bytes(path, trimesh.exchange.ply.export_ply(colored, vertex_normal=True))
 
 
-def save_png(path: Path | str, image: UInt8[np.ndarray, "h w 3"]) -> None:
-    """One RGB image."""
+def save_png(path: Path | str, image: UInt8[np.ndarray, "h w channel"]) -> None:
+    """One image, RGB or RGBA."""
     save_bytes(path, _png(image))
 
 
-def _png(image: UInt8[np.ndarray, "h w 3"]) -> bytes:
+def _png(image: UInt8[np.ndarray, "h w channel"]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG")
     return buffer.getvalue()
@@ -181,8 +181,8 @@ def save_mp4(path: Path | str, frames: UInt8[np.ndarray, "frame h w 3"], fps: in
 
 
 def contact_sheet(
-    images: UInt8[np.ndarray, "n h w 3"], columns: int = 4
-) -> UInt8[np.ndarray, "height width 3"]:
+    images: UInt8[np.ndarray, "n h w channel"], columns: int = 4
+) -> UInt8[np.ndarray, "height width channel"]:
     """Images side by side in rows of `columns`; missing ones are white."""
     missing = -len(images) % min(columns, len(images))
     images = np.concatenate([images, np.full((missing, *images.shape[1:]), 255, np.uint8)])

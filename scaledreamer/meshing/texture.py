@@ -96,18 +96,38 @@ def bake_texture(
         )
     face, weights, covered = rasterize_atlas(atlas, texture_size)
     corners = atlas.faces[face]
-    points = torch.from_numpy(np.einsum("tc,tci->ti", weights, atlas.vertices[corners])).to(device)
-    normals = torch.from_numpy(np.einsum("tc,tci->ti", weights, atlas.normals[corners])).to(device)
-    normals = torch.nn.functional.normalize(normals, dim=-1)
-    rgb = []
-    for point, normal in zip(points.split(chunk_size), normals.split(chunk_size), strict=True):
-        samples = [scene.query((point + offset * normal)[None])[1][0, :, :3].float() for offset in offsets]
-        rgb.append(torch.stack(samples).mean(0).clamp(0, 1))
+    points = np.einsum("tc,tci->ti", weights, atlas.vertices[corners])
+    normals = np.einsum("tc,tci->ti", weights, atlas.normals[corners])
+    rgb = surface_colors(scene, points, normals, offsets, device, chunk_size)
     texture = np.zeros((texture_size, texture_size, 3), np.uint8)
-    texture[covered] = (torch.cat(rgb) * 255).round().byte().cpu().numpy()
+    texture[covered] = (rgb * 255).round().astype(np.uint8)
     nearest = distance_transform_edt(~covered, return_distances=False, return_indices=True)
     assert isinstance(nearest, np.ndarray)
     return texture[nearest[0], nearest[1]]
+
+
+@torch.no_grad()
+def surface_colors(
+    scene: Scene,
+    points: Float[np.ndarray, "n 3"],
+    normals: Float[np.ndarray, "n 3"],
+    offsets: tuple[float, ...],
+    device: torch.device | str = "cpu",
+    chunk_size: int = 1 << 16,
+) -> Float[np.ndarray, "n 3"]:
+    """The scene's rgb in [0, 1] at points of a surface, averaged over `offsets` along its normals.
+
+    Args:
+        normals: of any length.
+        offsets, chunk_size: as of `bake_texture`.
+    """
+    places = torch.from_numpy(points.astype(np.float32)).to(device)
+    outward = torch.nn.functional.normalize(torch.from_numpy(normals.astype(np.float32)).to(device), dim=-1)
+    rgb = []
+    for place, normal in zip(places.split(chunk_size), outward.split(chunk_size), strict=True):
+        samples = [scene.query((place + offset * normal)[None])[1][0, :, :3].float() for offset in offsets]
+        rgb.append(torch.stack(samples).mean(0).clamp(0, 1))
+    return torch.cat(rgb).cpu().numpy()
 
 
 def visible_depths(inverse_deviation: float, num: int = 3) -> tuple[float, ...]:

@@ -81,23 +81,20 @@ def render_frames(
     size: int,
     *,
     inverse_deviation: float,
-    background: tuple[float, float, float] = (1.0, 1.0, 1.0),
     frames_at_once: int = 4,
-) -> Float[Tensor, "view 3 {size} {size}"]:
-    """Square images in [0, 1] of a scene of one prompt, composited over a plain background."""
+) -> Float[Tensor, "view {size} {size} 4"]:
+    """Square images of a scene of one prompt on its own: premultiplied rgba in [0, 1]."""
     frames = []
     for first in range(0, cameras.azimuth.shape[1], frames_at_once):
-        views = slice(first, first + frames_at_once)
-        some = Cameras(
-            *(getattr(cameras, name)[:, views] for name in ("elevation", "azimuth", "distance", "fov"))
-        )
+        some = cameras.select(slice(first, first + frames_at_once))
         origins, directions = (rays.reshape(-1, 3) for rays in some.rays(size, size))
         ray, point, share, transmittance = march_rays(space, origins, directions, inverse_deviation)
-        rgb = transmittance[:, None] * transmittance.new_tensor(background)
+        rgb = torch.zeros_like(origins)
         for chunk in torch.arange(len(ray), device=ray.device).split(1 << 16):
             _, features = scene.query(point[chunk][None])
             rgb.index_add_(0, ray[chunk], share[chunk, None] * features[0, :, :3].float())
-        frames.append(rgb.reshape(-1, size, size, 3).permute(0, 3, 1, 2))
+        rgba = torch.cat([rgb, 1 - transmittance[:, None]], dim=-1)
+        frames.append(rgba.reshape(-1, size, size, 4))
     return torch.cat(frames).clamp(0, 1)
 
 
