@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
 import torch
 from evaluation_fakes import Oracle, perfect_scenes
-from PIL import Image
 
 from scaledreamer.evaluation import report
 from scaledreamer.evaluation.draws import Draw, draw_prompts
@@ -220,14 +218,3 @@ def test_validation_score_prefers_the_generator_that_follows_its_prompts(monkeyp
     assert tuple(good) == SCORES
     bad = score(lambda prompts: perfect_scenes(["a red donut"] * len(prompts)), 100)
     assert bad["score"] < 0.5 and score(perfect_scenes, 200) == good
-
-
-def test_contact_sheet_puts_images_in_rows(tmp_path):
-    images = torch.zeros(3, 3, 4, 6)
-    images[1, 0] = 1.0
-    report.save_contact_sheet(tmp_path / "sheet.png", images, 2)
-    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
-    assert sheet.shape == (8, 12, 3)
-    assert (
-        (sheet[:4, 6:] == [255, 0, 0]).all() and (sheet[4:, :6] == 0).all() and (sheet[4:, 6:] == 255).all()
-    )

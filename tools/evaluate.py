@@ -228,12 +228,12 @@ def save_sheet(path: Path, make_scene: MakeScene, draw: Draw, observer: Observer
     """Four views of generated objects and, to their right, of the true ones; one row for each prompt."""
     import torch
 
-    from scaledreamer.evaluation.report import save_contact_sheet
+    from scaledreamer.evaluation import report
 
     azimuth = draw.start_azimuth_deg
     generated = observer.observe(make_scene, draw.prompts[:NUM_SHOWN], start_azimuth_deg=azimuth).images
     true = observer.observe_truth(draw.meanings[:NUM_SHOWN], start_azimuth_deg=azimuth).images
-    save_contact_sheet(path, torch.cat([generated, true], 1).flatten(0, 1), 2 * observer.num_views)
+    report.save_sheet(path, torch.cat([generated, true], 1), draw.prompts[:NUM_SHOWN])
 
 
 def _check_writable(path: Path) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor
 from scaledreamer.build import TINY_PRIOR
 from scaledreamer.cameras import Cameras
 from scaledreamer.evaluation.clip_scores import TINY_CLIP, TinyClip, hard_retrieval, pool_views
-from scaledreamer.evaluation.report import save_contact_sheet
+from scaledreamer.evaluation.report import save_sheet
 from scaledreamer.priors.stable_diffusion import StableDiffusionPrior
 from scaledreamer.prompts.views import VIEW_WORDS, view_index, with_view
 from scaledreamer.tinyworld import dataset, grammar
@@ -139,7 +139,7 @@ def main() -> None:
         ]
         images = drawn_images(prior, plain, best, args.seed + 1, 40)
         args.sheet.parent.mkdir(parents=True, exist_ok=True)
-        save_contact_sheet(args.sheet, images.flatten(0, 1), columns=8)
+        save_sheet(args.sheet, images, [grammar.caption(meaning) for meaning in plain])
 
 
 if __name__ == "__main__":

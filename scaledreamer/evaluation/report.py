@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from scaledreamer.captions import captioned_rows
 from scaledreamer.evaluation.alignment import aligned_iou
 from scaledreamer.evaluation.clip_scores import (
     ImageTextEncoder,
@@ -35,7 +36,7 @@ from scaledreamer.evaluation.ground_truth import (
     volume_iou,
 )
 from scaledreamer.evaluation.janus import JanusTest, front_margin, has_front
-from scaledreamer.meshing.export import contact_sheet, save_png
+from scaledreamer.meshing.export import save_png
 from scaledreamer.tinyworld.grammar import ATTRIBUTES, Meaning
 from scaledreamer.tinyworld.shapes import WorldScene
 
@@ -280,7 +281,6 @@ def format_table(report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def save_contact_sheet(path: Path, images: Float[Tensor, "n 3 h w"], columns: int) -> None:
-    """Images in [0, 1] side by side in rows of `columns`, as PNG."""
-    pixels = (images.detach().cpu().float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1)
-    save_png(path, contact_sheet(pixels.contiguous().numpy(), columns))
+def save_sheet(path: Path, rows: Float[Tensor, "row view 3 h w"], captions: Sequence[str]) -> None:
+    """Images in [0, 1] in rows, each under its caption, as PNG."""
+    save_png(path, captioned_rows(rows, captions))

@@ -182,7 +182,7 @@ class Run:
                     self._tick(step, update, last_tick, report)
                     last_tick = (time.monotonic(), step)
                 if is_main and (is_end or step % settings.sample_every == 0):
-                    report.grid(step, self._samples())
+                    report.grid(step, *self._samples())
                 if every is not None and (step % every == 0 or step == settings.max_steps):
                     self._validate(step, report)
                 if is_checkpoint:
@@ -255,8 +255,8 @@ class Run:
             return generator(self.trainer.encode(prompts), draw_noise(generator, 0, len(prompts)))
 
     @torch.no_grad()
-    def _samples(self) -> torch.Tensor:
-        """Turntables of a few prompts, "row view 3 h w"."""
+    def _samples(self) -> tuple[torch.Tensor, Sequence[str]]:
+        """Turntables of a few prompts, "row view 3 h w", and these prompts."""
         prompts = self.config.training.sample_prompts or self.trainer.stream.source.examples(8)
         views, size = self.trainer.views, self.trainer.priors[0].prior.image_size
         distance, fov_deg = sum(views.distance) / 2, sum(views.fov_deg) / 2
@@ -264,7 +264,8 @@ class Run:
             self.process.device
         )
         renderer = make_renderer(renderer_settings(self.config.renderer))
-        return torch.cat([renderer(self.scene_of([prompt]), cameras, size, size).rgb for prompt in prompts])
+        images = [renderer(self.scene_of([prompt]), cameras, size, size).rgb for prompt in prompts]
+        return torch.cat(images), prompts
 
     def _validate(self, step: int, report: Report) -> None:
         """Scores the averaged generator and exports it where it is the best so far."""

@@ -23,6 +23,7 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
+from scaledreamer.captions import captioned_rows
 from scaledreamer.files import append, replace_bytes, replace_text
 from scaledreamer.training.engine import Process
 
@@ -185,21 +186,19 @@ class Report:
         # Not `add_hparams`, which starts a run of its own and writes a value for every metric.
         self._board.write(0, hparams(plain, dict.fromkeys(metrics, 0.0)))
 
-    def grid(self, step: int, rows: Float[Tensor, "row view 3 h w"]) -> None:
-        """An image grid as samples/step-<n>.png and for TensorBoard."""
+    def grid(self, step: int, rows: Float[Tensor, "row view 3 h w"], captions: Sequence[str]) -> None:
+        """An image grid, each row under its caption, as samples/step-<n>.png and for TensorBoard."""
         from PIL import Image
 
-        rows = rows.detach().float().cpu().clamp(0, 1)
-        grid = torch.cat([torch.cat(list(row), dim=-1) for row in rows], dim=-2)
+        grid = captioned_rows(rows, captions)
         self._samples.mkdir(exist_ok=True)
-        pixels = (grid.movedim(0, -1) * 255).round().byte().numpy()
         buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, format="PNG")
+        Image.fromarray(grid).save(buffer, format="PNG")
         replace_bytes(self._samples / f"step-{step:08d}.png", buffer.getvalue())
         if self._board is not None:
             from torch.utils.tensorboard.summary import image
 
-            self._board.write(step, [image("samples", grid, dataformats="CHW")])
+            self._board.write(step, [image("samples", grid, dataformats="HWC")])
 
 
 class Board:
