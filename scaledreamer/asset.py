@@ -38,6 +38,7 @@ class Asset:
         prompt, seed: what it was made from.
         scene: the field itself, a `Scene` of one prompt.
         notes: what the user should know, such as words that the generator does not know.
+        terms: under which its files may be used; stands in a GLB as its copyright.
     """
 
     def __init__(
@@ -47,12 +48,14 @@ class Asset:
         scene: Scene,
         *,
         notes: list[str] | None = None,
+        terms: str | None = None,
         inverse_deviation: float = 30.0,
         distance: float = 2.6,
         fov_deg: float = 41.0,
         device: torch.device | str = "cpu",
     ) -> None:
         self.prompt, self.seed, self.scene, self.notes = prompt, seed, scene, list(notes or [])
+        self.terms = terms
         self._inverse_deviation, self._distance, self._fov_deg = inverse_deviation, distance, fov_deg
         self._device = device
         self._lattices: dict[int, Lattice] = {}
@@ -152,6 +155,8 @@ class Asset:
         *,
         renderer: str | None = None,
         background: str | None = None,
+        ground: bool = False,
+        scale: float | None = None,
         **mesh_settings: int,
     ) -> Path:
         """Writes .glb, .obj (with its .mtl and texture) or .ply; .mp4 or .gif (turntable) or .png (views side
@@ -162,6 +167,7 @@ class Asset:
 
         Args:
             renderer, background: of pictures, as of `turntable`; a video cannot be transparent.
+            ground, scale: of meshes, as of `export.place`: lowest point at height 0; longest side in metres.
             mesh_settings: of meshes, as of `textured_mesh`.
         Raises: ValueError for another suffix, or for an argument that is wrong or belongs to others;
             EmptySurfaceError; OSError if it cannot be written.
@@ -173,7 +179,9 @@ class Asset:
             raise ValueError(f"cannot export {path.name}: accepted are names ending in {accepted}")
         given = {"renderer": renderer, "background": background}
         of_pictures: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        foreign = of_pictures if kind in MESHES else mesh_settings
+        placed = {"ground": ground or None, "scale": scale}
+        of_meshes = mesh_settings | {name: value for name, value in placed.items() if value is not None}
+        foreign = of_pictures if kind in MESHES else of_meshes
         if foreign:
             owners = ".mp4, .gif and .png" if kind in MESHES else ".glb, .obj and .ply"
             raise ValueError(f"cannot export {path.name} with {', '.join(foreign)}: these belong to {owners}")
@@ -181,11 +189,12 @@ class Asset:
             raise ValueError(f"cannot export {path.name}: a video is not transparent; take .png, or a colour")
         # All is made before the folder is, so that an empty surface leaves nothing behind.
         if kind in MESHES:
-            mesh = self.textured_mesh(**mesh_settings)
+            mesh = export.place(self.textured_mesh(**mesh_settings), ground=ground, scale=scale)
             path.parent.mkdir(parents=True, exist_ok=True)
             match kind:
                 case ".glb":
-                    export.save_glb(path, mesh, {"prompt": self.prompt, "seed": self.seed})
+                    extras = {"prompt": self.prompt, "seed": self.seed, "ground": ground, "scale": scale}
+                    export.save_glb(path, mesh, extras, name=export.slug(self.prompt), terms=self.terms)
                 case ".obj":
                     export.save_obj(path, mesh)
                 case ".ply":

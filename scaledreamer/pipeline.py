@@ -32,6 +32,7 @@ from scaledreamer.exported import (
     CLASS_NAME,
     FORMAT_VERSION,
     INDEX,
+    SHIPPED,
     WEIGHTS,
     check_files,
     file_hashes,
@@ -280,11 +281,19 @@ class TextTo3D:
             seed,
             scene,
             notes=notes,
+            terms=self.terms,
             inverse_deviation=float(self.renderer.get("inverse_deviation", 30.0)),
             distance=_middle(self.cameras.get("distance", 2.6)),
             fov_deg=_middle(self.cameras.get("fov_deg", 41.0)),
             device=self.device,
         )
+
+    @property
+    def terms(self) -> str:
+        """Under which the assets may be used, in a line."""
+        if self.folder == SHIPPED:
+            return "Free to use for any purpose; made with the generator that scaledreamer ships."
+        return "Made with a trained generator; the licence of the prior that it was trained with applies."
 
     @property
     def has_noise(self) -> bool:

@@ -22,6 +22,7 @@ from trimesh.visual import TextureVisuals
 from scaledreamer.meshing.export import (
     contact_sheet,
     file_stem,
+    place,
     save_bytes,
     save_gif,
     save_glb,
@@ -49,7 +50,7 @@ def textured() -> TexturedMesh:
 @pytest.fixture(scope="module")
 def glb(textured: TexturedMesh, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("glb") / "figure.glb"
-    save_glb(path, textured, {"prompt": "a figure"})
+    save_glb(path, textured, {"prompt": "a figure"}, name="a-figure", terms="Free to use")
     return path
 
 
@@ -126,6 +127,32 @@ def test_glb_is_matt_and_says_where_it_comes_from(glb):
     assert np.allclose(material.get("baseColorFactor", [1, 1, 1, 1]), 1)
     assert gltf.tree["asset"]["generator"].startswith("scaledreamer")
     assert gltf.tree["asset"]["extras"] == {"prompt": "a figure"}
+    assert gltf.tree["asset"]["copyright"] == "Free to use"
+    assert [mesh["name"] for mesh in gltf.tree["meshes"]] == ["a-figure"]
+    assert [node["name"] for node in gltf.tree["nodes"] if "mesh" in node] == ["a-figure"]
+
+
+@pytest.mark.parametrize("scale", [None, 1.8, 250.0])
+def test_a_mesh_is_placed_on_the_ground_and_as_long_as_asked_for(textured, scale):
+    placed = place(textured, ground=True, scale=scale).atlas
+    before = textured.atlas.vertices
+    assert placed.vertices[:, 2].min() == 0
+    factor = np.ptp(placed.vertices, axis=0) / np.ptp(before, axis=0)
+    np.testing.assert_allclose(factor, factor[0], rtol=1e-4)  # its shape stays
+    assert np.ptp(placed.vertices, axis=0).max() == pytest.approx(scale or np.ptp(before, axis=0).max())
+    np.testing.assert_allclose(placed.vertices[:, :2], before[:, :2] * factor[0], rtol=1e-4, atol=1e-4)
+
+
+def test_a_mesh_that_is_only_scaled_keeps_the_centre_of_the_scene_cube(textured):
+    placed = place(textured, scale=2 * float(np.ptp(textured.atlas.vertices, axis=0).max()))
+    np.testing.assert_allclose(placed.atlas.vertices, 2 * textured.atlas.vertices, rtol=1e-6)
+    assert place(textured).atlas.vertices.tobytes() == textured.atlas.vertices.tobytes()
+
+
+@pytest.mark.parametrize("scale", [0, -1.0, float("nan"), float("inf")])
+def test_a_scale_that_is_no_length_is_refused(textured, scale):
+    with pytest.raises(ValueError, match="scale is .*accepted are metres above 0"):
+        place(textured, scale=scale)
 
 
 def test_glb_read_by_trimesh_has_its_volume_and_faces_outward(glb, textured):

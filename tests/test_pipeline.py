@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 
@@ -52,6 +53,28 @@ def test_asset_exports_glb_upright_and_colored(tmp_path):
     assert np.quantile(np.abs(colors - (world + 1) / 2).max(axis=1), 0.9) < 0.1
 
 
+@pytest.mark.parametrize("suffix", ["glb", "obj", "ply"])
+def test_asset_stands_on_the_ground_as_long_as_asked_for_in_every_format(tmp_path, suffix):
+    settings = {"resolution": 32, "texture_size": 64, "ground": True, "scale": 30.0}
+    path = nose_asset().export(tmp_path / f"nose.{suffix}", **settings)
+    mesh = trimesh.load(path, force="mesh", process=False)
+    up, front = (2, 0) if suffix == "ply" else (1, 2)
+    assert mesh.bounds[0][up] == pytest.approx(0, abs=1e-5)
+    assert mesh.extents.argmax() == front and mesh.extents[front] == pytest.approx(30, rel=1e-4)
+
+
+def test_glb_says_under_which_terms_it_may_be_used(tmp_path, pipe, exported):
+    read = {}
+    for name, source in {"shipped": None, "trained": exported}.items():
+        terms = TextTo3D.from_pretrained(source).terms
+        asset = Asset("A red frog!", 0, nose_asset().scene, terms=terms)
+        data = asset.export(tmp_path / f"{name}.glb", resolution=32, texture_size=64).read_bytes()
+        read[name] = json.loads(data[20 : 20 + int.from_bytes(data[12:16], "little")])
+    assert read["shipped"]["asset"]["copyright"].startswith("Free to use for any purpose")
+    assert "licence of the prior" in read["trained"]["asset"]["copyright"]
+    assert read["shipped"]["meshes"][0]["name"] == "a-red-frog"
+
+
 def test_asset_mesh_is_in_world_axes_and_made_once():
     asset = nose_asset()
     assert asset.mesh.bounds[1][0] == pytest.approx(0.7, abs=0.03)
@@ -76,8 +99,8 @@ def test_asset_exports_pictures_and_refuses_other_suffixes(tmp_path):
     assert Image.open(tmp_path / "views.png").size == (4 * 256, 256)
     with pytest.raises(ValueError, match=r"cannot export nose\.fbx: accepted are .*\.glb"):
         asset.export(tmp_path / "nose.fbx")
-    with pytest.raises(ValueError, match="resolution.*belong to .glb"):
-        asset.export(tmp_path / "views.png", resolution=64)
+    with pytest.raises(ValueError, match="resolution, ground, scale.*belong to .glb"):
+        asset.export(tmp_path / "views.png", resolution=64, ground=True, scale=2.0)
 
 
 def test_an_asset_without_surface_says_so_and_writes_nothing(tmp_path):

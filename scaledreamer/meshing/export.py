@@ -2,15 +2,17 @@
 
 Every file is written under a temporary name beside its place and then renamed, so an interrupted or failed
 run leaves no half of a file. glTF and OBJ are y up, front +z; the world, and PLY, are z up, front +x: (x, y,
-z) becomes (y, z, x).
+z) becomes (y, z, x). A unit is a metre to programs that ask.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import subprocess
@@ -44,8 +46,33 @@ def file_stem(prompt: str, *identity: object) -> str:
     checkpoint), so different assets get different names and the same asset the same one.
     """
     digest = hashlib.sha256(repr((prompt, *identity)).encode()).hexdigest()[:12]
-    slug = re.sub(r"[^a-z0-9]+", "-", prompt.lower())[:MAX_SLUG_LENGTH].strip("-")
-    return f"{slug or 'prompt'}-{digest}"
+    return f"{slug(prompt)}-{digest}"
+
+
+def slug(prompt: str) -> str:
+    """A prompt in small letters, digits and hyphens, at most MAX_SLUG_LENGTH; "prompt" if nothing is left."""
+    return re.sub(r"[^a-z0-9]+", "-", prompt.lower())[:MAX_SLUG_LENGTH].strip("-") or "prompt"
+
+
+def place(mesh: TexturedMesh, *, ground: bool = False, scale: float | None = None) -> TexturedMesh:
+    """The mesh where and as large as a user wants it, in world axes.
+
+    Args:
+        ground: move it up or down until its lowest point is at height 0, which is y = 0 of a glTF.
+        scale: metres that the longest side of its bounding box is to have; None leaves the size of the scene
+        cube, 2 units a side.
+    Raises: ValueError if `scale` is not a positive number.
+    """
+    if scale is not None and not 0 < scale < math.inf:
+        raise ValueError(f"scale is {scale}; accepted are metres above 0, or None")
+    vertices = mesh.atlas.vertices.astype(np.float64)
+    if scale is not None:
+        vertices *= scale / np.ptp(vertices, axis=0).max()
+    if ground:
+        vertices[:, 2] -= vertices[:, 2].min()
+    return dataclasses.replace(
+        mesh, atlas=dataclasses.replace(mesh.atlas, vertices=vertices.astype(np.float32))
+    )
 
 
 def to_gltf_axes(vectors: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
@@ -72,15 +99,31 @@ def to_trimesh(mesh: TexturedMesh, *, gltf_axes: bool = False) -> trimesh.Trimes
     )
 
 
-def save_glb(path: Path | str, mesh: TexturedMesh, extras: dict[str, Any] | None = None) -> None:
-    """Binary glTF 2.0, y up, front +z; `extras` (JSON values) go into the file's `asset.extras`."""
+def save_glb(
+    path: Path | str,
+    mesh: TexturedMesh,
+    extras: dict[str, Any] | None = None,
+    *,
+    name: str = "asset",
+    terms: str | None = None,
+) -> None:
+    """Binary glTF 2.0, y up, front +z.
+
+    Args:
+        extras: JSON values for the file's `asset.extras`.
+        name: of its mesh and of its node, as importers list them.
+        terms: under which the file may be used, for its `asset.copyright`.
+    """
 
     def describe(tree: dict[str, Any]) -> None:
         tree["asset"]["generator"] = f"scaledreamer {__version__}"
+        if terms:
+            tree["asset"]["copyright"] = terms
         if extras:
             tree["asset"]["extras"] = extras
 
-    scene = trimesh.Scene(to_trimesh(mesh, gltf_axes=True))
+    scene = trimesh.Scene()
+    scene.add_geometry(to_trimesh(mesh, gltf_axes=True), geom_name=name, node_name=name)
     data = trimesh.exchange.gltf.export_glb(scene, include_normals=True, tree_postprocessor=describe)
     save_bytes(path, bytes(data))
 
