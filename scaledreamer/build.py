@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 ASSETS = Path(__file__).parent / "assets"
 TINY_PRIOR = ASSETS / "tiny_prior"
+SHIPPED_PLACES = {"models": [str(TINY_PRIOR)], "variant": "auto"}
+"""Of the shipped prior and text encoder: `weights.variant` chooses among files of other models."""
 TERM_SETTINGS = {"guidance_scale", "eta", "weight", "guidance_rescale", "negative_prompt", "perp_neg"}
 
 
@@ -164,7 +166,7 @@ def start_from(generator: nn.Module, name: str, settings: Mapping[str, Any], fol
         if wrong:
             raise ValueError(
                 f"{found} has {wrong[0]} {theirs.get(wrong[0])!r}, this configuration {ours[wrong[0]]!r}; "
-                "set the same, or leave it out"
+                "set the same, or generator.start=null"
             )
         load_weights(generator, found)
     except ValueError as error:
@@ -295,20 +297,20 @@ def conditioner_places(config: cfg.Conditioner, weights: cfg.Weights) -> dict[st
 
     if config.name == "clip" and not config.models:
         raise ValueError("conditioner.model: missing; clip needs a folder or a hub id.")
-    models = config.models or [str(TINY_PRIOR)]
-    return {"models": models, "parts": TEXT_ENCODER, "revision": config.revision} | weights.model_dump()
+    places = {"parts": TEXT_ENCODER, "revision": config.revision} | weights.model_dump()
+    return places | ({"models": config.models} if config.models else SHIPPED_PLACES)
 
 
 def prior_places(config: cfg.Prior, weights: cfg.Weights) -> dict[str, Any]:
     """Arguments of `check_weights` and `find_weights`."""
     from scaledreamer.priors.layout import SDXL, STABLE_DIFFUSION
 
-    return {
-        "models": config.models or [str(TINY_PRIOR)],
+    places = {
         "parts": SDXL if config.name == "sdxl" else STABLE_DIFFUSION,
         "revision": config.revision,
         "is_half": config.networks.dtype != "float32",
     } | weights.model_dump()
+    return places | ({"models": config.models} if config.models else SHIPPED_PLACES)
 
 
 def build_conditioner(
@@ -407,7 +409,7 @@ def _encode_all(term: PriorTerm, source: PromptSource | None, text_cache: int, k
     from scaledreamer.prompts.views import VIEW_WORDS, with_view
 
     if not isinstance(source, PromptList):
-        raise ValueError(f"{key}: prompts in shards are not in memory at once; leave it out.")
+        raise ValueError(f"{key}: prompts in shards are not in memory at once; set {key}=false.")
     prompts = source.read(0, range(source.num_prompts)).prompts
     texts = [
         with_view(prompt, view) for prompt in dict.fromkeys(prompts) for view in range(len(VIEW_WORDS))
@@ -415,7 +417,7 @@ def _encode_all(term: PriorTerm, source: PromptSource | None, text_cache: int, k
     if text_cache < len(texts):
         raise ValueError(
             f"{key}: {len(texts)} texts (each prompt with each view word, and the empty or negative one) do "
-            f"not fit into training.text_cache; raise it to {len(texts)}, or leave {key} out."
+            f"not fit into training.text_cache; raise it to {len(texts)}, or set {key}=false."
         )
     term.texts(texts)
     prior: Any = term.prior
@@ -471,8 +473,8 @@ def build_validation(config: cfg.Config, device: torch.device) -> ValidationScor
     """
     if not config.prompts.is_tinyworld:
         raise ValueError(
-            "evaluation.every: only prompts of the tinyworld have a ground truth to validate by; leave it "
-            "out."
+            "evaluation.every: only prompts of the tinyworld have a ground truth to validate by; set "
+            "evaluation.every=null."
         )
     from scaledreamer.evaluation.ground_truth import sharpened
     from scaledreamer.evaluation.validation import SCORES, ValidationScore

@@ -193,28 +193,34 @@ class Prompts(Section):
         given = [name for name in ("text", "file", "shards") if getattr(self, name) is not None]
         given = ["name"] * (self.name != "tinyworld") + given
         if len(given) > 1:
-            raise ValueError(f"prompts: {given[-2]} and {given[-1]} are both given; leave out one of them.")
+            first, second = given[-2:]
+            unset = f"prompts.{first}={'tinyworld' if first == 'name' else 'null'}"
+            raise ValueError(
+                f"prompts: {first} and {second} are both given; set {unset} or prompts.{second}=null."
+            )
         if self.text is not None and self.shard_size is not None:
-            raise ValueError("prompts.shard_size: one prompt (prompts.text) needs no shards; leave it out.")
+            raise ValueError(
+                "prompts.shard_size: one prompt (prompts.text) needs no shards; set prompts.shard_size=null."
+            )
         if not self.is_tinyworld and (self.kinds is not None or self.max_extras != 2):
             raise ValueError(
-                "prompts: kinds and max_extras choose from the tinyworld; leave them out, or train on the "
-                "tinyworld."
+                "prompts: kinds and max_extras choose from the tinyworld; set prompts.kinds=null and "
+                "prompts.max_extras=2, or train on the tinyworld."
             )
         if self.file is None and self.holdout > 0:
             raise ValueError(
                 "prompts.holdout: keeps out prompts of a file, and there is none; corpora of the package "
-                "have held-out prompts of their own. Leave it out or give prompts.file."
+                "have held-out prompts of their own. Set prompts.holdout=0 or give prompts.file."
             )
         if self.file is None and self.section != "train":
             raise ValueError(
-                "prompts.section: chooses a list of a JSON file, and there is none; leave it out or give "
-                "prompts.file."
+                "prompts.section: chooses a list of a JSON file, and there is none; set "
+                "prompts.section=train or give prompts.file."
             )
         if self.shards is not None and (self.shard_size is not None or self.limit is not None):
             name = "shard_size" if self.shard_size is not None else "limit"
             raise ValueError(
-                f"prompts.{name}: the shards are made already; leave it out, or make others with "
+                f"prompts.{name}: the shards are made already; set prompts.{name}=null, or make others with "
                 "tools/make_shards.py."
             )
         return self
@@ -444,8 +450,8 @@ class LatentDiffusionPrior(Section):
     def _graphs_are_compiled(self) -> LatentDiffusionPrior:
         if self.cuda_graphs and not self.compile:
             raise ValueError(
-                f"{KEY}.cuda_graphs: replays what compile has made; set {KEY}.compile=true too, or leave it "
-                "out."
+                f"{KEY}.cuda_graphs: replays what compile has made; set {KEY}.compile=true too, or "
+                f"{KEY}.cuda_graphs=false."
             )
         return self
 
@@ -557,8 +563,8 @@ class Distillation(Section):
     def _shift_belongs_to_asd(self) -> Distillation:
         if self.shift_steps is not None and self.method != "asd":
             raise ValueError(
-                f"{KEY}.shift_steps: rounds the shift of asd, and {KEY}.method is {self.method!r}; leave it "
-                "out or choose asd."
+                f"{KEY}.shift_steps: rounds the shift of asd, and {KEY}.method is {self.method!r}; set "
+                f"{KEY}.shift_steps=null or {KEY}.method=asd."
             )
         return self
 
@@ -650,7 +656,7 @@ class Optimizer(Section):
         if self.momentum > 0 and self.name != "sgd":
             raise ValueError(
                 f"{KEY}.momentum: belongs to sgd, and {KEY}.name is {self.name!r}, whose momentum is the "
-                "first of betas; leave it out or choose sgd."
+                f"first of betas; set {KEY}.momentum=0 or {KEY}.name=sgd."
             )
         return self
 

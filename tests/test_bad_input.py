@@ -594,10 +594,8 @@ TRAIN = [
     setting_case(
         "cameras.fov_deg=[50, 40]", message="fov_deg: got [50.0, 40.0]; accepted is [lowest, highest]"
     ),
-    setting_case("prompts.kinds=[cat]", message="kinds and max_extras choose from the tinyworld; leave them"),
-    setting_case(
-        "prompts.max_extras=1", message="kinds and max_extras choose from the tinyworld; leave them"
-    ),
+    setting_case("prompts.kinds=[cat]", message="kinds and max_extras choose from the tinyworld; set prom"),
+    setting_case("prompts.max_extras=1", message="kinds and max_extras choose from the tinyworld; set prom"),
     setting_case(
         "prompts={file: null, holdout: 0.5}", message="prompts.holdout: keeps out prompts of a file"
     ),
@@ -622,7 +620,7 @@ TRAIN = [
     ),
     setting_case(
         *("distillation.method=sds", "distillation.shift_steps=1000"),
-        message="distillation.shift_steps: rounds the shift of asd, and distillation.method is 'sds'; leave",
+        message="distillation.shift_steps: rounds the shift of asd, and distillation.method is 'sds'; set d",
     ),
     setting_case(
         "optimizer.momentum=0.9", message="optimizer.momentum: belongs to sgd, and optimizer.name is"
@@ -723,7 +721,7 @@ TRAIN = [
         "train",
         "generator.start: other settings",
         ["generator.start=checkpoint"],
-        "generator.start: checkpoint has num_levels 4, this configuration 2; set the same, or leave it out",
+        "generator.start: checkpoint has num_levels 4, this configuration 2; set the same, or generator",
         copies=("checkpoint",),
     ),
     Case(

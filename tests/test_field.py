@@ -238,7 +238,10 @@ def test_the_doctor_finds_more_prompts_than_scenes() -> None:
     [
         (["prompts.text=a mug", "prompts.file=x.txt"], "prompts: text and file are both given"),
         (["prompts.text=a mug", "prompts.name=core_15"], "prompts: name and text are both given"),
-        (["prompts.text=a mug", "prompts.shard_size=4"], "prompts.shard_size: one prompt .* leave it out"),
+        (
+            ["prompts.text=a mug", "prompts.shard_size=4"],
+            "prompts.shard_size: one prompt .* set prompts.shard_size=nul",
+        ),
         (["prompts.text=''"], "prompts.text: "),
         (["prompts.text=a mug", "prompts.max_extras=1"], "prompts: kinds and max_extras choose"),
         (["generator.field.color_jitter=-1"], "generator.field.color_jitter: "),

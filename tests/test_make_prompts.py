@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from scaledreamer.build import build_prompts
+from scaledreamer.config_file import load_config
 from scaledreamer.prompts.check import check_prompt
 from scaledreamer.prompts.corpus import comparison_key, split_prompts
 
@@ -111,6 +113,18 @@ def test_readme_states_the_hash_of_each_file(tool: Any) -> None:
     text = (PROMPTS / "README.md").read_text(encoding="utf-8")
     for name in CORPORA:
         assert hashlib.sha256((PROMPTS / tool.file_name(name)).read_bytes()).hexdigest() in text, name
+
+
+def test_readme_states_how_many_prompts_each_file_has(tool: Any, stored: Any) -> None:
+    text = (PROMPTS / "README.md").read_text(encoding="utf-8")
+    for name, sections in stored.items():
+        counts = " | ".join(f"{len(sections[part]):,}" for part in ("train", "held_out"))
+        assert f"| `{tool.file_name(name)}` | {counts} | " in text, name
+
+
+def test_fifteen_prompts_of_core_15_are_trained_on(stored: Any) -> None:
+    assert len(stored["core_15"]["train"]) == 15
+    assert len(build_prompts(load_config("mg15").prompts)) == 15
 
 
 @pytest.mark.skipif(not LIBRARIES.is_dir(), reason="the shared prompt libraries are not here")

@@ -287,6 +287,15 @@ def test_a_variant_that_is_not_there_is_named(pipelines: Path, copy: Path) -> No
         check_weights([str(copy)], parts=SD, variant="none")
 
 
+def test_the_variant_is_of_other_models_than_the_shipped(copy: Path) -> None:
+    config = Config(weights=WeightsConfig(variant="fp16"))
+    assert build.check_models(config) == []
+    weights = config.weights
+    assert build.build_conditioner(config.conditioner, weights, "cpu").condition_dim == 128
+    with pytest.raises(ValueError, match=r"^conditioner\.model: .*no safetensors of the variant fp16"):
+        build.check_models(Config(weights=weights, conditioner=Conditioner(name="clip", model=str(copy))))
+
+
 def test_the_wrong_family_is_named(pipelines: Path, tmp_path: Path) -> None:
     with pytest.raises(
         WeightsError, match=r"unet/ is SDXL's, which has two text encoders; load it with name sd"
@@ -562,7 +571,7 @@ def test_offline_names_the_missing_files(hub: FakeHub, cache: Path, monkeypatch:
         check_weights(["owner/sd"], parts=SD, offline=True)
     find_weights(["owner/sd"], parts=layout.TEXT_ENCODER)
     asked = hub.num_requests
-    expected = r"and .*snapshots/\w+ lacks vae/, unet/, scheduler/; unset weights.offline, or give a folder"
+    expected = r"and .*snapshots/\w+ lacks vae/, unet/, scheduler/; set weights.offline=false, or give a f"
     with pytest.raises(WeightsError, match=expected):
         check_weights(["owner/sd"], parts=SD, offline=True)
     assert hub.num_requests == asked

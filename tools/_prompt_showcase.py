@@ -16,6 +16,7 @@ a steaming bowl of noodles with a boiled egg
 a rusty pickup truck loaded with pumpkins
 a knight in copper armor riding a snail
 a bonsai tree in a cracked ceramic pot
+a wooden rocking horse with a rope mane
 """
 
 SHOWCASE = """

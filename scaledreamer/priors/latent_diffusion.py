@@ -199,7 +199,8 @@ class LatentDiffusionPrior:
         self._key = key
         if cuda_graphs and self.device.type != "cuda":
             raise ValueError(
-                f"{key}.cuda_graphs: needs a GPU, and the networks are on {self.device}; leave it out."
+                f"{key}.cuda_graphs: needs a GPU, and the networks are on {self.device}; set "
+                f"{key}.cuda_graphs=false."
             )
         if compile:
             check_compiler(f"{key}.compile", self.device, backend)

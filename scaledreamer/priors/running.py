@@ -81,11 +81,11 @@ def check_compiler(key: str, device: torch.device, backend: str = "inductor") ->
     if not any(shutil.which(command) for command in tried):
         raise ValueError(
             f"{key}: needs a compiler, and none of {', '.join(tried)} is there; install one (on Debian and "
-            "Ubuntu: g++), or leave it out."
+            f"Ubuntu: g++), or set {key}=false."
         )
     if is_gpu and importlib.util.find_spec("triton") is None:
         raise ValueError(
-            f"{key}: needs triton, which is not installed (pip install triton); or leave it out."
+            f"{key}: needs triton, which is not installed (pip install triton); or set {key}=false."
         )
 
 

@@ -314,8 +314,10 @@ def _look_at_hub(name: str, request: _Request, is_download: bool) -> _Found:
     except PlaceError as problem:
         on_disk = f"{folder} {problem.reason}"
     if is_offline:
-        why = "weights.offline" if request.offline else "HF_HUB_OFFLINE"
-        raise hub.HubError(f"no hub is asked ({why}), and {on_disk}", f"unset {why}, or give a folder")
+        why, how = "HF_HUB_OFFLINE", "unset HF_HUB_OFFLINE"
+        if request.offline:
+            why, how = "weights.offline", "set weights.offline=false"
+        raise hub.HubError(f"no hub is asked ({why}), and {on_disk}", f"{how}, or give a folder")
     reasons = "; ".join(problem.reason for problem in problems)
     partly = f"; {on_disk}" if folder is not None else ""
     # What a hub said about the model is of more help than that another one did not answer.
