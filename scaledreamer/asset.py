@@ -35,7 +35,8 @@ class Asset:
     """One generated object.
 
     Attributes:
-        prompt, seed: what it was made from.
+        prompt: what it was made from.
+        seed: of its noise; None if it was made without.
         scene: the field itself, a `Scene` of one prompt.
         notes: what the user should know, such as words that the generator does not know.
         terms: under which its files may be used; stands in a GLB as its copyright.
@@ -44,7 +45,7 @@ class Asset:
     def __init__(
         self,
         prompt: str,
-        seed: int,
+        seed: int | None,
         scene: Scene,
         *,
         notes: list[str] | None = None,

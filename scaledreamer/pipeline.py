@@ -46,30 +46,10 @@ from scaledreamer.prompts.check import check_prompt
 from scaledreamer.prompts.conditioner import TextConditioner
 from scaledreamer.prompts.interpolation import interpolate_conditions
 from scaledreamer.prompts.stream import SampleRandom
+from scaledreamer.prompts.words import FUNCTION_WORDS, content_words, unknown_words
 from scaledreamer.scene import Scene, SceneBatch, TextCondition
-
-FUNCTION_WORDS = frozenset(
-    [
-        "a",
-        "an",
-        "and",
-        "at",
-        "by",
-        "for",
-        "from",
-        "in",
-        "is",
-        "it",
-        "its",
-        "of",
-        "on",
-        "or",
-        "that",
-        "the",
-        "to",
-        "with",
-    ]
-)
+from scaledreamer.trained_on import FILE as TRAINED_ON
+from scaledreamer.trained_on import TrainedOn
 
 
 def draw_noise(generator: Any, seed: int, batch: int) -> Float[Tensor, "batch z"] | None:
@@ -93,6 +73,7 @@ class TextTo3D:
         generator_name: as in the configuration.
         cameras, renderer: the configuration's sections; of ranges the middle is taken for turntables.
         step: training step of the weights, for the record.
+        trained_on: the prompts of the training; None where nobody has written them down.
     """
 
     def __init__(
@@ -104,9 +85,11 @@ class TextTo3D:
         cameras: Mapping[str, Any] | None = None,
         renderer: Mapping[str, Any] | None = None,
         step: int | None = None,
+        trained_on: TrainedOn | None = None,
     ) -> None:
         self.conditioner, self.generator, self.generator_name = conditioner, generator, generator_name
         self.cameras, self.renderer, self.step = dict(cameras or {}), dict(renderer or {}), step
+        self.trained_on = trained_on
         self.device = torch.device("cpu")
         self.folder: Path | None = None
         self.checkpoint_hash: str | None = None
@@ -153,6 +136,7 @@ class TextTo3D:
             cameras=index["cameras"],
             renderer=index["renderer"],
             step=index.get("step"),
+            trained_on=TrainedOn.read(folder),
         )
         pipe.folder, pipe.checkpoint_hash = folder, weights_hash(folder)
         return pipe.to(target)
@@ -164,23 +148,35 @@ class TextTo3D:
         self.conditioner.to(self.device)
         return self
 
-    def check(self, prompt: str) -> list[str]:
-        """What will be ignored of a prompt, one line each: words that are unknown, and what lies beyond the
-        limit.
+    @property
+    def known_words(self) -> frozenset[str] | None:
+        """The words of the training's prompts; where nobody has written these down, those that the text
+        encoder was taught; None where that takes any word."""
+        recorded = self.trained_on.words if self.trained_on else None
+        return self.conditioner.words if recorded is None else recorded
 
-        Raises: ValueError if the prompt is empty, too long to be one, or has no known word at all.
+    def check(self, prompt: str) -> list[str]:
+        """What will be ignored or misread of a prompt, one line each: words and combinations that the
+        training did not have, and what lies beyond the limit.
+
+        Raises: ValueError if the prompt is empty or too long to be one, or if the text encoder's vocabulary
+            is closed and no word of the prompt is known.
         """
         check_prompt(prompt)
         notes = []
-        unknown = self.conditioner.unknown_words(prompt)
-        listed = ", ".join(_short(word) for word in unknown[:8]) + (", ..." if len(unknown) > 8 else "")
-        if self.conditioner.words is not None and not _content_words(prompt) - set(unknown):
+        known, is_closed = self.known_words, self.conditioner.words is not None
+        unknown = [] if known is None else unknown_words(prompt, known | FUNCTION_WORDS)
+        if is_closed and not content_words(prompt) - set(unknown):
             raise ValueError(
                 f"this generator knows no word of the prompt {_short(prompt)}; describe the object in the "
-                'words of its training, for example "a red-eyed tree frog"'
+                'words of its training (infer.py --list-words), for example "a red-eyed tree frog"'
             )
         if unknown:
-            notes.append(f"words that this generator does not know and may misread: {listed}")
+            listed = ", ".join(_short(word) for word in unknown[:8]) + (", ..." if len(unknown) > 8 else "")
+            what = "that this generator does not know" if is_closed else "that its training hardly had"
+            notes.append(f"words {what} and may misread: {listed}")
+        elif self.trained_on is not None:
+            notes += filter(None, [self.trained_on.outside(prompt)])
         cut = self._cut_off(prompt)
         if cut:
             limit = self.conditioner.max_tokens
@@ -196,19 +192,24 @@ class TextTo3D:
     def __call__(
         self, prompt: str | Sequence[str], *, seed: int = 0, truncation: float = 1.0
     ) -> Asset | list[Asset]:
-        """One forward pass: an asset of a prompt, or a list of assets of several.
+        """An asset of a prompt, or a list of assets of several: a forward pass for each.
+
+        Not one for all: how matrix products are rounded depends on the rows that are multiplied together, and
+        a prompt's asset must not depend on its company. On a CPU a batch takes as long as its parts.
 
         `seed` and `truncation` are those of `scenes`; warns of what `check` finds.
 
         Raises: ValueError as `check` and `scenes`, or for an empty list.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        if not prompts:
+            raise ValueError("prompts: got an empty list; give at least one prompt.")
         notes = [self.check(each) for each in prompts]
         for note in dict.fromkeys(note for each in notes for note in each):
             warnings.warn(note, UserWarning, stacklevel=2)
-        scenes = self.scenes(prompts, seed=seed, truncation=truncation)
         assets = [
-            self._asset(each, seed, scenes.row(index), notes[index]) for index, each in enumerate(prompts)
+            self._asset(each, seed, self.scenes([each], seed=seed, truncation=truncation).row(0), its_notes)
+            for each, its_notes in zip(prompts, notes, strict=True)
         ]
         return assets[0] if isinstance(prompt, str) else assets
 
@@ -216,8 +217,11 @@ class TextTo3D:
     def scenes(self, prompts: Sequence[str], *, seed: int = 0, truncation: float = 1.0) -> SceneBatch:
         """The scenes of several prompts in one forward pass, nothing checked.
 
+        Up to rounding they are those of the prompts one by one.
+
         Args:
-            seed: of the noise, which all prompts share; matters to generators that take noise (`has_noise`).
+            seed: of the noise, which all prompts share; without effect on generators that take no noise
+                (`has_noise`).
             truncation: of these, 1 takes the noise as it is, 0 none of it: the typical asset of the prompt.
 
         Raises: ValueError for a truncation outside of 0 to 1, or of a generator without noise.
@@ -251,7 +255,7 @@ class TextTo3D:
     def interpolate_lazily(
         self, first: str, second: str, num_frames: int, *, seed: int = 0, truncation: float = 1.0
     ) -> Iterator[Asset]:
-        """As `interpolate`, one asset after the other: a few scenes are kept at a time, not all.
+        """As `interpolate`, one asset after the other: one scene is kept at a time, not all.
 
         Raises: ValueError as `interpolate`, what a truncation may be excepted: with the first asset.
         """
@@ -266,19 +270,19 @@ class TextTo3D:
         fractions = torch.linspace(0, 1, num_frames, device=start.pooled.device)
 
         def make_assets() -> Iterator[Asset]:
-            for some in fractions.split(8):
+            for fraction in fractions.split(1):
                 with torch.no_grad():
-                    scenes = self._generate(interpolate_conditions(start, end, some), seed, truncation)
-                for index, fraction in enumerate(some.tolist()):
-                    name = first if fraction == 0 else second if fraction == 1 else f"{first} to {second}"
-                    yield self._asset(name, seed, scenes.row(index), notes)
+                    scenes = self._generate(interpolate_conditions(start, end, fraction), seed, truncation)
+                at = float(fraction)
+                name = first if at == 0 else second if at == 1 else f"{first} to {second}"
+                yield self._asset(name, seed, scenes.row(0), notes)
 
         return make_assets()
 
     def _asset(self, prompt: str, seed: int, scene: Scene, notes: list[str]) -> Asset:
         return Asset(
             prompt,
-            seed,
+            seed if self.has_noise else None,
             scene,
             notes=notes,
             terms=self.terms,
@@ -338,6 +342,8 @@ class TextTo3D:
             (new / "README.md").write_text(_README.format(version=__version__), encoding="utf-8")
             if (folder / "README.md").is_file():
                 shutil.copy2(folder / "README.md", new / "README.md")
+            if self.trained_on is not None:
+                (new / TRAINED_ON).write_text(self.trained_on.dumps(), encoding="utf-8")
             index["sha256"] = file_hashes(new)
             (new / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
             replace_folder(new, folder)
@@ -407,10 +413,6 @@ def _download(folder_or_id: str | Path | None) -> str | Path | None:
             f"checkpoint {folder_or_id}: there is no such folder, and the Hugging Face hub does not give it "
             f"({type(error).__name__}); give a run's folder, an exported generator or a hub id"
         ) from None
-
-
-def _content_words(prompt: str) -> set[str]:
-    return set(re.findall(r"[^\W_]+(?:'[^\W_]+)?", prompt.lower())) - FUNCTION_WORDS
 
 
 def _middle(value: Any) -> float:

@@ -280,7 +280,7 @@ def test_a_missing_file_is_named(name: str, folder: Path) -> None:
         (lambda text: text[: len(text) // 2], "not a list of shards"),
         (lambda text: "[]", "not a list of shards"),
         (lambda text: text.replace(": 16", ": 0"), "num_prompts and shard_size are 50 and 0"),
-        (lambda text: text.replace("16", '16, "shard_size": 8'), "'shard_size' stands in it twice"),
+        (lambda text: text.replace(": 16", ': 16, "shard_size": 8'), "'shard_size' stands in it twice"),
         (lambda text: text.replace('"format_version": 1', '"format_version": 9'), "format version 9"),
         (lambda text: text.replace('"fingerprint"', '"finger"'), "not a list of shards"),
     ],

@@ -26,11 +26,19 @@ from scaledreamer.cli.train import main
 from scaledreamer.config_file import load_config
 from scaledreamer.files import append
 from scaledreamer.pipeline import TextTo3D
+from scaledreamer.trained_on import TrainedOn
 from scaledreamer.training import loop
 from scaledreamer.training.checkpoint import load_newest
 from scaledreamer.training.metrics import Board
 from scaledreamer.training.step import Trainer
-from tests.training_fakes import gradients_of, make_trainer, parameters_of, write_config, write_random_prior
+from tests.training_fakes import (
+    PROMPTS,
+    gradients_of,
+    make_trainer,
+    parameters_of,
+    write_config,
+    write_random_prior,
+)
 
 ROOT = Path(__file__).parent.parent
 
@@ -87,6 +95,8 @@ def test_run_leaves_its_folder_and_a_generator_that_loads(
     assert_tensorboard_has_everything(run / "tensorboard")
     pipe = TextTo3D.from_pretrained(run, device="cpu")
     assert pipe.step == 6
+    words = frozenset(word for prompt in PROMPTS for word in prompt.split())
+    assert pipe.trained_on == TrainedOn("prompts.txt", len(PROMPTS), words)
     exported, averaged = pipe.generator.state_dict(), weights(run, 6, "averaged")
     assert all(torch.equal(exported[name], averaged[name].half().float()) for name in averaged)
     assert main(["--config", str(config)]) == 0
@@ -275,6 +285,8 @@ def test_training_starts_from_an_exported_generator_of_the_same_settings(prior: 
     )
     assert made.keys() == found.keys()
     assert all(torch.equal(made[name], found[name]) for name in made)
+    record = TextTo3D.from_pretrained(second, device="cpu").trained_on
+    assert record is not None and record.num_prompts == 2 * len(PROMPTS)
 
 
 def test_best_generator_by_validation_is_kept(prior: Path, tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from scaledreamer.priors.layout import part_variant
+from scaledreamer.prompts.words import unknown_words
 from scaledreamer.scene import TextCondition
 
 WORDS_FILE = "words.json"
@@ -91,14 +91,8 @@ class TextConditioner:
         return len(self._tokenizer(prompt).input_ids)
 
     def unknown_words(self, prompt: str) -> list[str]:
-        """The prompt's words that a closed vocabulary lacks, in order, once each; empty for an open one.
-
-        Signs beyond ASCII, such as emoji, count as words.
-        """
-        if self.words is None:
-            return []
-        found = re.findall(r"[^\W_]+(?:'[^\W_]+)?|[^\w\s\x00-\x7f]+", prompt.lower())
-        return list(dict.fromkeys(word for word in found if word not in self.words))
+        """The prompt's words that a closed vocabulary lacks, in order, once each; empty for an open one."""
+        return [] if self.words is None else unknown_words(prompt, self.words)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes `text_encoder/` (safetensors) and `tokenizer/`, and the closed vocabulary if there is one.

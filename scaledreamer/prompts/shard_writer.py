@@ -22,6 +22,7 @@ from scaledreamer.prompts.shards import (
     index_name,
     shard_name,
 )
+from scaledreamer.prompts.words import WordCount
 
 Encode = Callable[[list[str]], Mapping[str, NDArray[np.generic]]]
 """Prompts to the parts of `TextCondition`, with a first axis of prompts."""
@@ -54,6 +55,7 @@ def build_shards(
     """
     assert shard_size >= 1 and (encode is None) == (encoder is None), (shard_size, encoder)
     digest, num_prompts, shard = hashlib.sha256(), 0, 0
+    count = WordCount()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         clean_up(folder)
@@ -67,11 +69,13 @@ def build_shards(
                 _write_shard(folder, shard, part, shard * shard_size, encode, identity)
             digest.update(content.encode())
             num_prompts += len(part)
+            count.add(part)
             on_shard(shard, num_prompts)
         if not num_prompts:
             raise ValueError(f"{corpus}: no prompts in it; give at least one.")
         _remove_after(folder, shard)
-        manifest = Manifest(corpus, num_prompts, shard_size, digest.hexdigest(), encoder)
+        words = " ".join(sorted(count.most_frequent()))
+        manifest = Manifest(corpus, num_prompts, shard_size, digest.hexdigest(), encoder, words)
         replace_text(folder / MANIFEST, manifest.dumps())
     except OSError as error:
         raise ValueError(

@@ -73,6 +73,8 @@ class Manifest:
         shard_size: rows of a shard; the last one may have fewer.
         fingerprint: hash of all prompts in order.
         encoder: of the embeddings, if there are any.
+        words: of the prompts (`WordCount.most_frequent`), with blanks between them; None where nobody has
+            looked.
     """
 
     corpus: str
@@ -80,6 +82,7 @@ class Manifest:
     shard_size: int
     fingerprint: str
     encoder: Encoder | None = None
+    words: str | None = None
 
     @property
     def num_shards(self) -> int:
@@ -102,6 +105,8 @@ class Manifest:
             encoder = values.pop("encoder")
             manifest = cls(**values, encoder=Encoder(**encoder) if encoder else None)
             sizes = (manifest.num_prompts, manifest.shard_size)
+            if not isinstance(manifest.words, str | None):
+                raise ValueError("words is no text")
             if not all(type(size) is int and size >= 1 for size in sizes):
                 raise ValueError(f"num_prompts and shard_size are {sizes[0]!r} and {sizes[1]!r}")
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -349,6 +354,10 @@ class ShardedPrompts:
     def examples(self, count: int) -> list[str]:
         rows = self._num_rows(0)
         return self.read(0, range(0, rows, max(rows // count, 1))[:count]).prompts
+
+    def words(self) -> frozenset[str] | None:
+        words = self.manifest.words
+        return None if words is None else frozenset(words.split())
 
     def _num_rows(self, shard: int) -> int:
         return min(self.shard_size, self.num_prompts - shard * self.shard_size)

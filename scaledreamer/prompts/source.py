@@ -9,6 +9,8 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from scaledreamer.prompts.words import WordCount
+
 
 class SourceError(ValueError):
     """A part of the corpus is missing or cannot be used; perhaps for one process only, and late in a run."""
@@ -63,6 +65,10 @@ class PromptSource(Protocol):
         """A few prompts of the corpus, always the same."""
         ...
 
+    def words(self) -> frozenset[str] | None:
+        """The words of the corpus, the rarest of a large one left out; None where nobody has looked."""
+        ...
+
 
 class PromptList:
     """A corpus in memory: one shard.
@@ -87,3 +93,8 @@ class PromptList:
 
     def examples(self, count: int) -> list[str]:
         return list(self._prompts[:: max(self.num_prompts // count, 1)][:count])
+
+    def words(self) -> frozenset[str]:
+        count = WordCount()
+        count.add(self._prompts)
+        return count.most_frequent()

@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,11 +22,14 @@ from scaledreamer.build import build_trainer, build_validation, make_renderer, r
 from scaledreamer.cameras import orbit_cameras
 from scaledreamer.config import Config
 from scaledreamer.config_file import dump_config, flatten
+from scaledreamer.exported import find_generator
 from scaledreamer.files import clean_up, replace_text
 from scaledreamer.pipeline import TextTo3D, draw_noise
 from scaledreamer.prompts.conditioner import TextConditioner
 from scaledreamer.prompts.encodings import EncodingCache
 from scaledreamer.scene import Scene
+from scaledreamer.tinyworld import grammar
+from scaledreamer.trained_on import TrainedOn, World
 from scaledreamer.training.checkpoint import Checkpoint, load_newest, save_checkpoint
 from scaledreamer.training.engine import Process, Update, start_process
 from scaledreamer.training.metrics import PromptRecord, Report
@@ -117,6 +121,20 @@ class Run:
         # The corpus as it is, so that a run does not go on with other prompts unnoticed.
         self.record: dict[str, Any] = self.config.model_dump()
         self.record["prompts"]["sha256"] = self.trainer.stream.source.fingerprint
+        start = self.config.generator.start  # read now: it may be gone when there is something to export
+        self._start = None if start is None else TrainedOn.read(find_generator(start))
+
+    @cached_property
+    def trained_on(self) -> TrainedOn:
+        """The prompts of this training, and of the one that its weights began with."""
+        prompts, source = self.config.prompts, self.trainer.stream.source
+        file = prompts.shards or prompts.file
+        corpus = "one prompt" if prompts.text else prompts.name if file is None else Path(file).name
+        world = None
+        if prompts.is_tinyworld:
+            world = World(tuple(prompts.kinds or grammar.KINDS), prompts.max_extras)
+        here = TrainedOn(corpus, source.num_prompts, source.words(), world)
+        return here if self.config.generator.start is None else here.after(self._start)
 
     def resume(self) -> list[str]:
         """Goes on from the newest whole checkpoint, if there is one; returns what the user should know.
@@ -316,6 +334,7 @@ class Run:
             cameras=self.config.cameras.model_dump(),
             renderer=renderer_settings(self.config.renderer),
             step=step,
+            trained_on=self.trained_on,
         )
         try:
             pipe.save_pretrained(folder)

@@ -1,0 +1,126 @@
+"""What a generator was trained on, as its export says (`trained_on.json`). Needs no torch.
+
+A text encoder accepts any word that its tokenizer has; what a generator can make of it depends on the prompts
+of its training. So these are asked when a prompt is checked: for its words, and, where all prompts came from
+the tinyworld, for what its grammar says and the training had.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FILE = "trained_on.json"
+
+
+@dataclass(frozen=True)
+class World:
+    """The part of the tinyworld that the prompts came from.
+
+    Attributes:
+        kinds: of objects.
+        max_extras: things said beyond kind and colour.
+    """
+
+    kinds: tuple[str, ...]
+    max_extras: int
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """The prompts of a training.
+
+    Attributes:
+        corpus: name or file.
+        num_prompts: repetitions included.
+        words: those that it has, the rarest of a large corpus left out; None where nobody has looked.
+        world: None unless all prompts are the tinyworld's.
+    """
+
+    corpus: str
+    num_prompts: int
+    words: frozenset[str] | None
+    world: World | None = None
+
+    def outside(self, prompt: str) -> str | None:
+        """Why a prompt, all of whose words are known, is still beyond the training; None where it is not.
+
+        Only of the tinyworld is known which combinations there were.
+        """
+        if self.world is None:
+            return None
+        from scaledreamer.tinyworld import grammar
+
+        meaning = grammar.parse(prompt)
+        if meaning is None:
+            reason = (
+                'the tinyworld has no such caption (one is "a green frog wearing a red hat on a blue box")'
+            )
+        elif meaning.kind not in self.world.kinds:
+            reason = f"it had no {meaning.kind}"
+        elif grammar.num_extras(meaning) > self.world.max_extras:
+            reason = f"it had no objects with more than {self.world.max_extras} extras"
+        else:
+            return None
+        return f"beyond what this generator was trained on: {reason}; parts may be left out or mixed up"
+
+    def after(self, earlier: TrainedOn | None) -> TrainedOn:
+        """Of a training that began from weights of an earlier one; None: nobody knows of what."""
+        if earlier is None:
+            return TrainedOn(self.corpus, self.num_prompts, None)
+        world = None
+        if self.world and earlier.world:
+            kinds = tuple(dict.fromkeys([*earlier.world.kinds, *self.world.kinds]))
+            world = World(kinds, max(self.world.max_extras, earlier.world.max_extras))
+        words = None if self.words is None or earlier.words is None else self.words | earlier.words
+        names = dict.fromkeys([*earlier.corpus.split(", then "), self.corpus])
+        return TrainedOn(", then ".join(names), earlier.num_prompts + self.num_prompts, words, world)
+
+    def dumps(self) -> str:
+        """As JSON."""
+        part: dict[str, Any] = {"corpus": self.corpus, "num_prompts": self.num_prompts}
+        if self.world is not None:
+            kinds = list(self.world.kinds)
+            part["tinyworld"] = {"kinds": kinds, "max_extras": self.world.max_extras}
+        return json.dumps(part | {"words": self.words and sorted(self.words)}, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def loads(cls, text: str) -> TrainedOn:
+        """Reads what `dumps` wrote.
+
+        Raises: ValueError for anything else.
+        """
+        try:
+            values = json.loads(text)
+            words, world = values["words"], values.get("tinyworld")
+            if not isinstance(values["corpus"], str) or not isinstance(values["num_prompts"], int):
+                raise TypeError("corpus or num_prompts")
+            if words is not None:
+                words = frozenset(_texts(words))
+            if world is not None:
+                world = World(tuple(_texts(world["kinds"])), int(world["max_extras"]))
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise ValueError(f"{FILE} is damaged ({type(error).__name__}: {error})") from None
+        return cls(values["corpus"], values["num_prompts"], words, world)
+
+    @classmethod
+    def read(cls, folder: Path) -> TrainedOn | None:
+        """Of an exported generator; None if its export says nothing.
+
+        Raises: ValueError if the file is damaged or cannot be read.
+        """
+        path = folder / FILE
+        if not path.is_file():
+            return None
+        try:
+            return cls.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"checkpoint {folder}: {error}; copy it or export the generator again") from None
+
+
+def _texts(values: Any) -> list[str]:
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise TypeError("no list of words")
+    return values
