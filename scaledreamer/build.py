@@ -441,9 +441,10 @@ def build_views(cameras: cfg.Cameras, renderer: cfg.Renderer, max_steps: int) ->
     """Which cameras look at a scene, and how many pixels they see."""
     from scaledreamer.training.step import Views
 
-    pairs = cameras.model_dump(exclude={"num_views"})
+    pairs = cameras.model_dump(exclude={"num_views", "elevation_on_sphere"})
     return Views(
         **{name: (low, high) for name, (low, high) in pairs.items()},
+        elevation_on_sphere=cameras.elevation_on_sphere,
         num_views=cameras.num_views,
         image_size=parse_schedule(renderer.image_size, key="renderer.image_size", max_steps=max_steps),
         random_background=renderer.random_background,

@@ -92,6 +92,7 @@ def sample_cameras(
     distance: Range,
     fov_deg: Range,
     azimuth_deg: Range = (-180.0, 180.0),
+    elevation_on_sphere: float = 0.0,
 ) -> Cameras:
     """Random cameras, a function of the given uniforms in [0, 1) alone.
 
@@ -99,8 +100,15 @@ def sample_cameras(
     evenly: view i is i/num_views of the azimuth range further than view 0 (whose uniform is the only one used
     for azimuth), wrapping around, so each view alone is still uniform over the whole range.
 
-    Raises: ValueError naming the range that is wrong.
+    Args:
+        elevation_on_sphere: share of the cameras whose elevation is drawn evenly over the sphere's area
+            within its range; that of the others is drawn evenly in degrees, which favours the poles.
+            ScaleDreamer's draw has one half.
+
+    Raises: ValueError naming the range or share that is wrong.
     """
+    if not 0 <= elevation_on_sphere <= 1:
+        raise ValueError(f"elevation_on_sphere is {elevation_on_sphere}: it must be from 0 to 1.")
     _check_range("elevation_deg", elevation_deg, -90, 90)
     _check_range("azimuth_deg", azimuth_deg, -360, 360)
     _check_range("distance", distance, 0, math.inf, is_open=True)
@@ -113,8 +121,17 @@ def sample_cameras(
     num_views = uniforms.shape[1]
     offset = torch.arange(num_views, dtype=uniforms.dtype, device=uniforms.device) / max(num_views, 1)
     u_azimuth = (u_azimuth[:, :1] + offset) % 1.0
+    # The same uniform chooses how to draw and, stretched to [0, 1), what: nothing more is drawn.
+    is_on_sphere = u_elevation < elevation_on_sphere
+    u_on_sphere = u_elevation / max(elevation_on_sphere, 1e-9)
+    u_in_degrees = (u_elevation - elevation_on_sphere) / max(1 - elevation_on_sphere, 1e-9)
+    low, high = (math.sin(math.radians(limit)) for limit in elevation_deg)
     return Cameras(
-        elevation=torch.deg2rad(between(u_elevation, elevation_deg)),
+        elevation=torch.where(
+            is_on_sphere,
+            between(u_on_sphere, (low, high)).clamp(-1, 1).asin(),
+            torch.deg2rad(between(u_in_degrees, elevation_deg)),
+        ),
         azimuth=torch.deg2rad(between(u_azimuth, azimuth_deg)),
         distance=between(u_distance, distance),
         fov=torch.deg2rad(between(u_fov, fov_deg)),

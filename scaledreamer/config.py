@@ -249,6 +249,8 @@ class Cameras(Section):
     """Views of one prompt in a step, spread around it."""
     elevation_deg: Annotated[Pair, _range_from(-90, 90)] = [-10.0, 45.0]
     """Above the ground plane."""
+    elevation_on_sphere: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of cameras drawn evenly over the sphere within elevation_deg, the others evenly in degrees."""
     azimuth_deg: Annotated[Pair, _range_from(-360, 360)] = [-180.0, 180.0]
     """0 is the front."""
     distance: Annotated[Pair, _range_from(0.1, 4)] = [2.5, 2.7]
@@ -406,10 +408,16 @@ class Renderer(Section):
 
     image_size: Size = 32
     """Pixels a side; priors see it scaled up to their size. A Schedule grows it, in steps of 4."""
-    num_samples: Annotated[int, Field(ge=2, le=4096)] = 32
-    """Intervals of a ray in the coarse pass, without gradients."""
-    num_importance_samples: Annotated[int, Field(ge=1, le=4096)] = 16
-    """Samples of a ray that the scene is asked for."""
+    near: Annotated[float, Field(ge=0)] = 0.1
+    """Distance from the camera at which rays begin."""
+    far: Annotated[float, Field(gt=0)] = 6.0
+    """Distance from the camera at which rays end, if they have not left the scene cube before."""
+    num_proposals: Annotated[int, Field(ge=2, le=4096)] = 32
+    """Equal intervals of a ray that find, without gradients, where to look."""
+    num_resampled: Annotated[int, Field(ge=1, le=4096)] = 16
+    """Intervals of a ray that are chosen by the proposals' weights."""
+    rendered: Literal["resampled", "union"] = "resampled"
+    """What is rendered, with gradients: the resampled intervals, or both kinds, proposals + resampled + 1."""
     lattice_resolution: Annotated[int, Field(ge=4, le=256)] = 20
     """Points a side of the coarse pass' lattice."""
     min_opacity: Annotated[float, Field(ge=0, lt=1)] = 0.01
@@ -420,6 +428,15 @@ class Renderer(Section):
     """Probability of a random colour as background."""
     memory_gib: Annotated[float | None, Field(gt=0)] = None
     """Render in parts whose samples fit into it, which are made again backward; None is all at once."""
+
+    @model_validator(mode="after")
+    def _near_before_far(self) -> Renderer:
+        if self.near >= self.far:
+            raise ValueError(
+                f"{KEY}.near: got {self.near:g}, which is not before {KEY}.far, {self.far:g}; lower it or "
+                f"raise {KEY}.far."
+            )
+        return self
 
     @property
     def largest_image_size(self) -> int:
@@ -742,6 +759,20 @@ class Config(Section):
     """The run."""
     evaluation: Evaluation = Evaluation()
     """Validation while training."""
+
+    @model_validator(mode="after")
+    def _cameras_see_the_centre(self) -> Config:
+        near, far, (first, last) = self.renderer.near, self.renderer.far, self.cameras.distance
+        for key, value, is_wrong, camera, accepted in (
+            ("near", near, near >= first, f"the nearest camera stands {first:g}", "less"),
+            ("far", far, far <= last, f"the farthest camera stands {last:g}", "more"),
+        ):
+            if is_wrong:
+                raise ValueError(
+                    f"renderer.{key}: got {value:g}, and {camera} from the origin (cameras.distance), at "
+                    f"which it looks; accepted is {accepted} than that."
+                )
+        return self
 
     @model_validator(mode="after")
     def _timesteps_in_order(self) -> Config:

@@ -60,7 +60,7 @@ def assert_a_batch_of_two_equals_two_batches_of_one(
     uniforms = torch.rand(2, 2, 4, generator=random).to(dtype)
     jitter = torch.rand(2, 2, 12, 12, generator=random).to(dtype)
     target = torch.rand(2, 2, 3, 12, 12, generator=random).to(dtype)
-    renderer = VolumeRenderer(num_importance_samples=8)
+    renderer = VolumeRenderer(num_resampled=8)
 
     def render(index: slice) -> Tensor:
         cameras = sample_cameras(

@@ -29,7 +29,7 @@ def test_render_compares_ways_to_the_same_image(
     report = json.loads((tmp_path / "report.json").read_text())
     rows = report["rows"]
     whole = rows["ours, nothing left out"]
-    assert whole["query_points"] == 2 * 12**2 * report["num_importance_samples"]
+    assert whole["query_points"] == 2 * 12**2 * report["num_rendered"]
     assert rows["ours"]["query_points"] < rows["ours, prompts together"]["query_points"]
     assert rows["ours, prompts together"]["query_points"] < whole["query_points"]
     assert rows["ours, with normals"]["sdf_points"] > 6 * rows["ours"]["query_points"]
@@ -44,11 +44,11 @@ def test_render_compares_ways_to_the_same_image(
 
 def test_render_takes_settings_and_the_configurations_generator(main: Any, tmp_path: Path):
     options = ["--image-size", "8", "--prompts", "1", "--repeats", "1", "--even-samples", "20"]
-    settings = ["renderer.num_importance_samples=4", "generator.hyper_ingp.num_levels=2"]
+    settings = ["renderer.num_resampled=4", "generator.hyper_ingp.num_levels=2"]
     file = tmp_path / "report.json"
     assert main(["render", "--field", "initial", *options, "--json", str(file), *settings]) == 0
     report = json.loads(file.read_text())
-    assert (report["num_importance_samples"], report["field"]) == (4, "initial")
+    assert (report["num_rendered"], report["field"]) == (4, "initial")
 
 
 def test_render_measures_itself_on_a_field_that_costs_nothing(main: Any, tmp_path: Path):

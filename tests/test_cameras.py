@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from scaledreamer.cameras import Cameras, orbit_cameras, sample_cameras
 
-RANGES = {"elevation_deg": (-10.0, 60.0), "distance": (2.5, 2.7), "fov_deg": (38.0, 44.0)}
+RANGES: dict[str, Any] = {"elevation_deg": (-10.0, 60.0), "distance": (2.5, 2.7), "fov_deg": (38.0, 44.0)}
 
 
 def camera(
@@ -145,3 +146,33 @@ def test_bad_turntables_and_images_are_named() -> None:
         orbit_cameras(1, elevation_deg=0, distance=2, fov_deg=40, batch=0)
     with pytest.raises(ValueError, match="0 x 4 pixels"):
         camera().rays(0, 4)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_elevations_are_a_share_even_on_the_sphere_and_the_rest_even_in_degrees(share: float) -> None:
+    """Closed form: the distribution function is the mixture of those two, on [-10, 60] degrees."""
+    uniforms = torch.rand(4096, 1, 4, generator=torch.Generator().manual_seed(4))
+    cameras = sample_cameras(uniforms, elevation_on_sphere=share, **RANGES)
+    elevation = cameras.elevation.flatten().sort().values
+    low, high = math.radians(-10), math.radians(60)
+    in_degrees = (elevation - low) / (high - low)
+    on_sphere = (elevation.sin() - math.sin(low)) / (math.sin(high) - math.sin(low))
+    even = (torch.arange(4096) + 0.5) / 4096
+    mixture = share * on_sphere + (1 - share) * in_degrees
+    assert float((mixture - even).abs().max()) < 1.63 / 64  # Kolmogorov-Smirnov at 1 %
+    assert share == 0.5 or float((on_sphere + in_degrees - 2 * even).abs().max()) > 1.63 / 64
+    plain = sample_cameras(uniforms, **RANGES)
+    for name in ("azimuth", "distance", "fov"):
+        assert torch.equal(getattr(cameras, name), getattr(plain, name))
+    alone = sample_cameras(uniforms[7:8], elevation_on_sphere=share, **RANGES)
+    assert torch.equal(alone.elevation, cameras.elevation[7:8])
+
+
+def test_elevations_on_the_sphere_reach_the_poles() -> None:
+    uniforms = torch.tensor([0.0, 0.5, 1 - 2**-24]).view(3, 1, 1).expand(3, 1, 4)
+    ranges = RANGES | {"elevation_deg": (-90.0, 90.0)}
+    elevation = sample_cameras(uniforms, elevation_on_sphere=1.0, **ranges).elevation.flatten()
+    expected = torch.tensor([-math.pi / 2, 0, math.pi / 2])
+    torch.testing.assert_close(elevation, expected, atol=1e-3, rtol=0)
+    with pytest.raises(ValueError, match="elevation_on_sphere is 1.5: it must be from 0 to 1"):
+        sample_cameras(uniforms, elevation_on_sphere=1.5, **ranges)

@@ -193,7 +193,7 @@ def test_training_draws_z_from_the_stream_and_a_pipeline_needs_none(tmp_path: Pa
     from scaledreamer.prompts.stream import PromptStream
     from scaledreamer.training.step import Batch
 
-    config = load_config(None, ["renderer.image_size=8", "renderer.num_importance_samples=4"])
+    config = load_config(None, ["renderer.image_size=8", "renderer.num_resampled=4"])
     views = build.build_views(config.cameras, config.renderer, 1)
     stream = PromptStream(PromptList(["a"]), seed=0, batch_size=2)
     images = []
@@ -203,7 +203,7 @@ def test_training_draws_z_from_the_stream_and_a_pipeline_needs_none(tmp_path: Pa
         batch = Batch(range(2), drawn.prompts, drawn.random, condition(2), cameras, (), 8)
         field = make_field(torch.float32, color_jitter=jitter)
         regularizers = build.build_regularizers(config.regularizers, 1)
-        module = RenderedGenerator(field, VolumeRenderer(num_importance_samples=4), regularizers, views)
+        module = RenderedGenerator(field, VolumeRenderer(num_resampled=4), regularizers, views)
         images.append(module(batch, frozenset())[0])
     assert torch.equal(images[0], images[1]) and not torch.allclose(images[0], images[2])
 

@@ -14,6 +14,7 @@ from scaledreamer.rendering.sampling import (
     importance_depths,
     running_sum,
     stratified_depths,
+    union_edges,
 )
 from tests import reference_fields
 
@@ -172,3 +173,42 @@ def test_cube_interval_equals_marching() -> None:
     first = depths[inside.to(torch.uint8).argmax(1)]
     torch.testing.assert_close(enter, first, atol=2e-3, rtol=0)
     torch.testing.assert_close(leave - enter, inside.sum(1) * 1e-3, atol=3e-3, rtol=0)
+
+
+def naive_union(proposals: list[float], weights: list[float], num_resampled: int) -> list[float]:
+    """ScaleDreamer's sampling of one ray by loops, without its jitter: the distribution function is one minus
+    the light that is left, and reaches 1 at the last edge.
+    """
+    reached = [0.0]
+    for weight in weights[:-1]:
+        reached.append(reached[-1] + weight)
+    reached.append(1.0)
+    samples = []
+    for number in range(num_resampled):
+        u, place = (number + 0.5) / num_resampled, 0
+        while reached[place + 1] <= u:
+            place += 1
+        inside = (u - reached[place]) / (reached[place + 1] - reached[place])
+        samples.append(proposals[place] + inside * (proposals[place + 1] - proposals[place]))
+    edges = [max(samples[0] - (samples[1] - samples[0]) / 2, proposals[0])]
+    edges += [(a + b) / 2 for a, b in zip(samples[:-1], samples[1:], strict=True)]
+    edges.append(min(samples[-1] + (samples[-1] - samples[-2]) / 2, proposals[-1]))
+    return sorted(proposals + edges)
+
+
+def test_union_edges_are_those_of_a_loop_over_the_published_sampling() -> None:
+    """Rays that stop the light, that let it through, and that meet nothing."""
+    density = torch.rand(6, 128, generator=generator(), dtype=torch.float64)
+    density *= torch.tensor([200.0, 30, 5, 1, 0.01, 0])[:, None] * (torch.arange(128) % 17 == 3)
+    proposals = torch.linspace(0.05, 2, 129, dtype=torch.float64).expand(6, -1)
+    weights = compositing_weights(density, proposals.diff(dim=-1))
+    edges = union_edges(proposals, weights, 64)
+    assert edges.shape == (6, 129 + 65) and bool((edges.diff(dim=-1) >= 0).all())
+    expected = [naive_union(p, w, 64) for p, w in zip(proposals.tolist(), weights.tolist(), strict=True)]
+    torch.testing.assert_close(edges, torch.tensor(expected, dtype=torch.float64), atol=1e-9, rtol=0)
+    assert torch.equal(edges[:, [0, -1]], proposals[:, [0, -1]])
+
+
+def test_union_edges_of_one_resampled_interval_are_the_proposals_ends() -> None:
+    edges = union_edges(torch.linspace(0, 1, 5), torch.tensor([0.0, 0.5, 0.0, 0.0]), 1)
+    torch.testing.assert_close(edges, torch.tensor([0, 0, 0.25, 0.5, 0.75, 1, 1]))

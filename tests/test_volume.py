@@ -73,7 +73,7 @@ def test_sharp_ball_has_the_silhouette_and_the_depth_of_a_ball() -> None:
     """
     size, radius, deviation = 64, 0.5, 300.0
     cameras = front(elevation_deg=30)
-    renderer = VolumeRenderer(inverse_deviation=deviation, num_importance_samples=32)
+    renderer = VolumeRenderer(inverse_deviation=deviation, num_resampled=32)
     out = renderer(ball(radius), cameras, size, size)
     focal = size / 2 / math.tan(math.radians(20))
     tail = math.log(deviation / 2 * math.sqrt(2 * math.pi * radius / deviation) / math.log(2)) / deviation
@@ -119,7 +119,7 @@ def test_rendering_converges_to_dense_quadrature() -> None:
     rgb = rgb + (1 - opacity[:, None]) * torch.tensor(scene.behind)
     errors = []
     for num_samples in (8, 16, 64):
-        renderer = VolumeRenderer(num_importance_samples=num_samples, min_opacity=0.0)
+        renderer = VolumeRenderer(num_resampled=num_samples, min_opacity=0.0)
         jitter = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
         out = renderer(scene, cameras, 16, 16, jitter=jitter)
         difference = out.rgb[0, 0].flatten(1).mT - rgb
@@ -184,7 +184,7 @@ def test_parameter_gradients_equal_those_of_dense_quadrature() -> None:
     assert float(expected.abs().min()) > 0.1
     for num_samples, min_opacity, tolerance in ((64, 0.0, 0.005), (12, 0.0, 0.03), (12, 0.01, 0.05)):
         scene = LearnedBall()
-        renderer = VolumeRenderer(num_importance_samples=num_samples, min_opacity=min_opacity)
+        renderer = VolumeRenderer(num_resampled=num_samples, min_opacity=min_opacity)
         got = gradient(renderer(scene, cameras, 16, 16).rgb, scene)
         assert float((got - expected).norm() / expected.norm()) < tolerance
 
@@ -195,7 +195,7 @@ def test_parameter_gradients_equal_finite_differences() -> None:
     cameras = Cameras(
         *(t.double() for t in (cameras.elevation, cameras.azimuth, cameras.distance, cameras.fov))
     )
-    renderer = VolumeRenderer(num_importance_samples=64)
+    renderer = VolumeRenderer(num_resampled=64)
 
     def loss(scene: LearnedBall) -> Tensor:
         return (renderer(scene, cameras, 8, 8).rgb ** 2).sum()
@@ -291,11 +291,11 @@ def test_a_budget_bounds_what_is_done_before_the_samples_too() -> None:
         return p.norm(dim=-1) - 0.3 + 0 * p[..., :1].expand(*p.shape[:-1], 500).square().sum(-1)
 
     def peak(function: Callable[[Tensor], Tensor], **settings: Any) -> int:
-        renderer = VolumeRenderer(num_importance_samples=1, **settings)
+        renderer = VolumeRenderer(num_resampled=1, **settings)
         with torch.no_grad():
             return count(lambda: renderer(FunctionScene(function), front(), 32, 32)).peak_bytes
 
-    for function, settings in ((dear, {"lattice_resolution": 32}), (bumpy, {"num_samples": 500})):
+    for function, settings in ((dear, {"lattice_resolution": 32}), (bumpy, {"num_proposals": 500})):
         budget = peak(function, **settings) // 4
         assert peak(function, memory_gib=budget / 2**30, **settings) < 1.2 * budget
 
@@ -349,12 +349,12 @@ def test_samples_that_are_left_out_stay_below_the_opacity_that_may_be_missed() -
 def test_nothing_is_asked_behind_an_opaque_surface_or_far_in_front_of_it() -> None:
     """Of a ball of radius 0.7: nothing near its centre, nothing where its density has gone."""
     scene, asked = counted(lambda p: p.norm(dim=-1) - 0.7)
-    out = VolumeRenderer(inverse_deviation=60.0, num_importance_samples=32)(scene, front(), 24, 24)
+    out = VolumeRenderer(inverse_deviation=60.0, num_resampled=32)(scene, front(), 24, 24)
     radii = asked[0].norm(dim=-1)
     assert float(out.opacity.max()) > 0.999
     assert float(radii.min()) > 0.4 and float(radii.max()) < 0.95
     asked.clear()
-    VolumeRenderer(inverse_deviation=60.0, num_importance_samples=32, min_opacity=0)(scene, front(), 24, 24)
+    VolumeRenderer(inverse_deviation=60.0, num_resampled=32, min_opacity=0)(scene, front(), 24, 24)
     assert float(asked[0].norm(dim=-1).min()) < 0.3 and float(asked[0].norm(dim=-1).max()) > 1.0
 
 
@@ -397,8 +397,8 @@ def test_images_need_not_be_square() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_samples": 1}, "num_samples is 1: the renderer needs at least 2"),
-        ({"num_importance_samples": 0}, "num_importance_samples is 0"),
+        ({"num_proposals": 1}, "num_proposals is 1: the renderer needs at least 2"),
+        ({"num_resampled": 0}, "num_resampled is 0"),
         ({"lattice_resolution": 2}, "lattice_resolution is 2"),
         ({"inverse_deviation": 0.0}, "inverse_deviation is 0.0"),
         ({"radius": math.inf}, "radius is inf"),

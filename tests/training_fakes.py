@@ -139,7 +139,7 @@ def make_trainer(
     views = Views(
         (-10.0, 45.0), (-180.0, 180.0), (2.5, 2.7), (38.0, 44.0), num_views=num_views, image_size=Constant(8)
     )
-    renderer = VolumeRenderer(num_samples=8, num_importance_samples=6, lattice_resolution=8)
+    renderer = VolumeRenderer(num_proposals=8, num_resampled=6, lattice_resolution=8)
     engine = Engine(
         RenderedGenerator(generator, renderer, regularizers, views),
         generator,
@@ -236,7 +236,7 @@ def write_config(folder: Path, prior: Path, **changes: Any) -> Path:
         "generator": {
             "hyper_ingp": {"num_levels": 2, "log2_table_size": 6, "hyper_width": 8, "mlp_width": 4}
         },
-        "renderer": {"image_size": 8, "num_samples": 6, "num_importance_samples": 4, "lattice_resolution": 6},
+        "renderer": {"image_size": 8, "num_proposals": 6, "num_resampled": 4, "lattice_resolution": 6},
         "priors": [
             {"name": "stable_diffusion", "model": str(prior), "stable_diffusion": {"dtype": "float32"}},
         ],

@@ -93,16 +93,14 @@ def measure_render(config: Config, arguments: argparse.Namespace) -> dict[str, A
     import torch
 
     from scaledreamer.accounting import count
-    from scaledreamer.build import make_renderer, renderer_settings
-    from scaledreamer.cameras import sample_cameras
+    from scaledreamer.build import build_views, make_renderer, renderer_settings
 
     check_options(arguments)
     make_scene = _field(config, arguments)
     renderer = make_renderer(renderer_settings(config.renderer))
     size, batch = arguments.image_size, arguments.prompts
     uniforms = torch.rand(batch, 1, 4, generator=torch.Generator().manual_seed(0))
-    ranges = config.cameras.model_dump(exclude={"num_views"})
-    cameras = sample_cameras(uniforms, **{name: (low, high) for name, (low, high) in ranges.items()})
+    cameras = build_views(config.cameras, config.renderer, config.training.max_steps).cameras(uniforms)
     with torch.no_grad():
         reference = _even(make_scene(), renderer, cameras, size, arguments.even_samples)
 
@@ -116,7 +114,7 @@ def measure_render(config: Config, arguments: argparse.Namespace) -> dict[str, A
 
     # Peak of a call as it is; a quarter of it is the budget of the row that has one.
     whole = count(lambda: ours(make_scene()).sum().backward()).peak_bytes
-    num_fine = renderer.num_importance_samples
+    num_fine = renderer.num_rendered
     ways: dict[str, Callable[[Any], Tensor]] = {
         "ours": ours,
         "ours, prompts together": ours,
@@ -165,7 +163,7 @@ def measure_render(config: Config, arguments: argparse.Namespace) -> dict[str, A
         "prompts": batch,
         "image_size": size,
         "field": arguments.field,
-        "num_importance_samples": num_fine,
+        "num_rendered": num_fine,
         "nerfacc": None if nerfacc is None else nerfacc.__version__,
     } | machine()
 
@@ -236,7 +234,7 @@ def format_render(report: dict[str, Any]) -> str:
         lines.append("nerfacc cannot be imported: nothing to compare with")
     lines.append(
         f"{report['prompts']} prompts, {report['image_size']} x {report['image_size']}, "
-        f"{report['num_importance_samples']} samples a ray, {report['field']} field; points are those with "
+        f"{report['num_rendered']} samples a ray, {report['field']} field; points are those with "
         f"gradients. {where(report)}"
     )
     return "\n".join(lines)

@@ -1,7 +1,7 @@
 """How long things take, and where the time goes.
 
     python tools/benchmark.py step [--config configs/tiny.yaml] [training.batch_size=8 ...]
-    python tools/benchmark.py render [renderer.num_importance_samples=16 ...]
+    python tools/benchmark.py render [renderer.num_resampled=16 ...]
     python tools/benchmark.py generator
     python tools/benchmark.py prompts
     python tools/benchmark.py prior --prior sd21 --random-weights

@@ -46,7 +46,12 @@ CAMERAS: dict[str, dict[str, Any]] = {
     "conv3d_net": {"distance": [0.5, 0.75], "fov_deg": [40.0, 70.0]},
 }
 """Distances of the published configurations, halved; of the triplanes those of their evaluation."""
-RENDERER: dict[str, Any] = {"inverse_deviation": 60.0, "num_samples": 64, "num_importance_samples": 128}
+RENDERER: dict[str, Any] = {
+    "inverse_deviation": 60.0,
+    "num_proposals": 128,
+    "num_resampled": 64,
+    "rendered": "union",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

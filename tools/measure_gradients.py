@@ -17,6 +17,7 @@ import itertools
 import json
 import random
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -65,6 +66,7 @@ def render_pairs(
 ) -> tuple[Tensor, Tensor]:
     """Images "prompt 3 h w" of generated and of true objects over the same random plain backgrounds."""
     renderer = make_renderer(pipe.renderer)
+    renderer = replace(renderer, near=type(renderer).near, far=type(renderer).far)  # of the world's cameras
     behind = dataset.draw_backgrounds(torch.Generator().manual_seed(0), len(meanings))[:, None]
     generated, true = [], []
     for row in range(len(meanings)):

@@ -135,7 +135,9 @@ class RenderCost:
     def __init__(self, config: cfg.Config, batch: int) -> None:
         size = config.renderer.largest_image_size
         views = config.cameras.num_views
-        base = min(size, 32)
+        # Enough rays for a line through two sizes, and no more samples than a few seconds take.
+        num_rendered = build.make_renderer(build.renderer_settings(config.renderer)).num_rendered
+        base = min(size, 32 if num_rendered <= 64 else 16)
         two, four, smaller = (
             _passes(config, *arguments) for arguments in ((2, base), (4, base), (2, base // 2))
         )

@@ -59,11 +59,16 @@ class Observation:
 
 
 def sharpened(renderer: VolumeRenderer) -> VolumeRenderer:
-    """A training's renderer as images are scored with: surfaces sharper, and sampled finely enough for it."""
+    """A training's renderer as images are scored with: surfaces sharper, and sampled finely enough for it.
+
+    Its near and far planes belong to the training's cameras; cameras of scores stand elsewhere.
+    """
     return replace(
         renderer,
+        near=VolumeRenderer.near,
+        far=VolumeRenderer.far,
         inverse_deviation=max(renderer.inverse_deviation, SHARPNESS),
-        num_importance_samples=max(renderer.num_importance_samples, NUM_SAMPLES),
+        num_resampled=max(renderer.num_resampled, NUM_SAMPLES),
         lattice_resolution=max(renderer.lattice_resolution, LATTICE_RESOLUTION),
     )
 

@@ -70,6 +70,31 @@ def importance_depths(
     return start + (end - start) * fraction
 
 
+def union_edges(
+    proposals: Float[Tensor, "*ray edge"], weights: Float[Tensor, "*ray bin"], num_resampled: int
+) -> Float[Tensor, "*ray all"]:
+    """Boundaries of proposed intervals and of `num_resampled` more chosen by the proposals' weights, sorted.
+
+    What ScaleDreamer renders (theEricMa/ScaleDreamer:threestudio/models/estimators.py, after nerfacc's
+    `importance_sampling`): samples that divide the weight evenly, intervals that meet halfway between them.
+    128 and 64 intervals have 129 and 65 edges, together 193 intervals.
+
+    Args:
+        weights: of compositing, at most 1 together; light that passes all of a ray counts for its last bin.
+    """
+    passed = 1 - weights[..., :-1].sum(-1, keepdim=True)
+    weights = torch.cat([weights[..., :-1], passed.clamp_min(0)], -1)
+    steps = torch.arange(num_resampled, dtype=weights.dtype, device=weights.device)
+    samples = importance_depths(proposals, weights, (steps + 0.5) / num_resampled)
+    middle = (samples[..., 1:] + samples[..., :-1]) / 2
+    if num_resampled > 1:
+        first, last = 2 * samples[..., :1] - middle[..., :1], 2 * samples[..., -1:] - middle[..., -1:]
+    else:
+        first, last = proposals[..., :1], proposals[..., -1:]
+    first, last = torch.maximum(first, proposals[..., :1]), torch.minimum(last, proposals[..., -1:])
+    return torch.cat([proposals, first, middle, last], -1).sort(-1).values
+
+
 def running_sum(values: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
     """Sums of all values so far, along the last axis.
 

@@ -2,15 +2,16 @@
 
 Three steps, of which only the last one carries gradients. The lattice of the first is an estimate of each
 scene's occupancy that is made anew for every call, so it stays right while a generator changes:
-1. Coarse. Signed distances on a lattice over the scene cube, the same points for all prompts; `num_samples`
-   equal intervals of each ray look them up. A distance is smooth, so the lattice may be coarse (between 20^3
-   and 48^3 the images' error is the same).
+1. Propose. Signed distances on a lattice over the scene cube, the same points for all prompts;
+   `num_proposals` equal intervals of each ray look them up. A distance is smooth, so the lattice may be
+   coarse (between 20^3 and 48^3 the images' error is the same).
 2. Choose. Rays whose coarse opacity is below `min_opacity` show the background and are dropped: VolSDF's
-   gradients are proportional to its density. The others get `num_importance_samples` intervals that tile
+   gradients are proportional to its density. The others get `num_resampled` intervals that tile
    them, short where the coarse weight w is large: one look at a random place of an interval of length l errs
    by about l^2 |dw/dt|, which is least, summed, for l ~ |dw/dt|^-1/2; the density falls by e every 1 /
-   inverse_deviation, so l ~ w^-1/2.
-   Samples whose own coarse weight is below `min_opacity / num_importance_samples` are left out: they lie in
+   inverse_deviation, so l ~ w^-1/2. With `rendered="union"` they are chosen as in ScaleDreamer instead, by w
+   itself, and both kinds of intervals are rendered (`sampling.union_edges`).
+   Samples whose own coarse weight is below `min_opacity / num_rendered` are left out: they lie in
    empty space, or behind what is opaque (a quarter of them; a ray loses 0.0005 of its opacity).
 3. Fine. The scene is asked for sdf and features at one point of each interval that is left, and the intervals
    are composited (NeRF, Eq. 3). With jitter the optical depth of every interval that is not left out is
@@ -55,6 +56,7 @@ from scaledreamer.rendering.sampling import (
     cube_interval,
     importance_depths,
     stratified_depths,
+    union_edges,
 )
 from scaledreamer.scene import Scene
 
@@ -87,8 +89,10 @@ class VolumeRenderer:
     """Renders scenes; holds settings only.
 
     Args:
-        num_samples: intervals of a ray in the coarse pass.
-        num_importance_samples: samples of a ray that the scene is asked for, with gradients.
+        num_proposals: equal intervals of a ray in the coarse pass, without gradients.
+        num_resampled: intervals of a ray that are chosen by the weights of the proposals.
+        rendered: the intervals at which the scene is asked, with gradients: "resampled" ones alone, or the
+            sorted "union" of both (ScaleDreamer).
         inverse_deviation: sharpness of VolSDF's density, per scene unit.
         near, far: limits of depth along rays.
         radius: half an edge of the cube outside of which rays see nothing.
@@ -102,8 +106,9 @@ class VolumeRenderer:
     Raises: ValueError naming the setting that is out of range.
     """
 
-    num_samples: int = 32
-    num_importance_samples: int = 16
+    num_proposals: int = 32
+    num_resampled: int = 16
+    rendered: str = "resampled"
     inverse_deviation: float = 30.0
     near: float = 0.1
     far: float = 6.0
@@ -114,20 +119,30 @@ class VolumeRenderer:
     memory_gib: float | None = None
 
     def __post_init__(self) -> None:
-        for name, low in (("num_samples", 2), ("num_importance_samples", 1), ("lattice_resolution", 4)):
+        for name, low in (("num_proposals", 2), ("num_resampled", 1), ("lattice_resolution", 4)):
             if getattr(self, name) < low:
                 raise ValueError(f"{name} is {getattr(self, name)}: the renderer needs at least {low}.")
         for name in ("inverse_deviation", "radius", "normal_epsilon"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be positive and finite.")
-        if not 0 <= self.near < self.far:
-            raise ValueError(f"near is {self.near} and far is {self.far}: depths need 0 <= near < far.")
+        if self.rendered not in ("resampled", "union"):
+            raise ValueError(f"rendered is {self.rendered!r}: choose 'resampled' or 'union'.")
+        if not 0 <= self.near < self.far < math.inf:
+            raise ValueError(
+                f"near is {self.near} and far is {self.far}: depths need 0 <= near < far, both finite."
+            )
         if not 0 <= self.min_opacity < 1:
             raise ValueError(f"min_opacity is {self.min_opacity}: it must be at least 0 and below 1.")
         if self.memory_gib is not None and not 0 < self.memory_gib < math.inf:
             raise ValueError(
                 f"memory_gib is {self.memory_gib}: it must be positive and finite, or None for no limit."
             )
+
+    @property
+    def num_rendered(self) -> int:
+        """Intervals of a ray at which the scene is asked: n + 1 and m + 1 edges make n + m + 1 intervals."""
+        is_union = self.rendered == "union"
+        return self.num_proposals + self.num_resampled + 1 if is_union else self.num_resampled
 
     def __call__(
         self,
@@ -241,8 +256,8 @@ class VolumeRenderer:
         if origins.device.type == "cpu":
             lattice_at_once = _POINTS_AT_ONCE // batch
         if self.memory_gib is not None and sample_bytes is not None:
-            room = self.memory_gib * 2**30 / batch
-            at_once = min(at_once, int(room / self.num_samples / COMPOSITING_BYTES))
+            room, most = self.memory_gib * 2**30 / batch, max(self.num_proposals, self.num_rendered)
+            at_once = min(at_once, int(room / most / COMPOSITING_BYTES))
             lattice_at_once = min(lattice_at_once, int(room / sample_bytes))
         at_once = max(at_once, 1)
         lattice = self._lattice(scene, origins, max(lattice_at_once, 1))
@@ -272,8 +287,8 @@ class VolumeRenderer:
         leave: Float[Tensor, "batch ray"],
     ) -> Float[Tensor, "batch ray bin"]:
         """Compositing weights of equal intervals, by the lattice."""
-        depths = stratified_depths(enter, leave, self.num_samples)
-        lengths = ((leave - enter) / self.num_samples)[..., None].expand_as(depths)
+        depths = stratified_depths(enter, leave, self.num_proposals)
+        lengths = ((leave - enter) / self.num_proposals)[..., None].expand_as(depths)
         return self._weights_at(lattice, origins, directions, depths, lengths)
 
     def _samples(
@@ -296,7 +311,7 @@ class VolumeRenderer:
         is_seen = is_visible[..., None].expand_as(depths)
         if self.min_opacity > 0:
             share = self._weights_at(lattice, origins, directions, depths, lengths)
-            is_seen = is_seen & (share > self.min_opacity / self.num_importance_samples)
+            is_seen = is_seen & (share > self.min_opacity / self.num_rendered)
         return depths, lengths, is_seen
 
     def _weights_at(
@@ -323,13 +338,15 @@ class VolumeRenderer:
         leave: Float[Tensor, "batch ray"],
     ) -> Float[Tensor, "batch ray edge"]:
         """Boundaries of the fine intervals, which tile [enter, leave], from the coarse weights."""
+        like = {"dtype": weights.dtype, "device": weights.device}
+        fraction = torch.linspace(0, 1, self.num_proposals + 1, **like)
+        bins = enter[..., None] + (leave - enter)[..., None] * fraction
+        if self.rendered == "union":
+            return union_edges(bins, weights, self.num_resampled)
         root = weights.clamp_min(0).sqrt()
         share = root / root.sum(-1, keepdim=True).clamp_min(1e-12)
-        share = (1 - _EVEN_SHARE) * share + _EVEN_SHARE / self.num_samples
-        like = {"dtype": weights.dtype, "device": weights.device}
-        fraction = torch.linspace(0, 1, self.num_samples + 1, **like)
-        bins = enter[..., None] + (leave - enter)[..., None] * fraction
-        return importance_depths(bins, share, torch.linspace(0, 1, self.num_importance_samples + 1, **like))
+        share = (1 - _EVEN_SHARE) * share + _EVEN_SHARE / self.num_proposals
+        return importance_depths(bins, share, torch.linspace(0, 1, self.num_resampled + 1, **like))
 
     def _look(
         self,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import FrameType
@@ -40,6 +40,9 @@ SceneOf = Callable[[Sequence[str]], Scene]
 Evaluate = Callable[[SceneOf, int], Mapping[str, float]]
 """Validation: given the averaged generator (prompts to a scene, without gradients) and the number of finished
 steps, returns scores by name. Called on the main process only."""
+
+SAMPLE_RAYS = 2**14
+"""Rays of an image grid that are rendered at once."""
 
 # What may differ between a checkpoint and the run that goes on from it.
 MAY_CHANGE = (
@@ -281,8 +284,13 @@ class Run:
         cameras = orbit_cameras(4, elevation_deg=15.0, distance=distance, fov_deg=fov_deg).to(
             self.process.device
         )
+        # Images for the eyes, with many more pixels than a step renders: fewer samples, and in parts.
         renderer = make_renderer(renderer_settings(self.config.renderer))
-        images = [renderer(self.scene_of([prompt]), cameras, size, size).rgb for prompt in prompts]
+        renderer = replace(renderer, rendered="resampled", min_opacity=max(renderer.min_opacity, 0.01))
+        images = [
+            renderer(self.scene_of([prompt]), cameras, size, size, chunk_size=SAMPLE_RAYS).rgb
+            for prompt in prompts
+        ]
         return torch.cat(images), prompts
 
     def _validate(self, step: int, report: Report) -> None:

@@ -67,6 +67,7 @@ class Views:
     azimuth_deg: tuple[float, float]
     distance: tuple[float, float]
     fov_deg: tuple[float, float]
+    elevation_on_sphere: float = 0.0
     num_views: int = 1
     image_size: Schedule = Constant(32)
     random_background: float = 0.5
@@ -83,6 +84,7 @@ class Views:
             azimuth_deg=self.azimuth_deg,
             distance=self.distance,
             fov_deg=self.fov_deg,
+            elevation_on_sphere=self.elevation_on_sphere,
         )
 
 
