@@ -24,10 +24,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from scaledreamer.prompts import foreign, importing, prompt_file
+from scaledreamer.prompts import importing, prompt_file
 from scaledreamer.prompts.check import MAX_CHARACTERS, normalize_prompt
 from scaledreamer.prompts.corpus import comparison_key, read_prompts, split_prompts
-from scaledreamer.prompts.foreign import entries
+from scaledreamer.prompts.foreign import entries, json_files
 from scaledreamer.prompts.importing import (
     REASONS,
     Imported,
@@ -618,7 +618,7 @@ CASES = [
         "JSON, a text",
         "a.json",
         b'"a frog"',
-        "it is 'a frog', not a list; accepted are a list of prompts, or",
+        "it is 'a frog', not a list; accepted are a list of prompts, lis",
     ),
     bad(
         "JSON, a section",
@@ -656,7 +656,7 @@ CASES = [
         ["a.json"],
         "a.json: more than 9 bytes of JSON; save it as JSONL (.jsonl).",
         {"a.json": b'["a frog"]'},
-        lambda patch: patch.setattr(foreign, "MAX_JSON_BYTES", 9),
+        lambda patch: patch.setattr(json_files, "MAX_JSON_BYTES", 9),
     ),
     # columns
     bad(

@@ -3,8 +3,9 @@
     python tools/import_prompts.py library.json --out corpus.json.gz
     python tools/import_prompts.py a.csv b.jsonl.gz --column caption --holdout 0.02 --out corpus.json.gz
 
-Reads plain text (one prompt a line), JSON (a list, or lists by section), JSONL, CSV, TSV, Parquet (with
-pyarrow) and webdataset shards (.tar), each also with .gz. Exit status: 0 done; 2 bad input or a full disk,
+Reads plain text (one prompt a line), JSON (a list, lists by section, captions by id, COCO captions), JSONL,
+CSV (commas, semicolons or tabs), TSV (without quoting), Parquet (with pyarrow; texts or lists of texts) and
+webdataset shards (.tar), each also with .gz, and .tgz. Exit status: 0 done; 2 bad input or a full disk,
 nothing was written; 130 interrupted.
 """
 
@@ -24,9 +25,11 @@ from scaledreamer.prompts.check import MAX_CHARACTERS
 from scaledreamer.prompts.importing import (
     Imported,
     Limits,
+    Noted,
     import_prompts,
     report_json,
     total_dropped,
+    total_joined,
     write_corpus,
 )
 
@@ -68,9 +71,10 @@ def make_parser() -> argparse.ArgumentParser:
     add("inputs", type=Path, nargs="+", metavar="INPUT", help="files; their endings say their formats")
     add("--out", type=Path, required=True, metavar="FILE", help="the corpus, .json or .json.gz")
     column = (
-        "column or key of the prompts (the only one of prompt, caption, text that is there); a number for "
+        "column or key of the prompts (the only one of prompt, caption, text or their plurals there), a "
+        "number for CSV and TSV without a header row, the ending of a tar's members (txt)"
     )
-    add("--column", metavar="NAME", help=f"{column}CSV and TSV without a header row")
+    add("--column", metavar="NAME", help=column)
     section = "train on this section of the inputs alone (train; all others are held out)"
     add("--section", metavar="NAME", help=section)
     holdout = "pool all sections and hold out this fraction anew (keep the inputs' sections)"
@@ -179,9 +183,12 @@ def table(imported: Imported) -> Iterator[str]:
         yield f"{file:{file_width}}  {section:{section_width}}{cells}"
     for reason, dropped in total_dropped(imported.tallies).items():
         yield f"\ndropped, {reason}: {dropped.count:,}"
-        yield from (f"  {place}: {text!r}" for place, text in dropped.examples)
-        if dropped.count > len(dropped.examples):
-            yield "  ..."
+        yield from _examples(dropped)
+    joined = total_joined(imported.tallies)
+    if joined.count:
+        yield f"\nread as one prompt each, though they run over lines: {joined.count:,}"
+        yield from _examples(joined)
+        yield "  (in CSV, a quotation mark that is a letter is written twice in a quoted field)"
     if imported.leakage:
         yield "\nin two sections (case, punctuation and white space ignored)"
     for leak in imported.leakage[:NUM_OVERLAPS]:
@@ -190,6 +197,12 @@ def table(imported: Imported) -> Iterator[str]:
         yield f"  {first.section}{of_first} and {second.section} of {second.file}: {leak.num_shared:,}"
     if len(imported.leakage) > NUM_OVERLAPS:
         yield f"  ... {len(imported.leakage) - NUM_OVERLAPS:,} more in --report"
+
+
+def _examples(noted: Noted) -> Iterator[str]:
+    yield from (f"  {place}: {text!r}" for place, text in noted.examples)
+    if noted.count > len(noted.examples):
+        yield "  ..."
 
 
 if __name__ == "__main__":

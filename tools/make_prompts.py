@@ -29,6 +29,7 @@ import _prompt_open
 import _prompt_showcase
 
 from scaledreamer.prompts.corpus import comparison_key, split_prompts, tinyworld_prompts
+from scaledreamer.prompts.prompt_file import check_no_problem, iter_prompt_file, open_bytes
 
 FOLDER = Path(__file__).resolve().parent.parent / "data" / "prompts"
 Sections = dict[str, list[str]]
@@ -135,13 +136,13 @@ def read_sections(name: str) -> Sections:
         raise ValueError(
             f"{name}: no such corpus; give one of {', '.join(NAMES)} or a .json, .json.gz or .txt file."
         )
+    if path.suffix.lower() == ".txt" and path.exists():
+        placed = list(iter_prompt_file(path))
+        check_no_problem(str(path), placed)
+        return {"train": [prompt for _, prompt, _ in placed], "held_out": []}
     try:
-        data = path.read_bytes()
-        text = (gzip.decompress(data) if path.name.lower().endswith(".gz") else data).decode("utf-8-sig")
-        if path.suffix.lower() == ".txt":
-            lines = (line.strip() for line in text.splitlines())
-            return {"train": [line for line in lines if line and not line.startswith("#")], "held_out": []}
-        found = json.loads(text)
+        with open_bytes(path) as stream:
+            found = json.loads(stream.read().decode("utf-8-sig"))
     except FileNotFoundError:
         raise ValueError(
             f"{path}: no such file; give one of {', '.join(NAMES)} or a file that exists."

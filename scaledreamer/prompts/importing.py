@@ -15,7 +15,7 @@ import json
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -24,14 +24,14 @@ from typing import Any
 from scaledreamer.files import TEMPORARY, sync
 from scaledreamer.prompts.check import MAX_CHARACTERS, normalize_prompt
 from scaledreamer.prompts.corpus import comparison_key, split_prompts
-from scaledreamer.prompts.foreign import (
+from scaledreamer.prompts.foreign import check_input, entries
+from scaledreamer.prompts.foreign.entry import (
     NOT_CSV,
     NOT_JSON,
     NOT_UTF8,
     TOO_MANY_CHARACTERS,
     TRAIN,
-    check_input,
-    entries,
+    Entry,
     key_digest,
     shown,
 )
@@ -74,11 +74,16 @@ class Limits:
 
 
 @dataclass
-class Dropped:
-    """Entries that were dropped for one reason: how many, and place and beginning of the first few."""
+class Noted:
+    """Entries that a report names: how many, and place and beginning of the first few."""
 
     count: int = 0
     examples: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(self, place: str, value: Any) -> None:
+        self.count += 1
+        if len(self.examples) < NUM_EXAMPLES:
+            self.examples.append((place, shown(value)))
 
 
 @dataclass
@@ -92,6 +97,7 @@ class Tally:
         num_kept: entries that are in the corpus.
         num_distinct: prompts within the limits that differ by `comparison_key`, kept or not.
         dropped: by reason.
+        joined: entries that run over lines, each taken for one prompt.
     """
 
     file: str
@@ -99,13 +105,11 @@ class Tally:
     num_read: int = 0
     num_kept: int = 0
     num_distinct: int = 0
-    dropped: dict[str, Dropped] = field(default_factory=dict)
+    dropped: dict[str, Noted] = field(default_factory=dict)
+    joined: Noted = field(default_factory=Noted)
 
     def drop(self, reason: str, place: str, value: Any) -> None:
-        found = self.dropped.setdefault(reason, Dropped())
-        found.count += 1
-        if len(found.examples) < NUM_EXAMPLES:
-            found.examples.append((place, shown(value)))
+        self.dropped.setdefault(reason, Noted()).add(place, value)
 
 
 @dataclass(frozen=True)
@@ -146,6 +150,12 @@ def judge(value: Any, limits: Limits) -> tuple[str, str]:
     if num_words > limits.max_words:
         return "", TOO_MANY_WORDS
     return prompt, ""
+
+
+def _runs_over_lines(entry: Entry) -> bool:
+    """Whether a prompt, or the row that it is of, has several lines: perhaps it is several prompts."""
+    text = entry.value.strip()
+    return entry.spans_lines or "\n" in text or "\r" in text
 
 
 _LIMITS = Limits()
@@ -191,6 +201,8 @@ def import_prompts(
             if reason:
                 tally.drop(reason, entry.place, entry.value)
                 continue
+            if _runs_over_lines(entry):
+                tally.joined.add(entry.place, prompt)
             key = key_digest(comparison_key(prompt))
             sides, sections = standing.get(key, (frozenset(), frozenset()))
             if section is not None:
@@ -263,19 +275,29 @@ def _leakage(tallies: list[Tally], standing: Counter[frozenset[int]]) -> list[Le
     return [Leakage(tallies[i], tallies[j], shared[i, j]) for i, j in sorted(shared)]
 
 
-def total_dropped(tallies: Sequence[Tally]) -> dict[str, Dropped]:
+def total_dropped(tallies: Sequence[Tally]) -> dict[str, Noted]:
     """What was dropped in all sections, in the order of `REASONS`; of several files, places name theirs."""
+    totals = {
+        reason: _total(tallies, lambda tally, r=reason: tally.dropped.get(r, Noted())) for reason in REASONS
+    }
+    return {reason: total for reason, total in totals.items() if total.count}
+
+
+def total_joined(tallies: Sequence[Tally]) -> Noted:
+    """What runs over lines in all sections; places as of `total_dropped`."""
+    return _total(tallies, lambda tally: tally.joined)
+
+
+def _total(tallies: Sequence[Tally], noted_of: Callable[[Tally], Noted]) -> Noted:
     has_several = len({tally.file for tally in tallies}) > 1
-    totals: dict[str, Dropped] = {}
-    for reason in REASONS:
-        for tally in tallies:
-            if reason in tally.dropped:
-                total, dropped = totals.setdefault(reason, Dropped()), tally.dropped[reason]
-                total.count += dropped.count
-                prefix = f"{tally.file}, " if has_several else ""
-                total.examples += [(prefix + place, text) for place, text in dropped.examples]
-                del total.examples[NUM_EXAMPLES:]
-    return totals
+    total = Noted()
+    for tally in tallies:
+        noted = noted_of(tally)
+        prefix = f"{tally.file}, " if has_several else ""
+        total.count += noted.count
+        total.examples += [(prefix + place, text) for place, text in noted.examples]
+        del total.examples[NUM_EXAMPLES:]
+    return total
 
 
 # --- writing -----------------------------------------------------------------------------------------------
@@ -287,7 +309,8 @@ def report_json(imported: Imported) -> str:
         "num_train": len(imported.train),
         "num_held_out": len(imported.held_out),
         "num_read": sum(tally.num_read for tally in imported.tallies),
-        "dropped": _dropped_data(total_dropped(imported.tallies)),
+        "dropped": _by_reason(total_dropped(imported.tallies)),
+        "joined": _noted(total_joined(imported.tallies)),
         "sections": [
             {
                 "file": tally.file,
@@ -295,7 +318,7 @@ def report_json(imported: Imported) -> str:
                 "num_read": tally.num_read,
                 "num_kept": tally.num_kept,
                 "num_distinct": tally.num_distinct,
-                "dropped": _dropped_data(tally.dropped),
+                "dropped": _by_reason(tally.dropped),
             }
             for tally in imported.tallies
         ],
@@ -312,14 +335,13 @@ def report_json(imported: Imported) -> str:
     return json.dumps(data, ensure_ascii=False, indent=1).encode("utf-8", "replace").decode() + "\n"
 
 
-def _dropped_data(by_reason: dict[str, Dropped]) -> dict[str, Any]:
-    return {
-        reason: {
-            "count": dropped.count,
-            "examples": [{"place": place, "text": text} for place, text in dropped.examples],
-        }
-        for reason, dropped in by_reason.items()
-    }
+def _by_reason(dropped: dict[str, Noted]) -> dict[str, Any]:
+    return {reason: _noted(noted) for reason, noted in dropped.items()}
+
+
+def _noted(noted: Noted) -> dict[str, Any]:
+    examples = [{"place": place, "text": text} for place, text in noted.examples]
+    return {"count": noted.count, "examples": examples}
 
 
 def write_corpus(path: Path, train: Sequence[str], held_out: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ Both are UTF-8, with or without a byte order mark, and may be compressed (.gz). 
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import io
@@ -15,6 +16,7 @@ import json
 import re
 import reprlib
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,7 +76,7 @@ def iter_prompt_file(
             f"`python tools/import_prompts.py {path} --out corpus.json.gz`."
         )
     try:
-        with path.open("rb") as raw, gzip.GzipFile(fileobj=raw) if is_packed(path) else raw as stream:
+        with open_bytes(path) as stream:
             check_is_text(source, stream.peek(1024)[:1024])
             if suffix == ".json":
                 yield from _json_prompts(source, stream.read(), section)
@@ -158,6 +160,28 @@ def is_packed(path: Path) -> bool:
     return path.name.lower().endswith((".gz", ".tgz"))
 
 
+@contextlib.contextmanager
+def open_bytes(path: Path) -> Iterator[io.BufferedReader | gzip.GzipFile]:
+    """The content of a file, unpacked if `is_packed`. All members of a gzip file are read, one by one.
+
+    Raises: OSError, and EOFError or zlib.error while a damaged gzip file is read.
+    """
+    with path.open("rb") as raw:
+        if not is_packed(path):
+            yield raw
+            return
+        with gzip.GzipFile(fileobj=raw) as stream:
+            try:
+                yield stream
+            except gzip.BadGzipFile as error:
+                if "Not a gzipped file" not in str(error) or stream.tell() == 0:
+                    raise
+                found = str(error).partition("(")[2].rstrip(")")
+                raise gzip.BadGzipFile(
+                    f"{found}, which is no gzip data, follows byte {stream.tell():,} of what is unpacked"
+                ) from None
+
+
 def check_is_text(source: str, head: bytes) -> None:
     """Raises ValueError if a file's first bytes are not those of UTF-8 text."""
     if head.startswith(_BINARY) or head.count(0) * 4 > len(head):
@@ -194,8 +218,10 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """For `json`'s object_pairs_hook: a mapping, refused if it names a key twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(n for n in names if names.count(n) > 1)!r} stands in it twice")
+        counts = Counter(name for name, _ in pairs)
+        raise ValueError(
+            f"the key {next(n for n, count in counts.items() if count > 1)!r} stands in it twice"
+        )
     return found
 
 
