@@ -505,11 +505,21 @@ INFER = [
         "not to be made", "/proc/x", "--output /proc/x: cannot be made (No such file or directory); giv"
     ),
     output_case("no permission", "new", "no permission to write in ", patch=no_permission),
-    full_case("glb", ".glb: File too large; is the place writable, and is there space left on it?"),
-    full_case("obj", ".obj: File too large; is the place writable, and is there space left on it?"),
-    full_case("ply", ".ply: File too large; is the place writable, and is there space left on it?"),
-    full_case("png", ".png: File too large; is the place writable, and is there space left on it?"),
-    full_case("gif", ".gif: File too large; is the place writable, and is there space left on it?"),
+    full_case(
+        "glb", ".glb: File too large; the file system or `ulimit -f` allows no larger file; choose another"
+    ),
+    full_case(
+        "obj", ".obj: File too large; the file system or `ulimit -f` allows no larger file; choose another"
+    ),
+    full_case(
+        "ply", ".ply: File too large; the file system or `ulimit -f` allows no larger file; choose another"
+    ),
+    full_case(
+        "png", ".png: File too large; the file system or `ulimit -f` allows no larger file; choose another"
+    ),
+    full_case(
+        "gif", ".gif: File too large; the file system or `ulimit -f` allows no larger file; choose another"
+    ),
     full_case("mp4", "could not write the video "),
 ]
 
@@ -848,7 +858,7 @@ TRAIN = [
         "train",
         "full disk: config.yaml",
         [],
-        "config.yaml: File too large; is",
+        "config.yaml: File too large; the file system",
         limit=1500,
         may_leave=("run",),
     ),
@@ -1059,7 +1069,7 @@ def test_a_full_disk_under_a_runs_numbers_is_one_line_and_leaves_whole_ones(
         status = train.main(["--config", "config.yaml", "training.tensorboard=true"])
     error = capfd.readouterr().err
     assert status == 2 and error.count("\n") == 1 and error.startswith(f"error: run/{name}")
-    assert error.endswith(": File too large; is the place writable, and is there space left on it?\n")
+    assert ": File too large; the file system or `ulimit -f` allows" in error and error.count("\n") == 1
     assert all(json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines())
     assert [path.stat().st_size for path in Path("run/tensorboard").iterdir()] == [size]
     assert train.main(["--config", "config.yaml", "training.tensorboard=true"]) == 0

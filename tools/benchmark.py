@@ -34,6 +34,7 @@ from _benchmark_prompts import format_prompts, measure_prompts
 from _benchmark_render import add_options as add_render_options
 from _benchmark_render import format_render, measure_render
 
+from scaledreamer.cli import fail, program
 from scaledreamer.config_file import load_config
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@program
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status."""
     arguments = make_parser().parse_args(argv)
@@ -97,11 +99,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.json is not None:
             arguments.json.parent.mkdir(parents=True, exist_ok=True)
             arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    except ValueError as error:
+        return fail(error)
     return 0
 
 

@@ -25,7 +25,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scaledreamer.cli import Parser, accept_any_text
+from scaledreamer.cli import Parser, fail, program
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,6 +54,7 @@ RENDERER: dict[str, Any] = {
 }
 
 
+@program
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status."""
     parser = Parser(
@@ -67,12 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--config", type=Path, metavar="FILE", help="the official YAML that it was trained with (published)")
     add("--conditioner", metavar="DIR", help="folder or hub id of the text encoder that it was trained with")
     arguments = parser.parse_args(argv)
-    accept_any_text()
     try:
         _convert(arguments)
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    except ValueError as error:
+        return fail(error)
     return 0
 
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import evaluate
 
+from scaledreamer.cli import fail, program
 from scaledreamer.config_file import load_config
 from scaledreamer.tinyworld import grammar
 from scaledreamer.tinyworld.grammar import Meaning
@@ -75,15 +76,15 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@program
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status."""
     arguments = make_parser().parse_intermixed_args(argv)
     try:
         config = load_config(str(arguments.config), arguments.settings)
         return _run(arguments, config)
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    except ValueError as error:
+        return fail(error)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on", file=sys.stderr)
         return 130

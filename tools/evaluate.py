@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from scaledreamer import __version__
+from scaledreamer.cli import fail, program
 from scaledreamer.exported import find_generator, read_index
 from scaledreamer.tinyworld import grammar
 
@@ -77,6 +78,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@program
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status."""
     arguments = make_parser().parse_args(argv)
@@ -86,12 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if path is not None:
                 _check_writable(path)
         _run(arguments)
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    except ValueError as error:
+        return fail(error)
     return 0
 
 

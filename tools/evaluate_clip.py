@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from scaledreamer.build import make_renderer, renderer_settings
 from scaledreamer.cameras import Cameras
+from scaledreamer.cli import program
 from scaledreamer.config import Renderer
 from scaledreamer.evaluation.clip_scores import (
     TINY_CLIP,
@@ -63,6 +65,7 @@ def scores(encoder: TinyClip, images: Tensor, draw: Draw, asked: list[set[str]])
     }
 
 
+@program
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -99,4 +102,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

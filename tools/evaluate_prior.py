@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from scaledreamer.build import TINY_PRIOR
 from scaledreamer.cameras import Cameras
+from scaledreamer.cli import program
 from scaledreamer.evaluation.clip_scores import TINY_CLIP, TinyClip, hard_retrieval, pool_views
 from scaledreamer.evaluation.report import save_sheet
 from scaledreamer.priors.stable_diffusion import StableDiffusionPrior
@@ -88,6 +90,7 @@ def scores(encoder: TinyClip, images: Tensor, meanings: list[Meaning]) -> dict[s
     return {"hard_r1": found.overall.mean().item(), **by_attribute, "view_accuracy": accuracy}
 
 
+@program
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -143,4 +146,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from scaledreamer import build
 from scaledreamer.cameras import Cameras
-from scaledreamer.cli import Parser, accept_any_text
+from scaledreamer.cli import Parser, fail, program
 from scaledreamer.config_file import load_config
 from scaledreamer.exported import INDEX
 from scaledreamer.pipeline import TextTo3D
@@ -80,15 +80,14 @@ def _above_zero(kind: type[int] | type[float], accepted: str) -> Callable[[str],
     return parse
 
 
+@program
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status."""
     args = make_parser().parse_intermixed_args(argv)
-    accept_any_text()
     try:
         fit(args)
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    except ValueError as error:
+        return fail(error)
     except KeyboardInterrupt:
         print("interrupted; nothing was written", file=sys.stderr)
         return 130

@@ -19,8 +19,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from scaledreamer.cli import accept_any_text
+from scaledreamer.cli import fail, program
 from scaledreamer.files import replace_text
+from scaledreamer.os_errors import advice
 from scaledreamer.prompts.check import MAX_CHARACTERS
 from scaledreamer.prompts.importing import (
     Imported,
@@ -89,18 +90,14 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@program
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status."""
-    accept_any_text()
     arguments = make_parser().parse_args(argv)
     try:
         _run(arguments)
     except ValueError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+        return fail(error)
     return 0
 
 
@@ -120,11 +117,9 @@ def _run(arguments: argparse.Namespace) -> None:
     if report is not None:
         with _writing(f"--report {report}", f"The corpus {out} is whole."):
             replace_text(report, report_json(imported))
-    with _writing("standard output", f"The corpus {out} is whole."):
-        for line in table(imported):
-            print(line)
-        print(f"\n{out}: {len(imported.train):,} training and {len(imported.held_out):,} held-out prompts")
-        sys.stdout.flush()
+    for line in table(imported):
+        print(line)
+    print(f"\n{out}: {len(imported.train):,} training and {len(imported.held_out):,} held-out prompts")
 
 
 @contextlib.contextmanager
@@ -133,8 +128,7 @@ def _writing(place: str, consolation: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise ValueError(
-            f"{place}: cannot be written ({error.strerror or error}); free space or choose another place. "
-            f"{consolation}"
+            f"{place}: cannot be written ({error.strerror or error}); {advice(error)}. {consolation}"
         ) from None
 
 

@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from scaledreamer import config as cfg
+from scaledreamer.cli import program
 from scaledreamer.config_file import valid_keys
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
@@ -216,6 +217,7 @@ def _either(words: Sequence[str]) -> str:
 # --- command line ------------------------------------------------------------------------------------------
 
 
+@program
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status."""
     parser = argparse.ArgumentParser(

@@ -28,6 +28,7 @@ import _prompt_daily
 import _prompt_open
 import _prompt_showcase
 
+from scaledreamer.cli import fail, program
 from scaledreamer.prompts.corpus import comparison_key, split_prompts, tinyworld_prompts
 from scaledreamer.prompts.prompt_file import check_no_problem, iter_prompt_file, open_bytes
 
@@ -298,6 +299,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+@program
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     arguments = _arguments(argv)
@@ -323,9 +325,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 prompts = [prompt for part in sections.values() for prompt in part]
                 drawn = random.Random(arguments.seed).sample(prompts, min(arguments.count, len(prompts)))
                 print("\n".join(drawn))
-    except (ValueError, OSError) as error:
-        print(f"make_prompts.py: {error}", file=sys.stderr)
-        return 2
+    except ValueError as error:
+        return fail(error)
     return 0
 
 

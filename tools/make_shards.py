@@ -19,6 +19,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scaledreamer.cli import fail, program
+
 if TYPE_CHECKING:
     from scaledreamer.prompts.shard_writer import Encode
     from scaledreamer.prompts.shards import Encoder
@@ -103,7 +105,8 @@ def verify(args: argparse.Namespace) -> None:
     print(f"{args.folder}: whole")
 
 
-def main() -> None:
+@program
+def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -133,10 +136,9 @@ def main() -> None:
             raise ValueError(f"--shard-size: got {args.shard_size}; accepted are whole numbers from 1.")
         {"make": make, "verify": verify}[args.command](args)
     except ValueError as error:
-        sys.exit(f"error: {error}")
-    except OSError as error:
-        sys.exit(f"error: {error.filename or args.corpus}: cannot be read ({error.strerror or error}).")
+        return fail(error)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from scaledreamer.build import TINY_PRIOR, make_renderer
 from scaledreamer.cameras import Cameras, sample_cameras
+from scaledreamer.cli import fail, program
 from scaledreamer.distillation import clip_gradient, sample_timestep_shift
 from scaledreamer.pipeline import TextTo3D
 from scaledreamer.priors.stable_diffusion import StableDiffusionPrior
@@ -98,6 +99,7 @@ def statistics(gradients: Tensor, way: Tensor) -> dict[str, float]:
     }
 
 
+@program
 def main() -> int:
     args = make_parser().parse_args()
     try:
@@ -107,9 +109,8 @@ def main() -> int:
             raise ValueError("--num-noises takes 2 or more, --num-prompts 1 or more")
         if not all(T_MIN <= t < 1 for t in args.timesteps):
             raise ValueError(f"--timesteps: got {args.timesteps}; accepted is {T_MIN} to below 1")
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    except ValueError as error:
+        return fail(error)
     rng, generator = random.Random(args.seed), torch.Generator().manual_seed(args.seed)
     meanings = [grammar.sample_meaning(rng, "seen") for _ in range(args.num_prompts)]
     uniforms = torch.rand(len(meanings), 1, 4, generator=generator)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from train_tiny_prior import load_module
 
+from scaledreamer.cli import program
 from scaledreamer.evaluation.clip_scores import TinyClip, hard_retrieval
 from scaledreamer.prompts.views import VIEW_WORDS, with_view
 from scaledreamer.tinyworld import grammar
@@ -279,6 +281,7 @@ def export(args: argparse.Namespace) -> None:
     print(f"wrote {args.out}: {sum(f.stat().st_size for f in args.out.rglob('*.safetensors')) / 1e6:.1f} MB")
 
 
+@program
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -312,4 +315,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from _pieces import PiecewiseTraining, ViewPool, draw_caption, start_record, wri
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from scaledreamer.cli import program
 from scaledreamer.priors.stable_diffusion import StableDiffusionPrior
 from scaledreamer.prompts.conditioner import TextConditioner
 from scaledreamer.prompts.views import BACK, FRONT, VIEW_WORDS, with_view
@@ -414,6 +416,7 @@ def export(args: argparse.Namespace) -> None:
     print(f"wrote {args.out}: {sum(f.stat().st_size for f in args.out.rglob('*.safetensors')) / 1e6:.1f} MB")
 
 
+@program
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -451,4 +454,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

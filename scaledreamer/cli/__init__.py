@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import io
+import functools
 import sys
-from typing import NoReturn
+from collections.abc import Callable
+from typing import NoReturn, ParamSpec
+
+from scaledreamer.cli import streams
+from scaledreamer.os_errors import one_line
+
+Arguments = ParamSpec("Arguments")
 
 
 class Parser(argparse.ArgumentParser):
@@ -15,10 +21,33 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message} (--help lists all options)\n")
 
 
-def accept_any_text() -> None:
-    """Lets standard output show what it has no letters for as \\u86d9, instead of failing."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
+def program(main: Callable[Arguments, int | None]) -> Callable[Arguments, int]:
+    """Makes a command line of a `main` that returns an exit status; None is 0.
+
+    Its standard streams may be closed, and may fail at any time: the work goes on (`streams`). What the
+    operating system refuses is one line with advice and status 2; Ctrl-C is status 130.
+    """
+
+    @functools.wraps(main)
+    def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> int:
+        streams.prepare()
+        try:
+            status = main(*args, **kwargs) or 0
+        except OSError as error:
+            status = fail(error)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            status = 130
+        lost = streams.finish()
+        return status or (0 if lost is None else fail(lost))
+
+    return run
+
+
+def fail(error: Exception) -> int:
+    """Says in one line what went wrong; returns the exit status, 2."""
+    print(f"error: {one_line(error)}", file=sys.stderr)
+    return 2
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scaledreamer import __version__
-from scaledreamer.cli import Parser, accept_any_text
+from scaledreamer.cli import Parser, fail, program
 from scaledreamer.doctor import machine
 from scaledreamer.doctor.findings import Section, num_errors, one_line, summary
 from scaledreamer.memory import memory_bytes
@@ -43,10 +43,10 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@program
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status."""
     arguments = make_parser().parse_intermixed_args(argv)
-    accept_any_text()
     try:
         config = _load(arguments.config, arguments.settings)
         sections = []
@@ -56,12 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(summary(sections))
         if arguments.json is not None:
             _write(arguments.json, sections)
-    except (ValueError, OSError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    except ValueError as error:
+        return fail(error)
     return 1 if num_errors(sections) else 0
 
 

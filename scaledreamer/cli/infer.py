@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scaledreamer.cli import accept_any_text, infer_files, interpolate, is_out_of_memory, short
+from scaledreamer.cli import fail, infer_files, interpolate, is_out_of_memory, program, short
 from scaledreamer.cli.infer_options import DEFAULT_FORMATS, MAX_SEED, make_parser
 from scaledreamer.cli.infer_prompts import read_prompts
 from scaledreamer.exported import find_generator, read_index
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from scaledreamer.pipeline import TextTo3D
 
 
+@program
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status."""
     arguments = make_parser().parse_args(argv)
-    accept_any_text()
     try:
         if arguments.interpolate is not None and arguments.formats is DEFAULT_FORMATS:
             arguments.formats = interpolate.FORMATS
@@ -39,9 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         read_index(find_generator(arguments.checkpoint))
         _check_output(arguments.output)
         return _run(arguments, places)
-    except (ValueError, OSError) as error:
-        print(f"error: {_one_line(error)}", file=sys.stderr)
-        return 2
+    except ValueError as error:
+        return fail(error)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -50,9 +49,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
 
 
 def _run(arguments: argparse.Namespace, places: dict[str, str]) -> int:
@@ -150,10 +146,3 @@ def _check_output(folder: Path) -> None:
         raise ValueError(f"--output {folder}: {existing} is not a folder; give another --output")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise ValueError(f"--output {folder}: no permission to write in {existing}; give another --output")
-
-
-def _one_line(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror}; is the place writable, and is there space left on it?"
-    return " ".join(str(error).split())

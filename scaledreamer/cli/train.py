@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from scaledreamer import __version__
-from scaledreamer.cli import Parser, accept_any_text, is_out_of_memory
+from scaledreamer.cli import Parser, fail, is_out_of_memory, program
 
 if TYPE_CHECKING:
     from scaledreamer.config import Config
@@ -45,10 +45,10 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@program
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status."""
     arguments = make_parser().parse_intermixed_args(argv)
-    accept_any_text()
     from scaledreamer.build import check_models
     from scaledreamer.config_file import load_config
 
@@ -67,9 +67,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not is_out_of_memory(error):
             raise
         return _fail(ValueError(out_of_memory(error, config)))
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
 
 
 def out_of_memory(error: Exception, config: Config) -> str:
@@ -129,10 +126,6 @@ def _announce(downloads: list[str]) -> None:
 
 def _fail(error: Exception, *, is_shared: bool = True) -> int:
     """One line for the user; of several processes that fail alike, only from the first of a machine."""
-    message = " ".join(str(error).split())
-    if isinstance(error, OSError) and error.strerror:
-        where = f"{error.filename}: " if error.filename else ""
-        message = f"{where}{error.strerror}; is the place writable, and is there space left on it?"
     rank, world_size = os.environ.get("RANK", ""), os.environ.get("WORLD_SIZE", "")
     is_first = os.environ.get("LOCAL_RANK", rank) == "0"
     if (
@@ -140,7 +133,7 @@ def _fail(error: Exception, *, is_shared: bool = True) -> int:
         or not is_shared
         or not (rank.isdecimal() and world_size.isdecimal() and 0 < int(rank) < int(world_size))
     ):
-        print(f"error: {message}", file=sys.stderr)
+        fail(error)
     return 2
 
 

@@ -1,0 +1,58 @@
+"""What the operating system refused, and what to do about it: the one place where an OSError becomes advice.
+
+Needs no torch.
+"""
+
+from __future__ import annotations
+
+import errno
+
+_ADVICE = {
+    errno.ENOSPC: "make room on that disk, or choose another place",
+    errno.EDQUOT: "your quota on that disk is used up; remove files of yours, or choose another place",
+    errno.EFBIG: "the file system or `ulimit -f` allows no larger file; choose another place",
+    errno.EACCES: "you lack the permission; change it (chmod, chown), or choose another place",
+    errno.EPERM: "you lack the permission; change it (chmod, chown), or choose another place",
+    errno.EROFS: "that disk is mounted read-only; choose another place",
+    errno.ENOENT: "check the name, and whether the disk is mounted",
+    errno.ENOTDIR: "a part of the path is a file; choose another place",
+    errno.EISDIR: "name a file in it",
+    errno.EEXIST: "move what is there, or choose another name",
+    errno.ENOTEMPTY: "move what is there, or choose another name",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "its links lead in a circle; mend them, or choose another place",
+    errno.EXDEV: "it lies on two disks; choose a place on one",
+    errno.EMFILE: "this process has too many files open; raise the limit (`ulimit -n 4096`)",
+    errno.ENFILE: "the machine has too many files open; end other programs",
+    errno.ENOMEM: "end other programs, or give this one more memory",
+    errno.EAGAIN: "too many processes or threads; end other programs, or raise `ulimit -u`",
+    errno.EBUSY: "another program uses it; end that program, or choose another place",
+    errno.ETXTBSY: "another program uses it; end that program, or choose another place",
+    errno.EIO: "the disk or the terminal fails; look at the system's log (dmesg)",
+    errno.ESTALE: "the network disk has changed under the program; run the same command again",
+    errno.EPIPE: "the program that read the output has ended; write to a file instead",
+    errno.ECONNREFUSED: "nothing listens at that address; check it",
+    errno.ETIMEDOUT: "there was no answer in time; check the network, and run the same command again",
+    errno.ENETUNREACH: "check the network",
+    errno.EHOSTUNREACH: "check the network",
+}
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong, in the system's words if it has any: "No space left on device"."""
+    return getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+
+
+def advice(error: BaseException, otherwise: str = "check the place, or choose another one") -> str:
+    """What to do about an error of the operating system; `otherwise` for all others."""
+    number = getattr(error, "errno", None) if isinstance(error, OSError) else None
+    return otherwise if number is None else _ADVICE.get(number, otherwise)
+
+
+def one_line(error: BaseException) -> str:
+    """An error as one line for the user; one of the operating system with its file and advice."""
+    if isinstance(error, OSError) and error.strerror:
+        names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        where = f"{' -> '.join(names)}: " if names else ""
+        return f"{where}{error.strerror}; {advice(error)}"
+    return " ".join(str(error).split())
