@@ -2,18 +2,99 @@
 
 Everything is made under a temporary name (`.writing-...`) beside its place, synced, and renamed. A folder
 cannot be renamed over another one: the old one first steps aside (`.replaced-...`), and `clean_up` puts it
-back where a kill fell between the two renames.
+back where a kill fell between the two renames. Links are followed: what a link leads to is replaced, and the
+link stays. Modes are as the umask says, whatever the library that wrote a file has given it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
+import secrets
 import shutil
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 TEMPORARY = ".writing-"
 REPLACED = ".replaced-"
+
+
+@contextlib.contextmanager
+def replacing_file(path: Path | str, *, is_synced: bool = True) -> Iterator[Path]:
+    """A new file with the same suffix, which takes the place of `path` at the end, or vanishes on failure.
+
+    Args:
+        is_synced: wait until it is on the disk.
+    Raises: OSError that names `path`.
+    """
+    place = Path(os.path.realpath(path))
+    new = place.with_name(f"{TEMPORARY}{secrets.token_hex(4)}{place.suffix}")
+    try:
+        os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        mode = new.stat().st_mode & 0o777
+        yield new
+        new.chmod(mode)  # a library may have put a file of its own there
+        if is_synced:
+            sync(new)
+        os.replace(new, place)
+    except OSError as error:
+        if error.strerror:
+            error.filename, error.filename2 = str(path), None  # a full disk names none
+        raise
+    finally:
+        with contextlib.suppress(OSError):
+            new.unlink(missing_ok=True)
+    if is_synced:
+        sync(place.parent)
+
+
+@contextlib.contextmanager
+def replacing_folder(path: Path | str) -> Iterator[Path]:
+    """A new folder, which takes the place of `path` at the end, or vanishes on failure."""
+    place = Path(os.path.realpath(path))
+    place.parent.mkdir(parents=True, exist_ok=True)
+    new = place.with_name(f"{TEMPORARY}{place.name}-{secrets.token_hex(4)}")
+    try:
+        new.mkdir()
+        yield new
+        _settle(new)
+        _swap(new, place)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _swap(new: Path, place: Path) -> None:
+    old = moved_aside(place)
+    if place.exists():
+        remove(old)  # a killed process may have left one
+        os.rename(place, old)
+    try:
+        os.rename(new, place)
+    except OSError:
+        if old.exists():
+            os.rename(old, place)
+        raise
+    sync(place.parent)
+    remove(old)
+
+
+def _settle(folder: Path) -> None:
+    """Gives everything in a new folder the mode that the umask says, and waits until it is on the disk."""
+    mode = stat.S_IMODE(folder.stat().st_mode)
+    for root, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            file = Path(root, name)
+            file.chmod(mode & 0o666)
+            sync(file)
+        Path(root).chmod(mode)
+        sync(Path(root))
+
+
+def moved_aside(place: Path) -> Path:
+    """Where the old folder is for the moment in which another takes its place."""
+    return place.with_name(f"{REPLACED}{place.name}")
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -23,17 +104,8 @@ def replace_text(path: Path, text: str) -> None:
 
 def replace_bytes(path: Path, data: bytes) -> None:
     """`replace_text` for what is no text."""
-    temporary = path.with_name(f"{TEMPORARY}{path.name}")
-    try:
-        temporary.write_bytes(data)
-        sync(temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        if error.strerror:
-            error.filename = str(path)  # a full disk names none
-        raise
-    sync(path.parent)
+    with replacing_file(path) as new:
+        new.write_bytes(data)
 
 
 def append(path: Path, data: bytes) -> None:
@@ -50,37 +122,53 @@ def append(path: Path, data: bytes) -> None:
         raise
 
 
-def replace_folder(new: Path, final: Path) -> None:
-    """Renames a finished folder to `final`, in the place of what may be there."""
-    old = final.with_name(f"{REPLACED}{final.name}")
-    if final.exists():
-        shutil.rmtree(old, ignore_errors=True)  # a killed process may have left one
-        os.rename(final, old)
-    os.rename(new, final)
-    sync(final.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def clean_up(folder: Path) -> None:
     """Removes what a killed process left half-written, and puts back what it had moved aside."""
     for path in folder.glob(f"{REPLACED}*"):
-        final = path.with_name(path.name.removeprefix(REPLACED))
-        if final.exists():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            os.rename(path, final)
+        _put_back(path)
     for path in folder.glob(f"{TEMPORARY}*"):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            with contextlib.suppress(OSError):
-                path.unlink()
+        remove(path)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a file and waits until it is on the disk."""
-    path.write_text(text, encoding="utf-8")
-    sync(path)
+def clean_up_beside(path: Path) -> None:
+    """`clean_up` for one folder, which a link may lead to, and nothing else of the folder that it lies in."""
+    place = Path(os.path.realpath(path))
+    if (old := moved_aside(place)).exists():
+        _put_back(old)
+    name = re.compile(re.escape(f"{TEMPORARY}{place.name}-") + r"[0-9a-f]{8}")
+    for other in place.parent.glob(f"{TEMPORARY}*"):
+        if name.fullmatch(other.name):
+            remove(other)
+
+
+def _put_back(old: Path) -> None:
+    place = old.with_name(old.name.removeprefix(REPLACED))
+    if place.exists():
+        remove(old)
+    else:
+        os.rename(old, place)
+
+
+def remove(path: Path) -> None:
+    """Removes a file, a folder with all that is in it, or a link and not what it leads to, if it can."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def is_mount_point(path: Path) -> bool:
+    """Whether another disk or folder is mounted there; such a place cannot be renamed."""
+    place = os.path.realpath(path)
+    if os.path.ismount(place):
+        return True
+    try:
+        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    octal = re.compile(r"\\(\d{3})")
+    return any(octal.sub(lambda m: chr(int(m[1], 8)), line.split()[4]) == place for line in lines)
 
 
 def sync(path: Path) -> None:

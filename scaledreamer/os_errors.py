@@ -6,6 +6,8 @@ Needs no torch.
 from __future__ import annotations
 
 import errno
+import os
+import re
 
 _ADVICE = {
     errno.ENOSPC: "make room on that disk, or choose another place",
@@ -38,15 +40,24 @@ _ADVICE = {
 }
 
 
+def number_of(error: BaseException) -> int | None:
+    """The system's number of an error, also where a library written in Rust has made a text of it."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else None
+
+
 def reason(error: BaseException) -> str:
     """What went wrong, in the system's words if it has any: "No space left on device"."""
-    return getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+    number = number_of(error)
+    words = getattr(error, "strerror", None) or (os.strerror(number) if number else "")
+    return words or " ".join(str(error).split()) or type(error).__name__
 
 
 def advice(error: BaseException, otherwise: str = "check the place, or choose another one") -> str:
     """What to do about an error of the operating system; `otherwise` for all others."""
-    number = getattr(error, "errno", None) if isinstance(error, OSError) else None
-    return otherwise if number is None else _ADVICE.get(number, otherwise)
+    return _ADVICE.get(number_of(error) or 0, otherwise)
 
 
 def one_line(error: BaseException) -> str:

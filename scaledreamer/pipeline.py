@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -41,7 +40,8 @@ from scaledreamer.exported import (
     read_index,
     weights_hash,
 )
-from scaledreamer.files import TEMPORARY, replace_folder
+from scaledreamer.files import replacing_folder
+from scaledreamer.os_errors import advice, reason
 from scaledreamer.prompts.check import check_prompt
 from scaledreamer.prompts.conditioner import TextConditioner
 from scaledreamer.prompts.interpolation import interpolate_conditions
@@ -324,38 +324,28 @@ class TextTo3D:
             "renderer": self.renderer,
             "step": self.step,
         }
-        temporary: Path | None = None
+        if hasattr(self.generator, "prepare_export"):
+            self.generator.prepare_export()
+        tensors = {
+            name: (value.to(dtype) if value.is_floating_point() else value).cpu().contiguous()
+            for name, value in self.generator.state_dict().items()
+        }
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            temporary = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}{folder.name}-", dir=folder.parent))
-            new = temporary / "new"
-            (new / WEIGHTS).parent.mkdir(parents=True)
-            if hasattr(self.generator, "prepare_export"):
-                self.generator.prepare_export()
-            state = self.generator.state_dict()
-            tensors = {
-                name: (value.to(dtype) if value.is_floating_point() else value).cpu().contiguous()
-                for name, value in state.items()
-            }
-            save_file(tensors, new / WEIGHTS, metadata={"format": "pt"})
-            self.conditioner.save_pretrained(new)
-            (new / "README.md").write_text(_README.format(version=__version__), encoding="utf-8")
-            if (folder / "README.md").is_file():
-                shutil.copy2(folder / "README.md", new / "README.md")
-            if self.trained_on is not None:
-                (new / TRAINED_ON).write_text(self.trained_on.dumps(), encoding="utf-8")
-            index["sha256"] = file_hashes(new)
-            (new / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-            replace_folder(new, folder)
+            with replacing_folder(folder) as new:
+                (new / WEIGHTS).parent.mkdir(parents=True)
+                save_file(tensors, new / WEIGHTS, metadata={"format": "pt"})
+                self.conditioner.save_pretrained(new)
+                (new / "README.md").write_text(_README.format(version=__version__), encoding="utf-8")
+                if (folder / "README.md").is_file():
+                    shutil.copy2(folder / "README.md", new / "README.md")
+                if self.trained_on is not None:
+                    (new / TRAINED_ON).write_text(self.trained_on.dumps(), encoding="utf-8")
+                index["sha256"] = file_hashes(new)
+                (new / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
         except (OSError, SafetensorError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
             raise ValueError(
-                f"{folder}: cannot be written ({reason}); what was there is untouched. Make room, or give "
-                "another folder"
+                f"{folder}: cannot be written ({reason(error)}); what was there is untouched: {advice(error)}"
             ) from None
-        finally:
-            if temporary is not None:
-                shutil.rmtree(temporary, ignore_errors=True)
 
     def _cut_off(self, prompt: str) -> str:
         """The end of the prompt that the text encoder does not read, in whole words."""

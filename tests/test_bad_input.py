@@ -779,10 +779,10 @@ TRAIN = [
         "training.output=/proc/run", message="training.output: got '/proc/run', which cannot be made ("
     ),
     setting_case(
-        f"training.output={LONG}", message="which cannot be made (File name too long); choose another"
+        f"training.output={LONG}", message="which cannot be made (File name too long); choose a shorter"
     ),
     setting_case(
-        'training.output="a\\0b"', message="which cannot be made (embedded null byte); choose another"
+        'training.output="a\\0b"', message="which cannot be made (embedded null byte); check the place"
     ),
     setting_case(
         "training.output=.", message="config.yaml is no run's and would be replaced; choose another"
@@ -1017,9 +1017,7 @@ def test_a_full_disk_in_the_second_checkpoint_leaves_the_first_to_go_on_from(
     error = capfd.readouterr().err
     assert status == 2 and error.count("\n") == 1
     assert "run/checkpoints/step-00000006: cannot be written (" in error
-    assert (
-        "earlier checkpoints are untouched. Make room or choose another training.output, and run the" in error
-    )
+    assert "earlier checkpoints are untouched: the file system or `ulimit -f` allows no larger file" in error
     assert {path.name for path in Path("run/checkpoints").iterdir()} == {"latest", "step-00000003"}
     assert train.main(run_again) == 0
     assert train.main([*run_again, "training.output=straight"]) == 0

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from scaledreamer.files import REPLACED, clean_up, replace_folder
+from scaledreamer.files import REPLACED, clean_up, replacing_folder
 from scaledreamer.training import checkpoint as module
 from scaledreamer.training.checkpoint import (
     Checkpoint,
@@ -153,10 +153,11 @@ def test_kill_anywhere_while_writing_leaves_a_whole_one(tmp_path: Path, step: in
 
 
 def test_a_folder_is_replaced_beside_what_a_killed_process_had_moved_aside(tmp_path: Path) -> None:
-    for name in (f"{REPLACED}made", "made", "new"):
+    for name in (f"{REPLACED}made", "made"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_text(name)
-    replace_folder(tmp_path / "new", tmp_path / "made")
+    with replacing_folder(tmp_path / "made") as new:
+        (new / "file").write_text("new")
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
     assert (tmp_path / "made" / "file").read_text() == "new"
 

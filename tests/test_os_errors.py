@@ -7,9 +7,10 @@ import os
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from scaledreamer.cli import program
-from scaledreamer.os_errors import advice, one_line
+from scaledreamer.os_errors import advice, one_line, reason
 
 
 def test_each_error_has_its_own_advice() -> None:
@@ -23,6 +24,12 @@ def test_each_error_has_its_own_advice() -> None:
     assert len(set(said.values())) == len(said)
     room = {number for number, text in said.items() if "room" in text}
     assert room == {errno.ENOSPC}, "only a full disk is helped by making room"
+
+
+def test_a_full_disk_under_safetensors_is_known_as_one() -> None:
+    error = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    assert reason(error) == "No space left on device" and "make room" in advice(error)
+    assert advice(ValueError("other"), "else") == "else" and reason(ValueError()) == "ValueError"
 
 
 def test_an_error_is_one_line_that_names_its_file(tmp_path: Path) -> None:

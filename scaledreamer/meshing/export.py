@@ -7,7 +7,6 @@ z) becomes (y, z, x). A unit is a metre to programs that ask.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import io
@@ -16,8 +15,6 @@ import math
 import os
 import re
 import subprocess
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +30,7 @@ from trimesh.visual import TextureVisuals
 from trimesh.visual.material import PBRMaterial
 
 from scaledreamer import __version__
-from scaledreamer.files import TEMPORARY
+from scaledreamer.files import replacing_file
 from scaledreamer.meshing.texture import TexturedMesh
 
 MAX_SLUG_LENGTH = 60
@@ -149,9 +146,9 @@ def save_obj(path: Path | str, mesh: TexturedMesh) -> None:
     try:
         # Nothing is renamed before all is written; then the texture, the material, and the OBJ last.
         with (
-            temporary_beside(path) as new_path,
-            temporary_beside(material) as new_material,
-            temporary_beside(texture) as new_texture,
+            replacing_file(path, is_synced=False) as new_path,
+            replacing_file(material, is_synced=False) as new_material,
+            replacing_file(texture, is_synced=False) as new_texture,
         ):
             new_texture.write_bytes(_png(mesh.texture))
             new_material.write_bytes("\n".join(lines).encode())
@@ -206,7 +203,7 @@ def save_mp4(path: Path | str, frames: UInt8[np.ndarray, "frame h w 3"], fps: in
     assert height % 2 == 0 and width % 2 == 0, (height, width)
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "-"]
     codec = ["-an", "-vcodec", "libx264", "-pix_fmt", "yuv420p", "-crf", "15", "-preset", "veryfast"]
-    with temporary_beside(path) as temporary:
+    with replacing_file(path, is_synced=False) as temporary:
         try:
             # Not imageio_ffmpeg.write_frames, which takes half a video on a full disk for a whole one.
             ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error"]
@@ -240,30 +237,5 @@ def save_json(path: Path | str, value: dict[str, Any]) -> None:
 
 def save_bytes(path: Path | str, data: bytes) -> None:
     """Writes a file whole or not at all."""
-    with temporary_beside(path) as temporary:
+    with replacing_file(path, is_synced=False) as temporary:
         temporary.write_bytes(data)
-
-
-@contextlib.contextmanager
-def temporary_beside(path: Path | str) -> Iterator[Path]:
-    """A path with the same suffix in the same folder, renamed to `path` at the end, removed on failure."""
-    path = Path(path)
-    handle, name = tempfile.mkstemp(prefix=TEMPORARY, suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, path)
-    except OSError as error:
-        if error.strerror:
-            error.filename = str(path)  # a full disk names none
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +20,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from scaledreamer.files import TEMPORARY, sync
+from scaledreamer.files import replacing_file
 from scaledreamer.prompts.check import MAX_CHARACTERS, normalize_prompt
 from scaledreamer.prompts.corpus import comparison_key, split_prompts
 from scaledreamer.prompts.foreign import check_input, entries
@@ -350,20 +349,12 @@ def write_corpus(path: Path, train: Sequence[str], held_out: Sequence[str]) -> N
     The same prompts give the same bytes. The file is replaced in one step; where that fails, it stays as it
     was.
     """
-    temporary = path.with_name(f"{TEMPORARY}{path.name}")
-    try:
-        with temporary.open("wb") as raw:
-            if path.name.lower().endswith(".gz"):
-                with gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as packed:
-                    packed.writelines(_corpus_lines(train, held_out))
-            else:
-                raw.writelines(_corpus_lines(train, held_out))
-        sync(temporary)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync(path.parent)
+    with replacing_file(path) as new, new.open("wb") as raw:
+        if path.name.lower().endswith(".gz"):
+            with gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as packed:
+                packed.writelines(_corpus_lines(train, held_out))
+        else:
+            raw.writelines(_corpus_lines(train, held_out))
 
 
 def _corpus_lines(train: Sequence[str], held_out: Sequence[str]) -> Iterator[bytes]:

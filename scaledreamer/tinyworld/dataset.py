@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from scaledreamer.cameras import Cameras, sample_cameras
+from scaledreamer.files import replacing_file
 from scaledreamer.tinyworld import grammar
 from scaledreamer.tinyworld.grammar import Meaning
 from scaledreamer.tinyworld.renderer import trace
@@ -163,10 +164,9 @@ def save_views(views: Views, path: Path) -> None:
     """Writes views to a safetensors file, under a temporary name until it is whole."""
     cameras = {f"cameras.{name}": value for name, value in vars(views.cameras).items()}
     meanings = json.dumps([asdict(meaning) for meaning in views.meanings])
-    temporary = path.with_suffix(".tmp")
     tensors = {"surface": views.surface, "light": views.light} | cameras
-    save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, temporary, {"meanings": meanings})
-    temporary.replace(path)
+    with replacing_file(path) as new:
+        save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, new, {"meanings": meanings})
 
 
 def load_views(paths: Sequence[Path]) -> Views:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +25,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from scaledreamer.files import TEMPORARY, replace_folder, replace_text, sync, write_text
+from scaledreamer.files import remove, replace_text, replacing_folder
+from scaledreamer.os_errors import advice, reason
 from scaledreamer.training.engine import State
 
 FORMAT_VERSION = 1
@@ -57,48 +57,37 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     Raises: ValueError if it cannot be written; what was there before is untouched.
     """
     name = f"step-{checkpoint.step:08d}"
-    temporary = folder / f"{TEMPORARY}{name}"
+    tensors = {
+        "parameters": checkpoint.parameters,
+        "averaged": checkpoint.averaged,
+        "optimizer": {
+            f"{p}/{key}": value for p, state in checkpoint.optimizer.items() for key, value in state.items()
+        },
+    }
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        tensors = {
-            "parameters": checkpoint.parameters,
-            "averaged": checkpoint.averaged,
-            "optimizer": {
-                f"{p}/{key}": value
-                for p, state in checkpoint.optimizer.items()
-                for key, value in state.items()
-            },
-        }
-        hashes = {}
-        for stem, values in tensors.items():
-            path = temporary / f"{stem}.safetensors"
-            save_file({key: value.detach().cpu().contiguous() for key, value in values.items()}, path)
-            sync(path)
-            hashes[path.name] = _hash(path)
-        index = {
-            "format_version": FORMAT_VERSION,
-            "step": checkpoint.step,
-            "best": dict(checkpoint.best),
-            "sha256": hashes,
-            "config": checkpoint.config,
-        }
-        write_text(temporary / INDEX, json.dumps(index, indent=1))
-        sync(temporary)
-        final = folder / name
-        replace_folder(temporary, final)  # there may be one of the same step, from before a resumption
+        with replacing_folder(folder / name) as new:  # perhaps one of an earlier try
+            hashes = {}
+            for stem, values in tensors.items():
+                path = new / f"{stem}.safetensors"
+                save_file({key: value.detach().cpu().contiguous() for key, value in values.items()}, path)
+                hashes[path.name] = _hash(path)
+            index = {
+                "format_version": FORMAT_VERSION,
+                "step": checkpoint.step,
+                "best": dict(checkpoint.best),
+                "sha256": hashes,
+                "config": checkpoint.config,
+            }
+            (new / INDEX).write_text(json.dumps(index, indent=1), encoding="utf-8")
         replace_text(folder / "latest", name + "\n")
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        reason = getattr(error, "strerror", None) or str(error)
         raise ValueError(
-            f"{folder / name}: cannot be written ({reason}); earlier checkpoints are untouched. Make room or "
-            "choose another training.output, and run the same command again."
+            f"{folder / name}: cannot be written ({reason(error)}); earlier checkpoints are untouched: "
+            f"{advice(error)}, and run the same command again."
         ) from None
     for old in _steps(folder)[keep:]:
-        shutil.rmtree(old, ignore_errors=True)
-    return final
+        remove(old)
+    return folder / name
 
 
 def load_newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
@@ -158,8 +147,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             best=best,
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ValueError(f"{path}: damaged ({reason}).") from None
+        raise ValueError(f"{path}: damaged ({reason(error)}).") from None
 
 
 def _steps(folder: Path) -> list[Path]:

@@ -11,6 +11,13 @@ from pathlib import Path
 from scaledreamer.config import Config
 from scaledreamer.config_file import read_yaml
 from scaledreamer.exported import INDEX
+from scaledreamer.files import clean_up, clean_up_beside, is_mount_point, moved_aside
+from scaledreamer.os_errors import advice, reason
+
+FILLED = ("checkpoints", "samples", "tensorboard", "shown")
+"""Folders of a run that it writes into."""
+REPLACED = ("generator", "best")
+"""Folders of a run that it replaces by new ones."""
 
 
 def check_output(folder: Path) -> None:
@@ -21,21 +28,22 @@ def check_output(folder: Path) -> None:
     problem = ""
     if not existing.is_dir():
         problem = f"{existing} is not a folder"
-    elif not os.access(existing, os.W_OK | os.X_OK):
+    elif not _is_writable(existing):
         problem = f"no permission to write in {existing}"
     elif existing == folder.absolute():
-        problem = _foreign(folder)
+        problem = _foreign(folder) or _irreplaceable(folder)
     if problem:
         raise ValueError(f"training.output: got {str(folder)!r}, but {problem}; choose another folder.")
 
 
 def _foreign(folder: Path) -> str:
     """What of an existing folder is not of a run, and in its way; empty if nothing is."""
-    for name in ("checkpoints", "samples", "tensorboard", "generator", "best"):
+    for name in (*FILLED, *REPLACED):
         place = folder / name
-        if os.path.lexists(place) and not place.is_dir():
+        is_aside = moved_aside(Path(os.path.realpath(place))).is_dir()  # by a run that was killed just then
+        if os.path.lexists(place) and not place.is_dir() and not is_aside:
             return f"{place} is not a folder"
-    for name in ("generator", "best"):
+    for name in REPLACED:
         place = folder / name
         if place.is_dir() and any(place.iterdir()) and not (place / INDEX).is_file():
             return f"{place} is not an exported generator"
@@ -52,15 +60,38 @@ def _foreign(folder: Path) -> str:
     return ""
 
 
+def _irreplaceable(folder: Path) -> str:
+    """What of an existing folder the run could not write, perhaps because of a link; empty if it can."""
+    for name in FILLED:
+        place = folder / name
+        if place.is_dir() and not _is_writable(place):
+            return f"no permission to write in {place}"
+    for name in REPLACED:
+        place = folder / name
+        if place.is_dir() and is_mount_point(place):
+            return f"{place} is a mount point, and a run replaces that folder: mount the folder above it"
+        parent = Path(os.path.realpath(place)).parent
+        if place.is_symlink() and not _is_writable(parent):
+            return f"{place} leads to a folder that cannot be replaced: no permission to write in {parent}"
+    return ""
+
+
+def _is_writable(folder: Path) -> bool:
+    return os.access(folder, os.W_OK | os.X_OK)
+
+
 def make_output(folder: Path) -> None:
-    """Makes a run's folder.
+    """Makes a run's folder, or clears away what a killed run has left half-written in it.
 
     Raises: ValueError if it cannot.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        clean_up(folder)
+        clean_up(folder / "checkpoints")
+        for name in REPLACED:
+            clean_up_beside(folder / name)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
         raise ValueError(
-            f"training.output: got {str(folder)!r}, which cannot be made ({reason}); choose another folder."
+            f"training.output: got {str(folder)!r}, which cannot be made ({reason(error)}); {advice(error)}."
         ) from None
