@@ -169,6 +169,8 @@ def test_a_numbered_column_skips_a_header_that_is_one(tmp_path: Path) -> None:
 def test_one_column_of_prompts_with_commas_is_no_semicolon_table(tmp_path: Path) -> None:
     table = b'prompt\n"a frog; red, old"\na cat; blue\na dog; green\n'
     assert imported(tmp_path, "a.csv", table).train == ["a frog; red, old", "a cat; blue", "a dog; green"]
+    table = b"a frog; red\na cat\na dog\n"
+    assert imported(tmp_path, "a.csv", table, column="1").train == ["a frog; red", "a cat", "a dog"]
 
 
 def test_a_delimiter_is_told_from_the_beginning_of_a_large_file(tmp_path: Path) -> None:
