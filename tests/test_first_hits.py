@@ -58,6 +58,18 @@ def test_numpy_finds_what_embree_finds(kind):
 
 
 @pytest.mark.parametrize("make", [EmbreeHits, PlainHits])
+def test_from_within_rays_meet_what_is_before_them(make):
+    origins = np.full((20, 3), 0.1)
+    directions = np.random.default_rng(0).normal([2, 0, 0], 0.1, (20, 3))
+    face, weights = make(BALL.vertices, BALL.faces)(origins, directions)
+    assert (face >= 0).all()
+    place = np.einsum("rc,rci->ri", weights, BALL.vertices[BALL.faces[face]])
+    assert (place[:, 0] > 0.4).all()
+    behind, _ = make(BALL.vertices, BALL.faces)(np.full((20, 3), 1.1), directions)
+    assert (behind == -1).all()
+
+
+@pytest.mark.parametrize("make", [EmbreeHits, PlainHits])
 def test_no_rays_give_no_hits(make):
     face, weights = make(BALL.vertices, BALL.faces)(np.zeros((0, 3)), np.zeros((0, 3)))
     assert face.shape == (0,) and weights.shape == (0, 3)

@@ -105,8 +105,9 @@ def test_asset_exports_pictures_and_refuses_other_suffixes(tmp_path):
 
 def test_an_asset_without_surface_says_so_and_writes_nothing(tmp_path):
     asset = Asset("nothing", 0, AnalyticScene(lambda points: torch.ones_like(points[..., 0])))
-    with pytest.raises(EmptySurfaceError, match="no surface"):
-        asset.export(tmp_path / "nothing.glb")
+    for kind in ("glb", "png", "mp4"):
+        with pytest.raises(EmptySurfaceError, match="no surface"):
+            asset.export(tmp_path / "new" / f"nothing.{kind}")
     assert not list(tmp_path.iterdir())
 
 

@@ -48,7 +48,7 @@ class EmbreeHits:
 
 
 class PlainHits:
-    """Rays that share their origin, with all of the mesh before it, or that share their direction.
+    """Rays that share their origin (a face that is not wholly before it is left out), or their direction.
 
     The triangles are projected onto a plane across the rays, so each ray becomes a point. The plane has a
     grid: a point is compared with the triangles whose bounds touch its cell.
@@ -65,13 +65,15 @@ class PlainHits:
         face, weights = np.full(len(origins), -1, np.int32), np.zeros((len(origins), 3), np.float32)
         if not len(origins):
             return face, weights
+        faces, number = self._faces, np.arange(len(self._faces))
         forward = directions.mean(axis=0, dtype=np.float64)
         axes = _axes_towards(forward / np.linalg.norm(forward))
         # Of everything on a line of sight, what has the greatest closeness comes first; it is affine on the
         # plane. `behind` is the closeness of the ray's origin.
         if (origins == origins[0]).all():
             seen = (self._vertices - origins[0]) @ axes
-            assert (seen[:, 2] > 0).all(), "part of the mesh is behind the eye"
+            is_before = (seen[:, 2] > 1e-6)[faces].all(axis=-1)
+            faces, number = faces[is_before], number[is_before]
             place, closeness = seen[:, :2] / seen[:, 2:], 1 / seen[:, 2]
             heading = directions @ axes
             point, behind = heading[:, :2] / heading[:, 2:], np.full(len(origins), np.inf)
@@ -80,20 +82,22 @@ class PlainHits:
             place, closeness, point, behind = seen[:, :2], -seen[:, 2], start[:, :2], -start[:, 2]
         else:
             raise ValueError("without embreex rays must share their origin or their direction")
-        corners = place[self._faces]
+        if not len(faces):
+            return face, weights
+        corners = place[faces]
         ray, candidate = _pairs_by_cell(point, corners)
         share = _barycentric(point[ray], corners[candidate])
-        close = np.einsum("pc,pc->p", share, closeness[self._faces[candidate]])
+        close = np.einsum("pc,pc->p", share, closeness[faces[candidate]])
         met = ((share >= -1e-12).all(axis=-1) & (close < behind[ray])).nonzero()[0]
         met = met[np.argsort(close[met], kind="stable")]  # the first one is written last
         pair = np.full(len(origins), -1)
         pair[ray[met]] = met
         is_hit = pair >= 0
         pair = pair[is_hit]
-        face[is_hit] = candidate[pair]
+        face[is_hit] = number[candidate[pair]]
         on_face = share[pair]
         if np.isinf(behind).all():  # perspective: equal steps on the plane are longer far away
-            on_face = on_face * closeness[self._faces[candidate[pair]]]
+            on_face = on_face * closeness[faces[candidate[pair]]]
         weights[is_hit] = on_face / on_face.sum(axis=-1, keepdims=True)
         return face, weights
 

@@ -220,8 +220,6 @@ def _shadow(lit: Lit, eye: _Eye, directions: Float[np.ndarray, "ray 3"]) -> Floa
     height = eye.position[2] - corner[2]
     opacity = np.zeros(len(directions), np.float32)
     down = (directions[:, 2] < -1e-3).nonzero()[0]
-    if height <= 0 or not len(down):
-        return opacity
     rays = directions[down]
     place = (eye.position[:2] - corner[:2] + rays[:, :2] * (height / -rays[:, 2:])) / side
     fade = (4 * np.minimum(place, 1 - place).min(axis=-1)).clip(0, 1)  # ends softly with the square
