@@ -92,7 +92,7 @@ def test_published_configurations_dry_run_with_weights_of_their_layout(
     settings = [f"priors.0.model={folder}", f"conditioner.model={folder}", f"training.output={tmp_path}/run"]
     assert main(["--config", str(ROOT / "configs" / f"{config}.yaml"), "--dry-run", *settings]) == 0
     said = capsys.readouterr().out
-    assert "prompts: 14" in said and "first batch (step 0)" in said and "max_steps: 50000" in said
+    assert "prompts: 15" in said and "first batch (step 0)" in said and "max_steps: 50000" in said
     assert not (tmp_path / "run").exists()
 
 

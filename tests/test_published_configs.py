@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import torch
 
-from scaledreamer.build import make_renderer, renderer_settings
+from scaledreamer.build import build_views, make_renderer, renderer_settings
 from scaledreamer.config import Config
 from scaledreamer.config_file import flatten, load_config
+from scaledreamer.evaluation.ground_truth import sharpened
+from scaledreamer.rendering.volume import VolumeRenderer
 from scaledreamer.schedules import parse_schedule
 
 ROOT = Path(__file__).parent.parent
@@ -247,6 +250,21 @@ def test_steps_and_schedules_are_the_published_ones(name: str, config: Config) -
 def test_a_ray_has_193_intervals(config: Config) -> None:
     """129 edges of proposals and 65 of what is resampled from them (ESTIMATOR: sampling)."""
     assert make_renderer(renderer_settings(config.renderer)).num_rendered == (129 + 65) - 1
+
+
+def test_a_step_draws_its_cameras_and_renders_as_the_settings_say(config: Config) -> None:
+    """Half of 2,000 elevations are even on the sphere (their mean sine is that of the interval's middle)."""
+    views = build_views(config.cameras, config.renderer, config.training.max_steps)
+    uniforms = torch.rand(2000, 1, 4, generator=torch.Generator().manual_seed(0))
+    cameras = views.cameras(uniforms)
+    on_sphere = cameras.elevation[uniforms[..., 0] < 0.5].sin()
+    middle = (math.sin(math.radians(-10)) + math.sin(math.radians(45))) / 2
+    assert float(on_sphere.mean()) == pytest.approx(middle, abs=0.02)
+    assert float(on_sphere.min()) < -0.16 and float(on_sphere.max()) > 0.69
+    renderer = make_renderer(renderer_settings(config.renderer))
+    assert (renderer.near, renderer.far, renderer.rendered) == (0.05, 2.0, "union")
+    scored = sharpened(renderer)
+    assert (scored.near, scored.far) == (VolumeRenderer.near, VolumeRenderer.far)
 
 
 def test_proposals_are_not_blunted_by_their_lattice(config: Config) -> None:
