@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,11 @@ from scaledreamer.meshing.isosurface import (
     EmptySurfaceError,
     Lattice,
     Mesh,
-    drop_small_components,
+    drop_chips,
     march,
     sample_near_surface,
-    simplify,
 )
+from scaledreamer.meshing.simplify import simplify
 from scaledreamer.meshing.texture import TexturedMesh, texture_mesh
 from scaledreamer.meshing.turntable import Space, render_frames
 from scaledreamer.scene import Scene
@@ -81,6 +82,11 @@ class Asset:
         key = (resolution, max_faces, texture_size)
         if key not in self._meshes:
             mesh = simplify(self._surface(resolution), max_faces)
+            if len(mesh.faces) > max_faces:
+                self.notes.append(
+                    f"the mesh has {len(mesh.faces):,} faces, more than the {max_faces:,} asked for: fewer "
+                    "would tear its bodies and handles apart"
+                )
             self._meshes[key] = texture_mesh(
                 self.scene,
                 mesh,
@@ -195,6 +201,7 @@ class Asset:
             match kind:
                 case ".glb":
                     extras = {"prompt": self.prompt, "seed": self.seed, "ground": ground, "scale": scale}
+                    extras["mesh"] = dataclasses.asdict(mesh.report)
                     export.save_glb(path, mesh, extras, name=export.slug(self.prompt), terms=self.terms)
                 case ".obj":
                     export.save_obj(path, mesh)
@@ -263,5 +270,5 @@ class Asset:
     def _surface(self, resolution: int) -> Mesh:
         """The whole mesh, not simplified; made once for each resolution."""
         if resolution not in self._surfaces:
-            self._surfaces[resolution] = drop_small_components(march(self._lattice(resolution)))
+            self._surfaces[resolution] = drop_chips(march(self._lattice(resolution)))
         return self._surfaces[resolution]

@@ -81,7 +81,7 @@ def test_one_prompt_gives_glb_video_views_and_sidecar(checkpoint, tmp_path, caps
     assert {"scaledreamer", "torch", "python"} <= report["versions"].keys()
     assert report["files"] == {kind: f"{sidecar.stem}.{kind}" for kind in ("glb", "mp4", "png")}
     assert {"forward", "mesh", "total"} <= report["seconds"].keys()
-    assert report["settings"]["resolution"] == 32 and report["mesh"]["watertight"]
+    assert report["settings"]["resolution"] == 32 and report["mesh"]["vertex_manifold"]
     assert isinstance(trimesh.load(tmp_path / report["files"]["glb"], force="mesh"), trimesh.Trimesh)
     assert str(checkpoint) in captured.out and "sha256" in captured.out
 

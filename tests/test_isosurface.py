@@ -13,13 +13,13 @@ from analytic_scenes import AnalyticScene, ball, box, union
 from scaledreamer.meshing.isosurface import (
     EmptySurfaceError,
     Lattice,
-    Mesh,
-    drop_small_components,
+    drop_chips,
     extract_surface,
     march,
     sample_near_surface,
-    simplify,
 )
+from scaledreamer.meshing.mesh import Mesh
+from scaledreamer.meshing.topology import inspect
 
 
 def as_trimesh(mesh: Mesh) -> trimesh.Trimesh:
@@ -35,7 +35,7 @@ def dense_values(scene: AnalyticScene, resolution: int) -> torch.Tensor:
 def test_ball_has_its_volume_area_and_place():
     mesh = extract_surface(AnalyticScene(ball((0.2, -0.1, 0.3), 0.5)), resolution=64)
     reference = as_trimesh(mesh)
-    assert reference.is_watertight and mesh.is_watertight()
+    assert reference.is_watertight and inspect(mesh).is_manifold
     assert reference.volume == pytest.approx(
         4 / 3 * math.pi * 0.5**3, rel=0.01
     )  # positive: faces wind outward
@@ -91,23 +91,25 @@ def test_chunks_do_not_change_the_mesh():
     assert np.array_equal(one.vertices, many.vertices) and np.array_equal(one.faces, many.faces)
 
 
-def test_a_surface_leaving_the_cube_is_closed_on_its_sides():
+def test_a_surface_leaving_the_cube_is_closed_with_flat_lids():
     mesh = extract_surface(AnalyticScene(box((0, 0, -1.0), (0.5, 0.5, 0.6))), resolution=64)
-    reference = as_trimesh(mesh)
-    assert reference.is_watertight
-    assert reference.volume == pytest.approx(1.0 * 1.0 * 0.6, rel=0.03)
-    assert np.abs(mesh.vertices).max() <= 1 + 1e-6
+    assert inspect(mesh).is_manifold and inspect(mesh).cut_at == ("-z",)
+    assert as_trimesh(mesh).volume == pytest.approx(1.0 * 1.0 * 0.6, rel=0.01)
+    bottom = mesh.vertices[:, 2].argsort()[:100]
+    assert (mesh.vertices[bottom, 2] == -1).all() and np.abs(mesh.vertices).max() == 1
 
 
-def test_simplified_mesh_stays_closed_and_keeps_its_volume():
-    distance = union(ball((0.3, 0.3, 0.3), 0.2), ball(radius=0.4), box((0, 0, -0.6), (0.5, 0.5, 0.2)))
-    full = extract_surface(AnalyticScene(distance), resolution=96)
-    for max_faces in (1000, 3000):
-        mesh = simplify(full, max_faces)
-        assert len(mesh.faces) <= max_faces
-        assert as_trimesh(mesh).is_watertight
-        assert as_trimesh(mesh).volume == pytest.approx(as_trimesh(full).volume, rel=0.02)
-    assert simplify(full, 10**6) is full
+@pytest.mark.parametrize(
+    ("center", "sides"), [((0.9, 0.0, 0.0), 1), ((0.9, -0.9, 0.0), 2), ((0.9, -0.9, 0.9), 3)]
+)
+def test_a_ball_cut_at_faces_edges_and_corners_of_the_cube_has_the_volume_that_is_left(center, sides):
+    mesh = extract_surface(AnalyticScene(ball(center, 0.4)), resolution=64)
+    report = inspect(mesh)
+    assert report.is_manifold and report.euler_number == 2 and len(report.cut_at) == sides
+    points = np.random.default_rng(0).uniform(-0.4, 0.4, (400_000, 3)) + center
+    is_left = (np.linalg.norm(points - center, axis=1) < 0.4) & (np.abs(points) < 1).all(axis=1)
+    assert as_trimesh(mesh).volume == pytest.approx(0.8**3 * is_left.mean(), rel=0.01)
+    assert len(np.unique(mesh.vertices, axis=0)) == len(mesh.vertices)
 
 
 def test_floaters_and_inner_cavities_are_dropped_and_real_parts_stay():
@@ -121,9 +123,35 @@ def test_floaters_and_inner_cavities_are_dropped_and_real_parts_stay():
     assert parts == pytest.approx([4 / 3 * math.pi * r**3 for r in (0.08, 0.5)], rel=0.05)
 
 
-def test_dropping_components_of_one_piece_changes_nothing():
-    mesh = extract_surface(AnalyticScene(ball()), resolution=32, min_component=0.0)
-    assert drop_small_components(mesh, 0.5) is mesh
+def test_chips_are_told_by_their_volume_not_by_their_area():
+    # The plate has .3 of the ball's area and .006 of its volume; the chip 4e-5 of it.
+    plate, chip = box((0.0, 0.0, 0.8), (0.3, 0.3, 0.02)), ball((0.8, 0.8, 0.0), 0.03)
+    mesh = extract_surface(AnalyticScene(union(ball(radius=0.6), plate, chip)), resolution=96)
+    assert inspect(mesh).bodies == 2
+    all_of_it = extract_surface(
+        AnalyticScene(union(ball(radius=0.6), plate, chip)), resolution=96, min_volume_share=0.0
+    )
+    assert inspect(all_of_it).bodies == 3
+    assert inspect(drop_chips(all_of_it, 0.05)).bodies == 1
+
+
+def test_pieces_locked_into_a_cavity_are_dropped_with_it_and_those_in_a_bowl_stay():
+    def shell(points: torch.Tensor) -> torch.Tensor:
+        return (points.norm(dim=-1) - 0.6).abs() - 0.1
+
+    def bowl(points: torch.Tensor) -> torch.Tensor:
+        return torch.maximum(shell(points), points[..., 2] - 0.3)
+
+    for outer, bodies in ((shell, 1), (bowl, 2)):
+        mesh = extract_surface(AnalyticScene(union(outer, ball(radius=0.3))), resolution=64)
+        assert inspect(mesh).bodies == bodies
+    solid = extract_surface(AnalyticScene(union(shell, ball(radius=0.3))), resolution=64)
+    assert as_trimesh(solid).volume == pytest.approx(4 / 3 * math.pi * 0.7**3, rel=0.01)
+
+
+def test_a_mesh_of_one_piece_has_no_chips():
+    mesh = extract_surface(AnalyticScene(ball()), resolution=32, min_volume_share=0.0)
+    assert drop_chips(mesh, 0.5) is mesh
 
 
 @pytest.mark.parametrize(("constant", "where"), [(0.4, "outside"), (-0.4, "inside")])
@@ -143,9 +171,3 @@ def test_a_field_that_is_not_finite_is_refused():
 def test_resolution_out_of_range_names_the_range(resolution):
     with pytest.raises(ValueError, match=f"resolution is {resolution}; accepted are 16 to 512"):
         extract_surface(AnalyticScene(ball()), resolution=resolution)
-
-
-def test_too_few_faces_to_make_anything_are_refused():
-    mesh = extract_surface(AnalyticScene(ball()), resolution=32)
-    with pytest.raises(ValueError, match="max_faces is 3; accepted are at least 50"):
-        simplify(mesh, 3)

@@ -53,6 +53,16 @@ def test_asset_exports_glb_upright_and_colored(tmp_path):
     assert np.quantile(np.abs(colors - (world + 1) / 2).max(axis=1), 0.9) < 0.1
 
 
+def test_more_faces_than_asked_for_are_said():
+    balls = [ball((x, y, z), 0.15) for x in (-0.6, 0, 0.6) for y in (-0.6, 0, 0.6) for z in (-0.4, 0.4)]
+    asset = Asset("balls", 0, AnalyticScene(union(*balls)))
+    report = asset.textured_mesh(resolution=32, max_faces=50, texture_size=64).report
+    assert report.is_manifold and (report.bodies, report.faces) == (18, 4 * 18)
+    assert asset.notes == [
+        "the mesh has 72 faces, more than the 50 asked for: fewer would tear its bodies and handles apart"
+    ]
+
+
 @pytest.mark.parametrize("suffix", ["glb", "obj", "ply"])
 def test_asset_stands_on_the_ground_as_long_as_asked_for_in_every_format(tmp_path, suffix):
     settings = {"resolution": 32, "texture_size": 64, "ground": True, "scale": 30.0}
@@ -73,6 +83,7 @@ def test_glb_says_under_which_terms_it_may_be_used(tmp_path, pipe, exported):
     assert read["shipped"]["asset"]["copyright"].startswith("Free to use for any purpose")
     assert "licence of the prior" in read["trained"]["asset"]["copyright"]
     assert read["shipped"]["meshes"][0]["name"] == "a-red-frog"
+    assert read["shipped"]["asset"]["extras"]["mesh"]["bodies"] == 1
 
 
 def test_asset_mesh_is_in_world_axes_and_made_once():
@@ -129,7 +140,9 @@ def test_export_holds_no_pickle_and_half_precision_by_default(pipe, tmp_path):
     assert names <= {".json", ".safetensors", ".md", ".txt"}
     weights = load_file(tmp_path / "export" / "generator" / "model.safetensors")
     assert {value.dtype for value in weights.values()} == {torch.float16}
-    assert TextTo3D.from_pretrained(tmp_path / "export")(PROMPT).textured_mesh(resolution=32).watertight
+    assert (
+        TextTo3D.from_pretrained(tmp_path / "export")(PROMPT).textured_mesh(resolution=32).report.is_manifold
+    )
 
 
 def test_exporting_again_replaces_all_but_the_readme_and_foreign_folders_are_refused(pipe, exported):

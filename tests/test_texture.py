@@ -9,7 +9,8 @@ import pytest
 import torch
 from analytic_scenes import AnalyticScene, ball, box, position_color, union
 
-from scaledreamer.meshing.isosurface import Mesh, extract_surface
+from scaledreamer.meshing.isosurface import extract_surface
+from scaledreamer.meshing.mesh import Mesh
 from scaledreamer.meshing.texture import (
     Atlas,
     bake_texture,

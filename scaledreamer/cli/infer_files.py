@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import time
 from typing import TYPE_CHECKING
 
@@ -49,11 +50,7 @@ def make(pipe: TextTo3D, asset: Asset, forward_seconds: float, arguments: argpar
         "seed": asset.seed,
         "notes": asset.notes,
         **written.origin(pipe, arguments),
-        "mesh": {
-            "vertices": len(mesh.atlas.vertices),
-            "faces": len(mesh.atlas.faces),
-            "watertight": mesh.watertight,
-        },
+        "mesh": dataclasses.asdict(mesh.report) | {"vertices_with_seams": len(mesh.atlas.vertices)},
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "files": files,
     }

@@ -1,4 +1,4 @@
-"""Triangle meshes of the zero level of a scene's signed distance, cleaned and simplified.
+"""Triangle meshes of the zero level of a scene's signed distance, closed and cleaned.
 
 Axes: world, z up, front +x, scene cube [-1, 1]^3. sdf > 0 is outside; faces wind counter-clockwise seen from
 outside. Lattices are indexed [x, y, z]. `cell` is one step of the fine lattice, `block` is BLOCK cells a
@@ -9,20 +9,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import fast_simplification
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+from jaxtyping import Bool, Float
 from skimage.measure import marching_cubes
 from torch import Tensor
 
-from scaledreamer.meshing import MAX_RESOLUTION, MIN_MAX_FACES, MIN_RESOLUTION, RESOLUTION
+from scaledreamer.meshing import MAX_RESOLUTION, MIN_RESOLUTION, RESOLUTION
+from scaledreamer.meshing.mesh import Mesh
+from scaledreamer.meshing.simplify import collapse_short_edges, simplify
+from scaledreamer.meshing.topology import is_inside, label_bodies, signed_volumes
 from scaledreamer.scene import Scene
 
 BLOCK = 4
+
+MIN_VOLUME_SHARE = 0.001
+"""Of all that a mesh encloses; pieces with less are chips. A ball a tenth as wide as another just stays."""
 
 
 class EmptySurfaceError(ValueError):
@@ -43,40 +46,13 @@ class Lattice:
     near: Bool[Tensor, "cx cy cz"]
 
 
-@dataclass(frozen=True)
-class Mesh:
-    """Triangles in world axes, counter-clockwise from outside."""
-
-    vertices: Float[np.ndarray, "vertex 3"]
-    faces: Int[np.ndarray, "face 3"]
-
-    def vertex_normals(self) -> Float[np.ndarray, "vertex 3"]:
-        """Unit normals: mean of the adjacent faces' normals, weighted by area."""
-        face_normals = _face_normals(self.vertices, self.faces)
-        normals = np.zeros_like(self.vertices)
-        for corner in range(3):
-            np.add.at(normals, self.faces[:, corner], face_normals)
-        return normals / np.maximum(np.linalg.norm(normals, axis=-1, keepdims=True), 1e-12)
-
-    def is_watertight(self) -> bool:
-        """Every edge belongs to exactly two faces, which run along it in opposite directions."""
-        edges = np.concatenate([self.faces[:, [0, 1]], self.faces[:, [1, 2]], self.faces[:, [2, 0]]]).astype(
-            np.int64
-        )
-        num_vertices = len(self.vertices)
-        forward = edges[:, 0] * num_vertices + edges[:, 1]
-        backward = edges[:, 1] * num_vertices + edges[:, 0]
-        unique = np.unique(forward)
-        return len(unique) == len(forward) and np.array_equal(unique, np.unique(backward))
-
-
 @torch.no_grad()
 def extract_surface(
     scene: Scene,
     *,
     resolution: int = RESOLUTION,
     max_faces: int | None = None,
-    min_component: float = 0.005,
+    min_volume_share: float = MIN_VOLUME_SHARE,
     device: torch.device | str = "cpu",
     chunk_size: int = 1 << 17,
 ) -> Mesh:
@@ -84,14 +60,14 @@ def extract_surface(
 
     Args:
         resolution: cells along a side of the scene cube, rounded up to a multiple of BLOCK.
-        max_faces: simplified by quadric error to at most this many faces; None keeps all.
-        min_component: pieces with a smaller share of the whole area are dropped as floaters.
+        max_faces: simplified to at most this many faces, as `simplify`; None keeps all.
+        min_volume_share: see `drop_chips`.
         chunk_size: points a call of `scene.sdf`.
     Raises: EmptySurfaceError if the field has one sign everywhere; ValueError if it is not finite or if the
         resolution is out of range.
     """
     lattice = sample_near_surface(scene, resolution, device, chunk_size)
-    mesh = drop_small_components(march(lattice), min_component)
+    mesh = drop_chips(march(lattice), min_volume_share)
     return mesh if max_faces is None else simplify(mesh, max_faces)
 
 
@@ -135,7 +111,10 @@ def sample_near_surface(
 
 
 def march(lattice: Lattice) -> Mesh:
-    """Marching cubes of a lattice over the scene cube; a surface that leaves the cube is closed on its sides.
+    """Marching cubes of a lattice over the scene cube: a closed manifold.
+
+    A surface that leaves the cube is cut there and closed with a flat lid: vertices of which a coordinate is
+    exactly -1 or 1.
 
     Raises: EmptySurfaceError if there is none.
     """
@@ -145,58 +124,43 @@ def march(lattice: Lattice) -> Mesh:
         raise EmptySurfaceError(
             f"the signed distance is {where} everywhere in the scene cube, there is no surface"
         )
-    cell = 2 / (values.shape[0] - 1)
-    values = values.copy()
-    mask = np.zeros(values.shape, dtype=bool)
-    mask[1:, 1:, 1:] = lattice.near.cpu().numpy()  # scikit-image looks at the far corner of a cell
-    for dim in range(3):
-        for point_layer, cell_layer in ((0, 1), (-1, -1)):
-            layer = np.moveaxis(values, dim, 0)[point_layer]
-            np.maximum(layer, 0, out=layer)
-            np.moveaxis(mask, dim, 0)[cell_layer] = True
-    # Vertices that all but coincide on a lattice point would make collapsed triangles.
-    touching = np.abs(values) < 1e-3 * cell
-    values[touching] = np.where(values[touching] < 0, -1e-3 * cell, 1e-3 * cell)
-    if values.min() > 0:
+    if values[1:-1, 1:-1, 1:-1].min() >= 0:
         raise EmptySurfaceError("nothing but the faces of the scene cube is inside, there is no surface")
-    vertices, faces, _, _ = marching_cubes(values, 0.0, mask=mask)
-    return Mesh((vertices * cell - 1).astype(np.float32), faces.astype(np.int32))
+    cell = 2 / (values.shape[0] - 1)
+    # Vertices that all but coincide on a lattice point would make collapsed triangles.
+    least = np.float32(1e-3 * cell)
+    values = np.where(np.abs(values) < least, np.where(values < 0, -least, least), values)
+    # One more layer outside makes the lid, which is then pressed flat onto the cube.
+    values = np.pad(values, 1, constant_values=cell)
+    mask = np.ones(values.shape, dtype=bool)
+    mask[2:-1, 2:-1, 2:-1] = lattice.near.cpu().numpy()  # scikit-image looks at the far corner of a cell
+    points, faces, _, _ = marching_cubes(values, 0.0, mask=mask)
+    vertices = ((points.astype(np.float64) - 1) * cell - 1).clip(-1, 1).astype(np.float32)
+    mesh = Mesh(vertices, faces.astype(np.int32))
+    # Along an edge of the cube two lids are pressed onto the same line, and one of the two has to go.
+    meets_edge = ((np.abs(vertices) == 1).sum(axis=1) >= 2).any()
+    return collapse_short_edges(mesh, 1e-6 * cell) if meets_edge else mesh
 
 
-def drop_small_components(mesh: Mesh, min_share: float = 0.005) -> Mesh:
-    """Without floaters (less than `min_share` of the whole area) and without cavities nobody can see into."""
-    count, label = _components(mesh)
-    if count > 1:
-        corners = mesh.vertices[mesh.faces].astype(np.float64)
-        face_label = label[mesh.faces[:, 0]]
-        area = np.bincount(
-            face_label, 0.5 * np.linalg.norm(_face_normals(mesh.vertices, mesh.faces), axis=-1), count
-        )
-        six_volumes = np.einsum("fi,fi->f", corners[:, 0], np.cross(corners[:, 1], corners[:, 2]))
-        volume = np.bincount(face_label, six_volumes, count)
-        keep = (area >= min_share * area.sum()) & (volume > 0)
-        keep[area.argmax()] = True
-        mesh = _compact(mesh.vertices, mesh.faces[keep[face_label]])
-    return mesh
+def drop_chips(mesh: Mesh, min_volume_share: float = MIN_VOLUME_SHARE) -> Mesh:
+    """Without what nobody misses: chips that float beside the object, and all that is hidden in it.
 
-
-def simplify(mesh: Mesh, max_faces: int) -> Mesh:
-    """At most `max_faces` faces, by quadric edge collapse; watertight where one of its settings keeps it."""
-    if max_faces < MIN_MAX_FACES:
-        raise ValueError(f"max_faces is {max_faces}; accepted are at least {MIN_MAX_FACES} triangles")
-    first = None
-    for aggressiveness in (5, 7, 6, 4):
-        if len(mesh.faces) <= max_faces:
-            return mesh
-        vertices, faces, *_ = fast_simplification.simplify(
-            mesh.vertices, mesh.faces, target_count=max_faces, agg=aggressiveness
-        )
-        result = _compact(np.asarray(vertices, np.float32), _without_folds(np.asarray(faces, np.int32)))
-        if len(result.faces) <= max_faces:
-            if result.is_watertight():
-                return result
-            first = first or result
-    return first or mesh
+    A chip is a piece with less than `min_volume_share` of the volume of all. Cavities are filled, and pieces
+    within them dropped: no ray from outside ends there, and a printer would lock resin in. The largest piece
+    always stays.
+    """
+    count, label = label_bodies(mesh.faces)
+    if count == 1:
+        return mesh
+    volumes = signed_volumes(mesh, label, count)
+    is_kept = volumes >= min_volume_share * volumes.clip(min=0).sum()
+    is_kept &= volumes > 0
+    is_kept[volumes.argmax()] = True
+    bodies = {index: mesh.keep(label == index) for index in np.flatnonzero(is_kept)}
+    for index, body in bodies.items():
+        others = (other for number, other in bodies.items() if volumes[number] > volumes[index])
+        is_kept[index] = not any(is_inside(body.vertices[0], other) for other in others)
+    return mesh if is_kept.all() else mesh.keep(is_kept[label])
 
 
 def _blocks_near_surface(coarse: Float[Tensor, "x y z"], spacing: float) -> Bool[Tensor, "bx by bz"]:
@@ -223,32 +187,3 @@ def _evaluate(scene: Scene, points: Float[Tensor, "n 3"], chunk_size: int) -> Fl
             "checkpoint is damaged; use an earlier or another checkpoint"
         )
     return values
-
-
-def _face_normals(
-    vertices: Float[np.ndarray, "vertex 3"], faces: Int[np.ndarray, "face 3"]
-) -> Float[np.ndarray, "face 3"]:
-    """Outward normals whose length is twice the area."""
-    a, b, c = (vertices[faces[:, corner]] for corner in range(3))
-    return np.cross(b - a, c - a)
-
-
-def _components(mesh: Mesh) -> tuple[int, Int[np.ndarray, " vertex"]]:
-    num_vertices = len(mesh.vertices)
-    rows = mesh.faces[:, [0, 1]].ravel()
-    columns = mesh.faces[:, [1, 2]].ravel()
-    graph = coo_array((np.ones(len(rows), bool), (rows, columns)), shape=(num_vertices, num_vertices))
-    count, label = connected_components(graph, directed=False)
-    return int(count), label
-
-
-def _without_folds(faces: Int[np.ndarray, "face 3"]) -> Int[np.ndarray, "more 3"]:
-    """Without pairs of faces on the same three vertices: paper-thin folds that edge collapse leaves."""
-    _, group, count = np.unique(np.sort(faces, axis=1), axis=0, return_inverse=True, return_counts=True)
-    return faces[count[group.ravel()] == 1]
-
-
-def _compact(vertices: Float[np.ndarray, "vertex 3"], faces: Int[np.ndarray, "face 3"]) -> Mesh:
-    """Only the vertices in use."""
-    used, renumbered = np.unique(faces, return_inverse=True)
-    return Mesh(vertices[used], renumbered.reshape(-1, 3).astype(np.int32))

@@ -16,7 +16,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates, maximum_filter, mini
 
 from scaledreamer.cameras import Cameras
 from scaledreamer.meshing.first_hits import FirstHits, make_first_hits
-from scaledreamer.meshing.isosurface import Mesh
+from scaledreamer.meshing.mesh import Mesh
 from scaledreamer.meshing.texture import surface_colors, visible_depths
 from scaledreamer.scene import Scene
 

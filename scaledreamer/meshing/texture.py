@@ -17,7 +17,8 @@ from jaxtyping import Bool, Float, Int, UInt8
 from scipy.ndimage import distance_transform_edt
 
 from scaledreamer.meshing import MAX_TEXTURE_SIZE, MIN_TEXTURE_SIZE, TEXTURE_SIZE
-from scaledreamer.meshing.isosurface import Mesh
+from scaledreamer.meshing.mesh import Mesh
+from scaledreamer.meshing.topology import MeshReport, inspect
 from scaledreamer.scene import Scene
 
 
@@ -33,11 +34,11 @@ class Atlas:
 
 @dataclass(frozen=True)
 class TexturedMesh:
-    """A mesh with its colours. `watertight` speaks of the mesh before it was cut open for its atlas."""
+    """A mesh with its colours; `report` speaks of the mesh before it was cut open for its atlas."""
 
     atlas: Atlas
     texture: UInt8[np.ndarray, "h w 3"]
-    watertight: bool
+    report: MeshReport
 
 
 def texture_mesh(
@@ -51,9 +52,7 @@ def texture_mesh(
     """Unwraps `mesh` and bakes the colours of `scene`; arguments as in `bake_texture`."""
     atlas = unwrap(mesh, texture_size)
     offsets = (0.0,) if inverse_deviation is None else visible_depths(inverse_deviation)
-    return TexturedMesh(
-        atlas, bake_texture(scene, atlas, texture_size, offsets, device), mesh.is_watertight()
-    )
+    return TexturedMesh(atlas, bake_texture(scene, atlas, texture_size, offsets, device), inspect(mesh))
 
 
 def unwrap(mesh: Mesh, texture_size: int, padding: int = 2) -> Atlas:
