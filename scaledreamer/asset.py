@@ -100,10 +100,14 @@ class Asset:
     def has_surface(self) -> bool:
         """Whether there is anything to see and to make a mesh of, at the default resolution."""
         try:
-            self._surface(RESOLUTION)
+            self.check_surface()
         except EmptySurfaceError:
             return False
         return True
+
+    def check_surface(self) -> None:
+        """Raises EmptySurfaceError if there is nothing to see, at the default resolution."""
+        self._surface(RESOLUTION)
 
     def turntable(
         self,
@@ -208,7 +212,7 @@ class Asset:
                 case ".ply":
                     export.save_ply(path, mesh)
             return path
-        self._surface(RESOLUTION)
+        self.check_surface()
         frames = self.views(**of_pictures) if kind == ".png" else self.turntable(**of_pictures)
         path.parent.mkdir(parents=True, exist_ok=True)
         match kind:

@@ -46,10 +46,11 @@ from scaledreamer.prompts.check import check_prompt
 from scaledreamer.prompts.conditioner import TextConditioner
 from scaledreamer.prompts.interpolation import interpolate_conditions
 from scaledreamer.prompts.stream import SampleRandom
-from scaledreamer.prompts.words import FUNCTION_WORDS, content_words, unknown_words
+from scaledreamer.prompts.words import short
 from scaledreamer.scene import Scene, SceneBatch, TextCondition
 from scaledreamer.trained_on import FILE as TRAINED_ON
 from scaledreamer.trained_on import TrainedOn
+from scaledreamer.vocabulary import Vocabulary
 
 
 def draw_noise(generator: Any, seed: int, batch: int) -> Float[Tensor, "batch z"] | None:
@@ -148,39 +149,18 @@ class TextTo3D:
         self.conditioner.to(self.device)
         return self
 
-    @property
-    def known_words(self) -> frozenset[str] | None:
-        """The words of the training's prompts; where nobody has written these down, those that the text
-        encoder was taught; None where that takes any word."""
-        recorded = self.trained_on.words if self.trained_on else None
-        return self.conditioner.words if recorded is None else recorded
-
     def check(self, prompt: str) -> list[str]:
         """What will be ignored or misread of a prompt, one line each: words and combinations that the
         training did not have, and what lies beyond the limit.
 
-        Raises: ValueError if the prompt is empty or too long to be one, or if the text encoder's vocabulary
-            is closed and no word of the prompt is known.
+        Raises: ValueError if the prompt is empty or too long to be one, and as `Vocabulary.check`.
         """
         check_prompt(prompt)
-        notes = []
-        known, is_closed = self.known_words, self.conditioner.words is not None
-        unknown = [] if known is None else unknown_words(prompt, known | FUNCTION_WORDS)
-        if is_closed and not content_words(prompt) - set(unknown):
-            raise ValueError(
-                f"this generator knows no word of the prompt {_short(prompt)}; describe the object in the "
-                'words of its training (infer.py --list-words), for example "a red-eyed tree frog"'
-            )
-        if unknown:
-            listed = ", ".join(_short(word) for word in unknown[:8]) + (", ..." if len(unknown) > 8 else "")
-            what = "that this generator does not know" if is_closed else "that its training hardly had"
-            notes.append(f"words {what} and may misread: {listed}")
-        elif self.trained_on is not None:
-            notes += filter(None, [self.trained_on.outside(prompt)])
+        notes = Vocabulary(self.conditioner.words, self.trained_on).check(prompt)
         cut = self._cut_off(prompt)
         if cut:
             limit = self.conditioner.max_tokens
-            notes.append(f"the text encoder reads {limit} tokens; ignored from here on: {_short(cut)}")
+            notes.append(f"the text encoder reads {limit} tokens; ignored from here on: {short(cut, 60)}")
         return notes
 
     @overload
@@ -408,8 +388,3 @@ def _download(folder_or_id: str | Path | None) -> str | Path | None:
 def _middle(value: Any) -> float:
     """Of a range its middle."""
     return float(np.mean(value))
-
-
-def _short(text: str, length: int = 60) -> str:
-    text = " ".join(text.split())
-    return repr(text if len(text) <= length else text[: length - 3] + "...")

@@ -291,17 +291,23 @@ INFER = [
     infer_case(
         "unknown words at one end",
         ["--interpolate", "a red cube", "zzz qqq"],
-        "--interpolate: this generator knows no word of the prompt 'zzz qqq'",
+        "--interpolate: 'zzz qqq': this generator knows no word of the prompt",
     ),
     infer_case("empty prompt", prompts(""), "the prompt is empty; say what to make"),
     infer_case("blank prompt", prompts(" \n\t"), "the prompt is empty; say what to make"),
     infer_case("10,005 characters", prompts("frog " * 2001), "10005 characters; accepted are at most 10000"),
     infer_case("half a surrogate pair", prompts("frog " * 99 + "\udcff"), "is not valid text (UTF-8); check"),
-    infer_case("Japanese", prompts("青い蛙"), "knows no word of the prompt '青い蛙'; describe the object"),
-    infer_case("Cyrillic", prompts("лягушка"), "knows no word of the prompt 'лягушка'; describe the object"),
-    infer_case("emoji", prompts("🐸"), "knows no word of the prompt '🐸'; describe the object"),
-    infer_case("a path", prompts("../../x"), "knows no word of the prompt '../../x'; describe the object"),
-    infer_case("one of two is not a prompt", prompts(PROMPT, "qwertz"), "no word of the prompt 'qwertz'"),
+    infer_case(
+        "Japanese", prompts("青い蛙"), "'青い蛙': this generator knows no word of the prompt; describe"
+    ),
+    infer_case(
+        "Cyrillic", prompts("лягушка"), "'лягушка': this generator knows no word of the prompt; describe"
+    ),
+    infer_case("emoji", prompts("🐸"), "'🐸': this generator knows no word of the prompt"),
+    infer_case(
+        "a path", prompts("../../x"), "'../../x': this generator knows no word of the prompt; describe"
+    ),
+    infer_case("one of two is not a prompt", prompts(PROMPT, "qwertz"), "'qwertz': this generator knows"),
     # odd prompts that are made
     infer_case(
         "10,000 characters, made", prompts("frog " * 2000), "ignored from here on: 'frog frog", code=0
@@ -323,7 +329,6 @@ INFER = [
     flag_case("--resolution lots", "--resolution: got 'lots'; accepted are whole numbers"),
     flag_case("--texture-size 9999", "--texture-size: got '9999'; accepted are whole numbers"),
     flag_case("--max-faces 0", "--max-faces: got '0'; accepted are whole numbers"),
-    flag_case("--batch-size 0", "--batch-size: got '0'; accepted are whole numbers from 1 to 1024"),
     flag_case("--seed -1", "--seed: got '-1'; accepted are whole numbers from 0 to"),
     flag_case("--seeds 0,x", "--seeds: got 'x'; accepted are whole numbers from 0 to"),
     flag_case("--seeds ,", "--seeds: got ','; accepted are whole numbers separated by commas"),
@@ -357,7 +362,7 @@ INFER = [
     file_case("not UTF-8", b"a frog\n\xff\xfe\n", "list.txt: line 2: not UTF-8 text; save it as UTF-8."),
     file_case("10,001 characters", b"a frog\n" + b"x" * 10_001, "list.txt: line 2: the prompt has 10001"),
     file_case(
-        "unknown words", b"a frog\n\nqwertz\n", "list.txt: line 3: this generator knows no word of the"
+        "unknown words", b"a frog\n\nqwertz\n", "list.txt: line 3 'qwertz': this generator knows no word"
     ),
     infer_case("standard input: empty", ["--stdin"], "--stdin: there is no prompt in it", patch=stdin(b"\n")),
     infer_case(
@@ -486,7 +491,7 @@ INFER = [
             (
                 "odd words",
                 file("checkpoint/tokenizer/words.json", "3"),
-                "(tokenizer/words.json: no list of words)",
+                "tokenizer/words.json: no list of words; copy",
             ),
         ]
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -76,7 +77,7 @@ def test_one_prompt_gives_glb_video_views_and_sidecar(checkpoint, tmp_path, caps
         ["other.txt", *(f"{sidecar.stem}.{kind}" for kind in ("glb", "json", "mp4", "png"))]
     )
     report = json.loads(sidecar.read_text())
-    assert report["prompt"] == PROMPT and report["seed"] == 3
+    assert report["prompt"] == PROMPT and report["seed"] is None
     assert report["checkpoint"]["step"] == 7 and len(report["checkpoint"]["sha256"]) == 64
     assert {"scaledreamer", "torch", "python"} <= report["versions"].keys()
     assert report["files"] == {kind: f"{sidecar.stem}.{kind}" for kind in ("glb", "mp4", "png")}
@@ -84,6 +85,12 @@ def test_one_prompt_gives_glb_video_views_and_sidecar(checkpoint, tmp_path, caps
     assert report["settings"]["resolution"] == 32 and report["mesh"]["vertex_manifold"]
     assert isinstance(trimesh.load(tmp_path / report["files"]["glb"], force="mesh"), trimesh.Trimesh)
     assert str(checkpoint) in captured.out and "sha256" in captured.out
+    assert "note: --seed has no effect: this generator takes no noise" in captured.out
+    assert "licence of the prior" in report["terms"]
+    assert report["sha256"] == {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in tmp_path.glob(f"{sidecar.stem}.[gmp]*")
+    }
 
 
 def test_several_prompts_unknown_words_and_chosen_formats(checkpoint, tmp_path, capsys):
@@ -120,25 +127,21 @@ def test_several_prompts_unknown_words_and_chosen_formats(checkpoint, tmp_path, 
     )
 
 
-def test_prompts_of_file_and_standard_input_are_made_in_batches_and_throughput_is_said(
+def test_prompts_of_file_and_standard_input_are_made_and_progress_is_said(
     checkpoint, tmp_path, capsys, monkeypatch
 ):
     file = tmp_path / "prompts.txt"
     file.write_text("\ufeffa green frog\r\n\n  a blue car \na green frog\n", encoding="utf-8")
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a red house\n")))
     output = ["--checkpoint", str(checkpoint), "--output", str(tmp_path / "out"), "--formats", "glb"]
-    options = ["--prompts-file", str(file), "--stdin", "--batch-size", "2"]
+    options = ["--prompts-file", str(file), "--stdin"]
     assert main(["--prompt", PROMPT, *options, *output, *SMALL]) == 0
     reports = [json.loads(path.read_text()) for path in (tmp_path / "out").glob("*.json")]
     assert {r["prompt"] for r in reports} == {PROMPT, "a green frog", "a blue car", "a red house"}
-    assert re.search(r"4 assets in [\d.]+ s, [\d.]+ a minute", capsys.readouterr().out)
-    alone = tmp_path / "alone"
-    main(["--prompt", "a blue car", *output[:2], "--output", str(alone), "--formats", "ply", *SMALL])
-    batched = next((tmp_path / "out").glob("a-blue-car-*.json"))
-    assert next(alone.glob("*.json")).name == batched.name
-    assert (
-        json.loads(next(alone.glob("*.json")).read_text())["mesh"] == json.loads(batched.read_text())["mesh"]
-    )
+    printed = capsys.readouterr().out
+    assert re.search(r"4 assets in [\d.]+ s, [\d.]+ a minute", printed)
+    assert re.search(rf"^1 of 4, prompt: '{PROMPT}'$", printed, re.MULTILINE)
+    assert re.search(r"^4 of 4, 0:0\d:\d\d left, prompt: 'a red house'$", printed, re.MULTILINE)
 
 
 def test_seeds_of_a_generator_without_noise_are_one_asset_and_it_says_so(checkpoint, tmp_path, capsys):
@@ -146,7 +149,10 @@ def test_seeds_of_a_generator_without_noise_are_one_asset_and_it_says_so(checkpo
     assert main(["--prompt", PROMPT, "--seeds", "2,0,1", *output, *SMALL]) == 0
     (sidecar,) = tmp_path.glob("*.json")
     report = json.loads(sidecar.read_text())
-    assert report["seed"] == 2 and "takes no noise" in capsys.readouterr().out
+    assert (
+        report["seed"] is None
+        and "--seeds has no effect: this generator takes no noise" in capsys.readouterr().out
+    )
     assert all((tmp_path / name).is_file() for name in report["files"].values()) and len(report["files"]) == 3
 
 
@@ -255,7 +261,7 @@ def test_an_empty_surface_names_the_prompt_and_exits_with_1(empty_checkpoint, tm
 
 def test_defaults_are_those_of_the_documentation():
     arguments = make_parser().parse_args(["--prompt", PROMPT])
-    assert arguments.prompt == [PROMPT] and arguments.checkpoint is None and arguments.seed == 0
+    assert arguments.prompt == [PROMPT] and arguments.checkpoint is None and arguments.lods is None
     assert arguments.output == Path("outputs/infer") and arguments.formats == ("glb", "mp4", "png")
 
 

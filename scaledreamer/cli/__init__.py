@@ -54,9 +54,3 @@ def is_out_of_memory(error: Exception) -> bool:
     """Whether an error is Python's or torch's word for too little memory, of a CPU or a GPU."""
     is_of_gpu = type(error).__name__ == "OutOfMemoryError"
     return isinstance(error, MemoryError) or is_of_gpu or "allocate memory" in str(error)
-
-
-def short(text: str, length: int = 80) -> str:
-    """A prompt as messages show it: quoted, on one line, cut where it is long."""
-    text = " ".join(text.split())
-    return repr(text if len(text) <= length else text[: length - 3] + "...")

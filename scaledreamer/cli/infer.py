@@ -13,13 +13,16 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scaledreamer.cli import fail, infer_files, interpolate, is_out_of_memory, program, short
+from scaledreamer.cli import fail, infer_files, interpolate, is_out_of_memory, program, written
 from scaledreamer.cli.infer_options import DEFAULT_FORMATS, MAX_SEED, make_parser
-from scaledreamer.cli.infer_prompts import read_prompts
+from scaledreamer.cli.infer_prompts import list_words, read_prompts
 from scaledreamer.exported import find_generator, read_index
+from scaledreamer.prompts.words import short
+from scaledreamer.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from scaledreamer.pipeline import TextTo3D
@@ -34,41 +37,45 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments.formats = interpolate.FORMATS
         if arguments.frames is not None and arguments.interpolate is None:
             raise ValueError("--frames: belongs to --interpolate, which is not given; leave it out")
-        places = read_prompts(arguments) if arguments.interpolate is None else interpolate.check(arguments)
-        arguments.prompt = list(places)
-        read_index(find_generator(arguments.checkpoint))
+        _check_pictures(arguments)
+        folder = find_generator(arguments.checkpoint)
+        read_index(folder)
+        vocabulary = Vocabulary.read(folder)
+        if arguments.list_words:
+            list_words(vocabulary)
+            return 0
+        if arguments.interpolate is not None:
+            interpolate.check(arguments, vocabulary)
+        else:
+            arguments.prompt, complaints = read_prompts(arguments, vocabulary)
+            for complaint in complaints:
+                print(f"skipped: {complaint}", file=sys.stderr)
         _check_output(arguments.output)
-        return _run(arguments, places)
+        return _run(arguments)
     except ValueError as error:
         return fail(error)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
         print(
-            "error: out of memory; lower --batch-size, --resolution or --texture-size, or take --device cpu",
+            "error: out of memory; lower --resolution or --texture-size, or take --device cpu",
             file=sys.stderr,
         )
         return 2
 
 
-def _run(arguments: argparse.Namespace, places: dict[str, str]) -> int:
+def _run(arguments: argparse.Namespace) -> int:
     start = time.perf_counter()
     # Threads that wait for work must not spin: beside another busy program that took 154 s instead of 12 s.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     import transformers
 
-    from scaledreamer.meshing.isosurface import EmptySurfaceError
     from scaledreamer.pipeline import TextTo3D
 
     transformers.utils.logging.set_verbosity_error()  # its remark on long prompts becomes a note of ours
     transformers.utils.logging.disable_progress_bar()
 
     pipe = TextTo3D.from_pretrained(arguments.checkpoint, device=arguments.device)
-    for prompt, place in places.items():
-        try:
-            pipe.check(prompt)
-        except ValueError as error:
-            raise ValueError(f"{place}{error}") from None
     print(
         f"generator: {_describe(pipe, arguments.checkpoint)}; loaded in {time.perf_counter() - start:.1f} s"
     )
@@ -77,38 +84,61 @@ def _run(arguments: argparse.Namespace, places: dict[str, str]) -> int:
             f"--truncation {arguments.truncation}: this generator takes no noise; leave it out, or give the "
             "--checkpoint of a generator that does (conv3d_net)"
         )
-    if arguments.interpolate is not None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
+    seeds = _seeds(arguments, pipe.has_noise)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the assets' notes, which are printed
+        if arguments.interpolate is not None:
             return interpolate.make(pipe, arguments)
-    if arguments.num_variants > 1:
-        arguments.seeds = _variants(arguments, pipe.has_noise)
-    seeds = arguments.seeds or (arguments.seed,)
-    if len(seeds) > 1 and not pipe.has_noise:
-        print(f"note: this generator takes no noise; the seeds would all give seed {seeds[0]}'s assets")
-        seeds = seeds[:1]
+        return _make_all(pipe, arguments, seeds)
+
+
+def _make_all(pipe: TextTo3D, arguments: argparse.Namespace, seeds: Sequence[int]) -> int:
+    """An asset of each seed and prompt; returns the exit status."""
+    from scaledreamer.meshing.isosurface import EmptySurfaceError
+
+    jobs = [(seed, prompt) for seed in seeds for prompt in arguments.prompt]
+    stems = {job: written.stem(pipe, arguments, job[1], job[0]) for job in jobs}
+    if arguments.skip_existing:
+        folder, formats = arguments.output, arguments.formats
+        missing = [job for job in jobs if not written.is_made(folder, stems[job], formats)]
+        print(f"{len(jobs) - len(missing)} of {len(jobs)} are there already")
+        jobs = missing
     status, num_made, start = 0, 0, time.perf_counter()
-    size = arguments.batch_size
-    for seed in seeds:
-        for first in range(0, len(arguments.prompt), size):
-            prompts = arguments.prompt[first : first + size]
-            clock = time.perf_counter()
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # the assets' notes, printed below
-                assets = pipe(prompts, seed=seed, truncation=arguments.truncation)
-            forward = (time.perf_counter() - clock) / len(prompts)
-            for asset in assets:
-                try:
-                    infer_files.make(pipe, asset, forward, arguments)
-                    num_made += 1
-                except EmptySurfaceError as error:
-                    where = f"prompt {short(asset.prompt)}"
-                    print(f"error: {where}: {error}; nothing was written for it", file=sys.stderr)
-                    status = 1
-    if len(seeds) * len(arguments.prompt) > 1:
+    for number, (seed, prompt) in enumerate(jobs, 1):
+        of_seed = f", seed {seed}" if len(seeds) > 1 else ""
+        clock = time.perf_counter()
+        left = (clock - start) / max(number - 1, 1) * (len(jobs) - number + 1)
+        so_far = f", {timedelta(seconds=round(left))} left" if number > 1 else ""
+        of_all = f"{number} of {len(jobs)}{so_far}, " if len(jobs) > 1 else ""
+        print(f"{of_all}prompt: {short(prompt)}{of_seed}", flush=True)
+        asset = pipe(prompt, seed=seed, truncation=arguments.truncation)
+        try:
+            infer_files.make(pipe, asset, stems[seed, prompt], time.perf_counter() - clock, arguments)
+            num_made += 1
+        except EmptySurfaceError as error:
+            print(f"error: prompt {short(prompt)}: {error}; nothing was written for it", file=sys.stderr)
+            status = 1
+    if len(jobs) > 1:
         seconds = time.perf_counter() - start
         print(f"{num_made} assets in {seconds:.1f} s, {60 * num_made / seconds:.1f} a minute")
     return status
+
+
+def _seeds(arguments: argparse.Namespace, has_noise: bool) -> Sequence[int]:
+    """Those to be made; says where they have no effect.
+
+    Raises: ValueError as `_variants`.
+    """
+    given = [f"--{name}" for name in ("seed", "seeds") if getattr(arguments, name) is not None]
+    arguments.seed = arguments.seed or 0
+    if arguments.num_variants > 1:
+        return _variants(arguments, has_noise)
+    if given and not has_noise:
+        print(
+            f"note: {given[0]} has no effect: this generator takes no noise, and makes one asset of a prompt"
+        )
+        return (0,)
+    return arguments.seeds or (arguments.seed,)
 
 
 def _variants(arguments: argparse.Namespace, has_noise: bool) -> tuple[int, ...]:
@@ -135,6 +165,24 @@ def _describe(pipe: TextTo3D, checkpoint: Path | None) -> str:
     return (
         f"{which} ({pipe.generator_name}{step}, sha256 {(pipe.checkpoint_hash or '')[:12]}) on {pipe.device}"
     )
+
+
+def _check_pictures(arguments: argparse.Namespace) -> None:
+    """Raises ValueError for a --background that is none, or that a format of --formats cannot have."""
+    from scaledreamer.meshing.backdrop import TRANSPARENT, make_backdrop
+
+    arguments.background = arguments.background.strip().lower()
+    try:
+        make_backdrop(arguments.background, 1)
+    except ValueError as error:
+        raise ValueError(f"--{error}") from None
+    videos = [kind for kind in arguments.formats if kind in written.VIDEOS]
+    if videos and arguments.background == TRANSPARENT:
+        others = ",".join(kind for kind in arguments.formats if kind not in videos) or "png"
+        raise ValueError(
+            f"--background {TRANSPARENT}: a video ({videos[0]}) is not transparent; give --formats {others}, "
+            "or a colour"
+        )
 
 
 def _check_output(folder: Path) -> None:

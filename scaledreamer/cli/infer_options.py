@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import itertools
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from scaledreamer import __version__
 from scaledreamer.cli import Parser, interpolate
 from scaledreamer.home import expand_home
 from scaledreamer.meshing import (
+    BACKGROUND,
     MAX_FACES,
     MAX_MAX_FACES,
     MAX_RESOLUTION,
@@ -18,6 +21,7 @@ from scaledreamer.meshing import (
     MIN_MAX_FACES,
     MIN_RESOLUTION,
     MIN_TEXTURE_SIZE,
+    RENDERERS,
     RESOLUTION,
     TEXTURE_SIZE,
 )
@@ -25,6 +29,10 @@ from scaledreamer.meshing import (
 MAX_SEED = 2**31 - 1
 FORMATS = ("glb", "mp4", "png", "obj", "ply", "gif")
 DEFAULT_FORMATS = FORMATS[:3]
+TERMS = (
+    "Licence of what is made: the shipped generator's assets are free to use for any purpose; for those of "
+    "another generator the licence of the prior that it was trained with applies. Each sidecar says it too."
+)
 EXAMPLE = 'python infer.py --prompt "a red-eyed tree frog"'
 
 
@@ -56,6 +64,26 @@ def _fraction(text: str) -> float:
         value = -1.0
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"got {text!r}; accepted are numbers from 0 to 1")
+    return value
+
+
+def _levels(text: str) -> tuple[int, ...]:
+    parse = _whole_number(MIN_MAX_FACES, MAX_MAX_FACES)
+    levels = tuple(parse(part.strip()) for part in text.split(",") if part.strip())
+    if not levels or any(fine <= coarse for fine, coarse in itertools.pairwise(levels)):
+        raise argparse.ArgumentTypeError(
+            f"got {text!r}; accepted are falling numbers of triangles, separated by commas: 6000,1500,300"
+        )
+    return levels
+
+
+def _metres(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"got {text!r}; accepted are metres above 0")
     return value
 
 
@@ -92,7 +120,7 @@ def make_parser() -> argparse.ArgumentParser:
     """All options of `infer.py`."""
     parser = Parser(
         description="Makes a textured 3D asset of a text prompt, in one forward pass of a trained generator.",
-        epilog=f"Example: {EXAMPLE}",
+        epilog=f"Example: {EXAMPLE}. {TERMS}",
         allow_abbrev=False,
     )
     add = parser.add_argument
@@ -104,6 +132,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--prompt", action="append", default=[], metavar="TEXT", help="what to make; may be repeated")
     add("--prompts-file", type=_path, metavar="FILE", help="prompts to make: one a line, or a JSON corpus")
     add("--stdin", action="store_true", help="read prompts from standard input, one a line")
+    add("--skip-unknown", action="store_true", help="make the other prompts if some cannot be made")
+    add("--list-words", action="store_true", help="list the words of the generator's training, and end")
     meaning = "one object turning into another, instead of prompts"
     add("--interpolate", nargs=2, metavar="TEXT", help=f"{meaning}; writes mp4,png unless told otherwise")
     parse = _whole_number(interpolate.MIN_FRAMES, interpolate.MAX_FRAMES)
@@ -113,17 +143,28 @@ def make_parser() -> argparse.ArgumentParser:
     add("--checkpoint", type=_folder, metavar="DIR", help="run or exported generator (the shipped one)")
     seeds = parser.add_mutually_exclusive_group()
     one = _whole_number(0, MAX_SEED)
-    seeds.add_argument("--seed", default=0, type=one, metavar="N", help="of generators that take noise (0)")
+    seeds.add_argument("--seed", type=one, metavar="N", help="of generators that take noise (0)")
     seeds.add_argument("--seeds", type=_seeds, metavar="LIST", help="an asset for each, as in 0,1,2")
     add_number("--num-variants", 1, 1, 1024, "assets of each prompt, from seeds --seed, --seed + 1, ...")
     truncation = "how much of the noise counts, 0 (the typical asset) to 1 (all of it)"
     add("--truncation", default=1.0, type=_fraction, metavar="X", help=f"{truncation} (%(default)s)")
-    add_number("--batch-size", 8, 1, 1024, "prompts in one forward pass")
     formats = f"some of {', '.join(FORMATS)} (glb,mp4,png)"
     add("--formats", default=DEFAULT_FORMATS, type=_formats, metavar="LIST", help=formats)
     add_number("--resolution", RESOLUTION, MIN_RESOLUTION, MAX_RESOLUTION, "cells a side of marching cubes")
     add_number("--texture-size", TEXTURE_SIZE, MIN_TEXTURE_SIZE, MAX_TEXTURE_SIZE, "texels a side")
-    add_number("--max-faces", MAX_FACES, MIN_MAX_FACES, MAX_MAX_FACES, "triangles of the simplified mesh")
+    faces = parser.add_mutually_exclusive_group()
+    limits = f"{MIN_MAX_FACES} to {MAX_MAX_FACES} ({MAX_FACES})"
+    one, meaning = _whole_number(MIN_MAX_FACES, MAX_MAX_FACES), f"triangles of the simplified mesh, {limits}"
+    faces.add_argument("--max-faces", default=MAX_FACES, type=one, metavar="N", help=meaning)
+    meaning = "levels of detail: a mesh for each number of triangles, as in 6000,1500,300"
+    faces.add_argument("--lods", type=_levels, metavar="LIST", help=meaning)
+    add("--ground", action="store_true", help="put the lowest point of meshes at height 0")
+    add("--scale", type=_metres, metavar="M", help="metres of a mesh's longest side (2 for the scene's cube)")
+    meaning = "what pictures show: mesh (lit, sharp) or volume (the field, as in training)"
+    add("--renderer", default=RENDERERS[0], choices=RENDERERS, help=f"{meaning} (%(default)s)")
+    meaning = f"behind pictures: {BACKGROUND} (a gradient), transparent (png), or a colour (white, #ff8800)"
+    add("--background", default=BACKGROUND, metavar="NAME", help=f"{meaning} (%(default)s)")
+    add("--skip-existing", action="store_true", help="make only what is not whole in --output yet")
     devices = "auto, cpu, cuda or cuda:<number>"
     add("--device", default="auto", type=_device, metavar="NAME", help=f"{devices} (%(default)s)")
     add("--version", action="version", version=f"scaledreamer {__version__}")

@@ -10,13 +10,15 @@ import argparse
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from scaledreamer.cli import short, written
-from scaledreamer.prompts.check import check_prompt
+from scaledreamer.cli import written
+from scaledreamer.cli.infer_prompts import check_words
+from scaledreamer.prompts.words import short
 
 if TYPE_CHECKING:
     from scaledreamer.pipeline import TextTo3D
+    from scaledreamer.vocabulary import Vocabulary
 
 FRAMES = 24
 MIN_FRAMES = 2
@@ -27,23 +29,15 @@ NUM_STILLS = 8
 VIDEO_SIZE, STILL_SIZE = 192, 256
 
 
-def check(arguments: argparse.Namespace) -> dict[str, str]:
-    """The two prompts, each with how messages on it begin.
-
-    Raises: ValueError for options that do not go together, or a text that cannot be a prompt.
-    """
-    for flag in ("prompt", "prompts_file", "stdin", "seeds"):
-        if getattr(arguments, flag):
-            name = flag.replace("_", "-")
-            raise ValueError(f"--{name} and --interpolate are both given; leave out one of them")
-    if arguments.num_variants > 1:
-        raise ValueError("--num-variants and --interpolate are both given; leave out one of them")
-    for prompt in arguments.interpolate:
-        try:
-            check_prompt(prompt)
-        except ValueError as error:
-            raise ValueError(f"--interpolate: {error}") from None
-    return dict.fromkeys(arguments.interpolate, "--interpolate: ")
+def check(arguments: argparse.Namespace, vocabulary: Vocabulary) -> None:
+    """Raises ValueError for options that do not go together, or a text that cannot be a prompt."""
+    other = ("prompt", "prompts_file", "stdin", "seeds", "lods", "skip_unknown", "skip_existing")
+    given = [flag for flag in other if getattr(arguments, flag)]
+    given += ["num_variants"] * (arguments.num_variants > 1)
+    if given:
+        name = given[0].replace("_", "-")
+        raise ValueError(f"--{name} and --interpolate are both given; leave out one of them")
+    check_words(arguments.interpolate, "--interpolate: ", vocabulary)
 
 
 def make(pipe: TextTo3D, arguments: argparse.Namespace) -> int:
@@ -68,26 +62,28 @@ def make(pipe: TextTo3D, arguments: argparse.Namespace) -> int:
         print(f"  note: {note}")
     folder: Path = arguments.output
     # The first prompt alone, too: "a" to "b to c" is not "a to b" to "c".
-    others = written.identity(pipe, arguments, arguments.seed)
-    stem = export.file_stem(f"{first} to {second}", first, num_frames, *others)
-    settings = {name: getattr(arguments, name) for name in written.MESH_SETTINGS}
-    is_filmed = any(kind in arguments.formats for kind in ("mp4", "gif"))
-    mesh_kinds = [kind for kind in arguments.formats if kind in ("glb", "obj", "ply")]
+    stem = written.stem(pipe, arguments, f"{first} to {second}", arguments.seed, first, num_frames)
+    mesh_settings, look = written.mesh_settings(arguments), written.picture_settings(arguments)
+    is_filmed = any(kind in arguments.formats for kind in written.VIDEOS)
+    mesh_kinds = [kind for kind in arguments.formats if kind in written.MESHES]
     still_numbers = {round(i * (num_frames - 1) / (NUM_STILLS - 1)) for i in range(NUM_STILLS)}
     turning, stills, empty = [], [], []
     meshes: dict[str, list[str]] = {kind: [] for kind in mesh_kinds}
+    earlier: dict[str, Any] | None = None
     for i, asset in enumerate(assets):
         if is_filmed:
-            turning.append(asset.frame(i, num_frames, VIDEO_SIZE, fit=ends))
+            turning.append(asset.frame(i, num_frames, VIDEO_SIZE, fit=ends, **look))
         if "png" in arguments.formats and i in still_numbers:
-            stills.append(asset.frame(0, 1, STILL_SIZE, fit=ends))
+            stills.append(asset.frame(0, 1, STILL_SIZE, fit=ends, **look))
         if not asset.has_surface:
             empty.append(i)
             continue
-        written.make_folder(folder)
+        if earlier is None:
+            written.make_folder(folder)
+            earlier = written.begin(folder, stem, arguments.formats)
         for kind in mesh_kinds:
             try:
-                meshes[kind].append(asset.export(folder / f"{stem}-{i:03d}.{kind}", **settings).name)
+                meshes[kind].append(asset.export(folder / f"{stem}-{i:03d}.{kind}", **mesh_settings).name)
             except EmptySurfaceError as error:  # at another resolution
                 print(f"error: frame {i}: {error}; no {kind} of it", file=sys.stderr)
                 empty.append(i)
@@ -114,13 +110,12 @@ def make(pipe: TextTo3D, arguments: argparse.Namespace) -> int:
         "interpolate": [first, second],
         "frames": num_frames,
         "frames_without_surface": sorted(set(empty)),
-        "seed": arguments.seed,
+        "seed": arguments.seed if pipe.has_noise else None,
         "notes": notes,
         **written.origin(pipe, arguments),
-        "seconds": round(time.perf_counter() - start, 3),
+        "seconds": {"total": round(time.perf_counter() - start, 3)},
         "files": files,
     }
-    path = folder / f"{stem}.json"
-    export.save_json(path, report)
+    path = written.finish(folder, stem, report, earlier or {})
     print(f"  {path}  all {time.perf_counter() - start:.1f} s")
     return 1 if empty else 0

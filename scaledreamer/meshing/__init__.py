@@ -15,3 +15,6 @@ MAX_FACES, MIN_MAX_FACES, MAX_MAX_FACES = 6000, 50, 1_000_000
 
 RENDERERS = ("mesh", "volume")
 """What pictures are made of: the mesh, lit and with sharp edges, or the field, as the training saw it."""
+
+BACKGROUND, TRANSPARENT = "studio", "transparent"
+"""Names of backgrounds of pictures that are no colours: a light gradient, and none."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float, UInt8
 
-DEFAULT, TRANSPARENT = "studio", "transparent"
+from scaledreamer.meshing import BACKGROUND as DEFAULT
+from scaledreamer.meshing import TRANSPARENT
 
 STUDIO_TOP, STUDIO_BOTTOM = (0.60, 0.66, 0.74), (0.76, 0.80, 0.85)
 """A grey blue from which white and black stand out alike."""

@@ -203,6 +203,7 @@ def save_mp4(path: Path | str, frames: UInt8[np.ndarray, "frame h w 3"], fps: in
     assert height % 2 == 0 and width % 2 == 0, (height, width)
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "-"]
     codec = ["-an", "-vcodec", "libx264", "-pix_fmt", "yuv420p", "-crf", "15", "-preset", "veryfast"]
+    codec += ["-threads", "1"]  # their number would be part of the bytes
     with replacing_file(path, is_synced=False) as temporary:
         try:
             # Not imageio_ffmpeg.write_frames, which takes half a video on a full disk for a whole one.

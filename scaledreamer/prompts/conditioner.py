@@ -12,10 +12,8 @@ import torch
 from torch import Tensor
 
 from scaledreamer.priors.layout import part_variant
-from scaledreamer.prompts.words import unknown_words
+from scaledreamer.prompts.words import WORDS_FILE, read_words, unknown_words
 from scaledreamer.scene import TextCondition
-
-WORDS_FILE = "words.json"
 
 
 class TextConditioner:
@@ -41,7 +39,7 @@ class TextConditioner:
         source = str(folder_or_id)
         try:
             encoder, tokenizer = load_text_encoder(source, torch.float32, **options)
-            words = _read_words(Path(source) / "tokenizer" / WORDS_FILE)
+            words = read_words(Path(source) / "tokenizer" / WORDS_FILE)
         except ValueError as error:
             raise ValueError(
                 f"conditioner {source}: text_encoder/ and tokenizer/ cannot be loaded ({error}); give a "
@@ -171,15 +169,3 @@ def load_text_encoder(
             f"{encoder.config.vocab_size}, so they do not belong together"
         )
     return encoder, tokenizer
-
-
-def _read_words(path: Path) -> frozenset[str] | None:
-    if not path.is_file():
-        return None
-    try:
-        words = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-            raise ValueError("no list of words")
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"tokenizer/{path.name}: {error}") from None
-    return frozenset(words)

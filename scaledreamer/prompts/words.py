@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
+
+WORDS_FILE = "words.json"
+"""In `tokenizer/`: the words of a text encoder that was taught a few."""
 
 MAX_WORDS = 50_000
 """Of a corpus so many are kept, the most frequent; captions from the web have millions, mostly misspelt."""
@@ -45,3 +50,25 @@ class WordCount:
         """The words that most prompts have; of equally frequent ones those first in the alphabet."""
         ranked = sorted(self._counts.items(), key=lambda item: (-item[1], item[0]))
         return frozenset(word for word, _ in ranked[:limit])
+
+
+def read_words(path: Path) -> frozenset[str] | None:
+    """The words of a text encoder whose vocabulary is closed; None where there is no such file.
+
+    Raises: ValueError if it is damaged.
+    """
+    if not path.is_file():
+        return None
+    try:
+        words = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise ValueError("no list of words")
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"tokenizer/{path.name}: {error}") from None
+    return frozenset(words)
+
+
+def short(text: str, length: int = 80) -> str:
+    """A prompt as messages show it: quoted, on one line, cut where it is long."""
+    text = " ".join(text.split())
+    return repr(text if len(text) <= length else text[: length - 3] + "...")
