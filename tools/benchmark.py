@@ -5,13 +5,15 @@
     python tools/benchmark.py generator
     python tools/benchmark.py prompts
     python tools/benchmark.py prior --prior sd21 --random-weights
+    python tools/benchmark.py meshes
     python tools/benchmark.py field [--grid published] [--dtype float16]
 
 `step`: each part's share of a training step. `render`: volume rendering beside nerfacc's in pure torch.
 `generator`: every architecture. `prompts`: how fast prompts come out of shards, beside a plain
 webdataset pipeline over the same ones, and what a corpus of 10^9 costs. `prior`: how fast a full-size prior
 runs, of what the device can do; no weights need to be there. `field`: the hash grid's twins beside a naive
-grid. Nothing is written but the file of --json.
+grid. `meshes`: topology and distances of simplified meshes of unseen prompts.
+Nothing is written but the file of --json.
 Exit status: 0 done; 2 bad input; 130 interrupted.
 """
 
@@ -29,6 +31,8 @@ from typing import TYPE_CHECKING, Any
 from _benchmark_field import add_options as add_field_options
 from _benchmark_field import format_field, measure_field
 from _benchmark_generator import format_generators, measure_generators
+from _benchmark_meshes import add_options as add_mesh_options
+from _benchmark_meshes import format_meshes, measure_meshes
 from _benchmark_prior import add_options, format_prior, measure_prior
 from _benchmark_prompts import format_prompts, measure_prompts
 from _benchmark_render import add_options as add_render_options
@@ -58,10 +62,12 @@ def make_parser() -> argparse.ArgumentParser:
     add_options(prior)
     field = subcommands.add_parser("field", help="speed of the hash grid on this device")
     add_field_options(field)
+    meshes = subcommands.add_parser("meshes", help="manifolds and distances after simplification")
+    add_mesh_options(meshes)
     render = subcommands.add_parser("render", help="forward and backward of volume rendering")
     generator = subcommands.add_parser("generator", help="forward and backward of each architecture")
     add_render_options(render, generator)
-    for subcommand in (step, prompts, prior, field, render, generator):
+    for subcommand in (step, prompts, prior, field, meshes, render, generator):
         subcommand.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
     for subcommand in (step, render, generator):
         subcommand.add_argument(
@@ -84,6 +90,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         elif arguments.what == "field":
             report = measure_field(arguments)
             print(format_field(report))
+        elif arguments.what == "meshes":
+            report = measure_meshes(arguments)
+            print(format_meshes(report))
         elif arguments.what == "render":
             report = measure_render(load_config(arguments.config, arguments.settings), arguments)
             print(format_render(report))
