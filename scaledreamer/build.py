@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from scaledreamer.evaluation.validation import ValidationScore
     from scaledreamer.priors.base import DiffusionPrior
+    from scaledreamer.priors.hub_lookup import Access, Found
+    from scaledreamer.priors.weights import Availability
     from scaledreamer.prompts.conditioner import TextConditioner
     from scaledreamer.prompts.source import PromptSource
     from scaledreamer.rendering.volume import VolumeRenderer
@@ -148,15 +150,28 @@ def renderer_settings(config: cfg.Renderer) -> dict[str, Any]:
     return config.model_dump(exclude={"image_size", "random_background"})
 
 
-def start_from(generator: nn.Module, name: str, settings: Mapping[str, Any], folder: str) -> None:
+def hub_access(weights: cfg.Weights, unreachable: dict[str, str] | None = None) -> Access:
+    """How hubs are asked, as configured; those in `unreachable` are not asked again."""
+    from scaledreamer.priors.hub_lookup import Access
+
+    known = {} if unreachable is None else unreachable
+    return Access(mirrors=weights.mirrors, offline=weights.offline, unreachable=known)
+
+
+def start_from(
+    generator: nn.Module, name: str, settings: Mapping[str, Any], place: str, access: Access | None = None
+) -> None:
     """Gives a new generator the weights of a run or of an exported generator (a warm restart: no optimizer).
+
+    Args:
+        place, access: as of `find_generator`.
 
     Raises: ValueError if there is none, or one of other settings.
     """
     from scaledreamer.exported import check_files, find_generator, load_weights, read_index
 
     try:
-        found = find_generator(folder)
+        found = find_generator(place, access)
         index = read_index(found)
         check_files(found, index)
         theirs = {"name": index["generator"]["name"]} | index["generator"]["settings"]
@@ -273,6 +288,7 @@ def check_models(config: cfg.Config) -> list[str]:
 
     Raises: ValueError, in less than 10 seconds, with the key of a model that cannot be had.
     """
+    from scaledreamer.exported import check_generator
     from scaledreamer.priors.weights import WeightsError, check_weights
 
     unreachable: dict[str, str] = {}
@@ -286,9 +302,20 @@ def check_models(config: cfg.Config) -> list[str]:
             tiny = "`train.py --config configs/tiny.yaml` needs no weights"
             raise ValueError(f"{key}.model: {str(error).removesuffix('.')}; {tiny}.") from None
         if found.num_bytes:
-            size = f"{len(found.missing_files)} files, {found.num_bytes / 2**30:.2f} GiB"
-            lines.append(f"{key}.model: {found.name}: {size} are to be downloaded")
+            lines.append(f"{key}.model: {found.name}: {_download_size(found)} are to be downloaded")
+    if config.generator.start is not None:
+        try:
+            start = check_generator(config.generator.start, hub_access(config.weights, unreachable))
+        except ValueError as error:
+            raise ValueError(f"generator.start: {error}") from None
+        if start is not None and start.num_bytes:
+            size = _download_size(start)
+            lines.append(f"generator.start: {config.generator.start}: {size} are to be downloaded")
     return lines
+
+
+def _download_size(found: Availability | Found) -> str:
+    return f"{len(found.missing_files)} files, {found.num_bytes / 2**30:.2f} GiB"
 
 
 def conditioner_places(config: cfg.Conditioner, weights: cfg.Weights) -> dict[str, Any]:
@@ -534,7 +561,8 @@ def build_trainer(config: cfg.Config, process: Process) -> Trainer:
     )
     generator = make_generator(config.generator.name, settings).to(device)
     if config.generator.start is not None:
-        start_from(generator, config.generator.name, settings, config.generator.start)
+        access = hub_access(config.weights)
+        start_from(generator, config.generator.name, settings, config.generator.start, access)
     averaged = AveragedWeights(generator, training.ema_decay)
     engine = Engine(
         RenderedGenerator(generator, make_renderer(renderer_settings(config.renderer)), regularizers, views),

@@ -1,4 +1,4 @@
-"""The folder of an exported generator (DESIGN, section 6): where it is, and what its `model_index.json` says.
+"""An exported generator: where its folder is, here or on a hub, and what its `model_index.json` says.
 
 Needs no torch until weights are read, so that command lines can refuse a wrong folder at once. Layout:
     model_index.json      class, format version, generator's name and settings, cameras, renderer, step, and
@@ -16,9 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaledreamer.home import expand_home
+from scaledreamer.priors.hub import PATIENCE
+from scaledreamer.priors.hub_lookup import Access, Found, Wanted, find_model, is_hub_id
+from scaledreamer.priors.layout import Files, PlaceError, Read, read_json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from torch import Tensor, nn
 
@@ -26,40 +29,99 @@ CLASS_NAME = "TextTo3D"
 FORMAT_VERSION = 1
 INDEX = "model_index.json"
 WEIGHTS = Path("generator") / "model.safetensors"
+PLACES = ("generator/best/", "best/", "", "generator/")
+"""Where an export may be in a folder, the best first."""
 SHIPPED = Path(__file__).parent / "assets" / "tiny_generator"
+ACCEPTED = "a run's folder, an exported generator or the hub id of one (owner/name)"
 
 
-def find_generator(folder: Path | str | None) -> Path:
-    """The exported generator in a run's folder (its best where kept apart), in an export, or shipped (None).
+def find_generator(place: Path | str | None, access: Access | None = None) -> Path:
+    """The folder of an exported generator.
 
-    Raises: ValueError that says what the folder is instead.
+    Args:
+        place: a run's folder (its best where kept apart), an export, the id of one on a hub (owner/name),
+            which is downloaded if need be, or None for the shipped one.
+        access: how hubs are asked; None without a configuration.
+
+    Raises: ValueError that says what is there instead.
     """
-    if folder is None:
+    if place is None:
         if not (SHIPPED / INDEX).is_file():
             raise ValueError(
                 f"the shipped generator is missing from this installation ({SHIPPED}); reinstall the "
-                "package, or give the folder of a run or of an exported generator (--checkpoint)"
+                f"package, or give {ACCEPTED} (--checkpoint)"
             )
         return SHIPPED
-    folder = Path(expand_home(folder, "checkpoint"))
+    folder = Path(expand_home(place, "checkpoint"))
     if not os.path.exists(folder):  # unlike Path.exists False for names that no file can have
-        raise ValueError(
-            f"checkpoint {folder}: there is no such folder; give a run's folder or an exported generator"
-        )
+        found = _look_at_hub(str(place), access, is_download=True).folder
+        assert found is not None
+        return found / str(_folder_in(found))
     if not folder.is_dir():
-        raise ValueError(
-            f"checkpoint {folder}: is a file; give the folder of a run or of an exported generator"
-        )
-    for place in (folder / "generator" / "best", folder / "best", folder, folder / "generator"):
-        if (place / INDEX).is_file():
-            return place
+        raise ValueError(f"checkpoint {folder}: is a file; give {ACCEPTED}")
+    inside = _folder_in(folder)
+    if inside is not None:
+        return folder / inside
     if (folder / "config.yaml").is_file() or (folder / "checkpoints").is_dir():
         raise ValueError(
             f"checkpoint {folder}: a run that has not exported a generator yet; train it further"
         )
-    raise ValueError(
-        f"checkpoint {folder}: no {INDEX} in it; give a run's folder (outputs/<run>) or an exported generator"
-    )
+    raise ValueError(f"checkpoint {folder}: no {INDEX} in it; give {ACCEPTED}")
+
+
+def check_generator(place: str, access: Access | None = None) -> Found | None:
+    """What is to be downloaded of a generator, as far as can be told without it; None for a folder here.
+
+    Raises: ValueError as `find_generator` and `read_index`.
+    """
+    if os.path.exists(expand_home(place, "checkpoint")):
+        read_index(find_generator(place))
+        return None
+    return _look_at_hub(place, access, is_download=False)
+
+
+def _folder_in(place: Path) -> str | None:
+    """Where an export is in a folder."""
+    return next((name for name in PLACES if (place / name / INDEX).is_file()), None)
+
+
+def _look_at_hub(name: str, access: Access | None, *, is_download: bool) -> Found:
+    """An exported generator on a hub, of which the files that its index names are downloaded."""
+    if not is_hub_id(name):
+        raise ValueError(f"checkpoint {name}: there is no such folder; give {ACCEPTED}")
+
+    def choose(names: Collection[str], read: Read) -> Files:
+        files = _needed_files(names, read, name)
+        if files.missing:
+            raise PlaceError(f"no {files.missing[0]} in it", f"give {ACCEPTED}")
+        return files
+
+    def look_into(folder: Path) -> None:
+        names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+        files = _needed_files(names, lambda file: read_json(folder / file, file), name)
+        if files.missing:
+            raise PlaceError(f"lacks {files.missing[0]}", "download it again")
+
+    try:
+        return find_model(name, Wanted(choose, look_into), access or Access(), is_download=is_download)
+    except PlaceError as problem:
+        hint = problem.hint
+        if access is None and hint == PATIENCE:
+            hint = f"try again later, set HF_ENDPOINT to a mirror, or give {ACCEPTED}"
+        raise ValueError(f"checkpoint {name}: {problem.reason}; {hint}") from None
+
+
+def _needed_files(names: Collection[str], read: Read, model: str) -> Files:
+    """An export's files among the names of a model's: those that its index names, or all of its folders."""
+    place = next((place for place in PLACES if f"{place}{INDEX}" in names), None)
+    if place is None:
+        return Files((), (INDEX,), None)
+    index = check_index(read(f"{place}{INDEX}"), model)
+    inside = [name.removeprefix(place) for name in names if name.startswith(place)]
+    parts = [name for name in inside if name.startswith(("generator/", "text_encoder/", "tokenizer/"))]
+    needed = dict.fromkeys((INDEX, WEIGHTS.as_posix(), *(index.get("sha256") or parts)))
+    missing = tuple(f"{place}{name}" for name in needed if name not in inside)
+    return Files(tuple(f"{place}{name}" for name in needed if name in inside), missing, None)
 
 
 def read_index(folder: Path) -> dict[str, Any]:
@@ -69,11 +131,24 @@ def read_index(folder: Path) -> dict[str, Any]:
     """
     path = folder / INDEX
     try:
-        index = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(
             f"checkpoint {folder}: {INDEX} cannot be read ({error}); export the generator again"
         ) from None
+    index = check_index(content, folder)
+    if not (folder / WEIGHTS).is_file():
+        raise ValueError(
+            f"checkpoint {folder}: {WEIGHTS} is missing; copy the whole folder or export it again"
+        )
+    return index
+
+
+def check_index(index: Any, folder: Path | str) -> dict[str, Any]:
+    """The contents of `model_index.json`, if they are an exported generator's.
+
+    Raises: ValueError with the name of the folder, or of the hub's model.
+    """
     if not isinstance(index, dict) or index.get("_class_name") != CLASS_NAME:
         found = index.get("_class_name", "something unnamed") if isinstance(index, dict) else "something else"
         raise ValueError(
@@ -108,10 +183,6 @@ def read_index(folder: Path) -> dict[str, Any]:
     if not isinstance(index.get("step"), int | None) or not isinstance(hashes, dict):
         raise ValueError(
             f"checkpoint {folder}: step or sha256 in {INDEX} is damaged; export the generator again"
-        )
-    if not (folder / WEIGHTS).is_file():
-        raise ValueError(
-            f"checkpoint {folder}: {WEIGHTS} is missing; copy the whole folder or export it again"
         )
     return index
 

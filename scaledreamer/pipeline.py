@@ -10,7 +10,6 @@ No prior is loaded. World axes (z up, front +x) everywhere but in exported GLB f
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -105,7 +104,7 @@ class TextTo3D:
         Raises: ValueError that says what is wrong with the folder or the device.
         """
         target = _check_device(device)
-        folder = find_generator(_download(folder_or_id))
+        folder = find_generator(folder_or_id)
         index = read_index(folder)
         check_files(folder, index)
         try:
@@ -285,7 +284,7 @@ class TextTo3D:
         return bool(self.generator.has_noise)
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype = torch.float16) -> None:
-        """Writes an exported generator (DESIGN, section 6): JSON and safetensors, never a pickle.
+        """Writes an exported generator: JSON and safetensors, never a pickle.
 
         The folder changes from the old export to the new one at once; a README.md that is there stays.
 
@@ -366,23 +365,6 @@ def _check_device(device: str) -> torch.device:
         count = torch.cuda.device_count()
         raise ValueError(f"device {device}: torch finds {count or 'no'} CUDA device(s) here; use cpu or auto")
     return target
-
-
-def _download(folder_or_id: str | Path | None) -> str | Path | None:
-    """A local folder as it is; owner/name, if it is no local folder, is fetched from the hub."""
-    is_id = isinstance(folder_or_id, str) and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", folder_or_id)
-    if not is_id or Path(str(folder_or_id)).exists():
-        return folder_or_id
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return snapshot_download(str(folder_or_id), allow_patterns=["*.json", "*.safetensors", "*.txt"])
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ValueError(
-            f"checkpoint {folder_or_id}: there is no such folder, and the Hugging Face hub does not give it "
-            f"({type(error).__name__}); give a run's folder, an exported generator or a hub id"
-        ) from None
 
 
 def _middle(value: Any) -> float:

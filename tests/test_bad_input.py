@@ -375,7 +375,7 @@ INFER = [
     ),
     checkpoint_case("name too long", None, f"checkpoint {LONG}: there is no such folder", LONG),
     checkpoint_case(
-        "a file", file("model.pt", b"PK"), "checkpoint model.pt: is a file; give the", "model.pt"
+        "a file", file("model.pt", b"PK"), "checkpoint model.pt: is a file; give a run", "model.pt"
     ),
     checkpoint_case("another folder", None, "checkpoint .: no model_index.json in it; give a run's", "."),
     checkpoint_case(
@@ -720,7 +720,7 @@ TRAIN = [
     prior_case(
         "another scheduler",
         file("damaged/scheduler/scheduler_config.json", '{"prediction_type": "sample"}'),
-        "prior damaged: the scheduler's prediction_type is 'sample'; accepted are",
+        "priors.0.model: damaged: the scheduler's prediction_type is 'sample'; acce",
     ),
     prior_case(
         "no tokenizer", without("damaged/tokenizer"), "damaged: no tokenizer/ in this f", "conditioner.model"

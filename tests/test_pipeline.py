@@ -177,22 +177,6 @@ def test_without_a_folder_the_shipped_generator_is_meant():
             find_generator(None)
 
 
-def test_a_hub_name_that_cannot_be_had_is_a_clear_error(monkeypatch):
-    import huggingface_hub
-
-    def refuse(*_: object, **__: object) -> str:
-        raise huggingface_hub.errors.LocalEntryNotFoundError("offline")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
-    with pytest.raises(ValueError, match="someone/frogs: there is no such folder, and the Hugging Face hub"):
-        TextTo3D.from_pretrained("someone/frogs", device="cpu")
-
-
-def test_a_hub_name_is_downloaded(monkeypatch, exported):
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(exported))
-    assert TextTo3D.from_pretrained("someone/frogs", device="cpu").folder == exported
-
-
 @pytest.mark.parametrize("device", ["cuda:99", "warp"])
 def test_a_device_that_is_not_there_is_named(exported, device):
     with pytest.raises(ValueError, match=f"device '?{device}"):

@@ -57,7 +57,8 @@ def make_parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add = parser.add_argument
-    add("--checkpoint", type=Path, metavar="DIR", help="a run or an exported generator (the shipped one)")
+    generator = "a run, an exported generator or a hub id (the shipped one)"
+    add("--checkpoint", type=Path, metavar="DIR", help=generator)
     add("--split", choices=grammar.SPLITS, default="unseen", help="of the prompts (%(default)s)")
     add("--num-prompts", type=_whole_number(2, 20_000), default=256, metavar="N", help="a seed (%(default)s)")
     add("--seeds", type=_whole_number(1, 1000), default=3, metavar="K", help="number of draws (%(default)s)")
@@ -83,10 +84,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status."""
     arguments = make_parser().parse_args(argv)
     try:
-        read_index(find_generator(arguments.checkpoint))
         for path in (arguments.out, arguments.sheet):
             if path is not None:
                 _check_writable(path)
+        found = find_generator(arguments.checkpoint)  # downloaded, if it is a hub's
+        read_index(found)
+        arguments.checkpoint = arguments.checkpoint and found
         _run(arguments)
     except ValueError as error:
         return fail(error)

@@ -46,7 +46,7 @@ def make_parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--checkpoint", type=Path, help="a run or an exported generator (the shipped one)")
+    add("--checkpoint", type=Path, help="a run, an exported generator or a hub id (the shipped one)")
     add("--prior", type=Path, default=TINY_PRIOR, help="(%(default)s)")
     add("--method", nargs="+", choices=("asd", "sds", "csd"), default=["asd"])
     add("--guidance", nargs="+", type=float, default=[7.5])

@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _check_pictures(arguments)
         folder = find_generator(arguments.checkpoint)
         read_index(folder)
+        arguments.checkpoint = arguments.checkpoint and folder  # a hub's is looked for once
         vocabulary = Vocabulary.read(folder)
         if arguments.list_words:
             list_words(vocabulary)

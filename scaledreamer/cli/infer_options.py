@@ -140,7 +140,8 @@ def make_parser() -> argparse.ArgumentParser:
     limits = f"{interpolate.MIN_FRAMES} to {interpolate.MAX_FRAMES} ({interpolate.FRAMES})"
     add("--frames", type=parse, metavar="N", help=f"of an interpolation, {limits}")
     add("--output", default="outputs/infer", type=_folder, metavar="DIR", help="where to write (%(default)s)")
-    add("--checkpoint", type=_folder, metavar="DIR", help="run or exported generator (the shipped one)")
+    generator = "run, exported generator or hub id (the shipped one)"
+    add("--checkpoint", type=_folder, metavar="DIR", help=generator)
     seeds = parser.add_mutually_exclusive_group()
     one = _whole_number(0, MAX_SEED)
     seeds.add_argument("--seed", type=one, metavar="N", help="of generators that take noise (0)")

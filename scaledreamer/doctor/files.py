@@ -10,9 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scaledreamer.build import build_prompts, check_num_prompts, conditioner_places, prior_places
+from scaledreamer.build import (
+    build_prompts,
+    check_num_prompts,
+    conditioner_places,
+    hub_access,
+    prior_places,
+)
 from scaledreamer.config import Config, Prompts
 from scaledreamer.doctor.findings import Section, one_line, size
+from scaledreamer.exported import check_generator
 from scaledreamer.home import expand_home
 from scaledreamer.priors.weights import Availability, Weights, WeightsError, check_weights, find_weights
 from scaledreamer.prompts.remote import shard_files
@@ -89,8 +96,27 @@ def check_models(config: Config) -> tuple[Section, list[Model]]:
             )
         else:
             section.add("ok", f"{key}.model: {found.name} ({found.kind}{variant}): all files are here")
+    num_bytes += _check_start(section, config, unreachable)
     section.numbers["download_bytes"] = num_bytes
     return section, models
+
+
+def _check_start(section: Section, config: Config, unreachable: dict[str, str]) -> int:
+    """The generator whose weights training starts from; returns the bytes to be downloaded."""
+    place = config.generator.start
+    if place is None:
+        return 0
+    try:
+        found = check_generator(place, hub_access(config.weights, unreachable))
+    except ValueError as error:
+        section.add("error", f"generator.start: {str(error).rstrip('.')}")
+        return 0
+    if found is None or not found.missing_files:
+        section.add("ok", f"generator.start: {place}: all files are here")
+        return 0
+    files = f"{len(found.missing_files)} files, {size(found.num_bytes)}"
+    section.add("ok", f"generator.start: {place}: {files}, are to be downloaded")
+    return found.num_bytes
 
 
 def check_prompts(config: Config) -> Section:

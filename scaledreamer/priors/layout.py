@@ -172,20 +172,20 @@ def check_family(names: Collection[str], parts: Sequence[str], read: Read) -> No
     """
     for part in parts:
         if part.startswith("text_encoder") and f"{part}/config.json" in names:
-            kinds = _mapping(read, f"{part}/config.json").get("architectures") or ["CLIPTextModel"]
+            kinds = read_mapping(read, f"{part}/config.json").get("architectures") or ["CLIPTextModel"]
             if not str(kinds[0]).startswith("CLIPText"):
                 raise PlaceError(
                     f"{part}/ is {kinds[0]}, not CLIP's", "give a model with CLIP's text encoder"
                 )
     if "unet" not in parts:
         return
-    index = _mapping(read, "model_index.json") if "model_index.json" in names else {}
+    index = read_mapping(read, "model_index.json") if "model_index.json" in names else {}
     kind = str(index.get("_class_name") or "another model")
     if "unet/config.json" not in names:
         if any(name.startswith("transformer/") for name in names):  # SD3, Flux and later
             raise PlaceError(f"is {kind}, with a transformer/ in place of the unet/", READ)
         return
-    unet = _mapping(read, "unet/config.json")
+    unet = read_mapping(read, "unet/config.json")
     _check_unet(unet, kind, is_sdxl_wanted="text_encoder_2" in parts)
     if index.get("requires_aesthetics_score") or list(index.get("text_encoder") or ())[1:] == [None]:
         raise PlaceError("is SDXL's refiner, which is no prior", "give its base model")
@@ -212,7 +212,11 @@ def _check_unet(unet: dict[str, Any], kind: str, *, is_sdxl_wanted: bool) -> Non
         )
 
 
-def _mapping(read: Read, name: str) -> dict[str, Any]:
+def read_mapping(read: Read, name: str) -> dict[str, Any]:
+    """A JSON file that holds a mapping.
+
+    Raises: PlaceError with its name.
+    """
     content = read(name)
     if not isinstance(content, dict):
         raise PlaceError(f"{name} holds no mapping", "copy or download it again")
@@ -247,8 +251,8 @@ def read_json(path: Path, name: str) -> Any:
         raise PlaceError(f"{name} cannot be read ({reason})", "copy or download it again") from None
 
 
-def read_header(path: Path, name: str) -> dict[str, Any]:
-    """Type, shape and place of the tensors of a safetensors file by their names.
+def read_header(path: Path, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Type, shape and place of the tensors of a safetensors file by their names, and its metadata.
 
     Raises: PlaceError with `name` if the file is not whole.
     """
@@ -268,7 +272,7 @@ def read_header(path: Path, name: str) -> dict[str, Any]:
             if length > MAX_HEADER:
                 raise PlaceError(f"{name} is no safetensors file, or a damaged one", again)
             header = json.loads(file.read(length))
-            header.pop("__metadata__", None)
+            metadata = dict(header.pop("__metadata__", None) or {})
             end = 8 + length + max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
     except OSError as error:
         raise PlaceError(f"{name} cannot be read ({error.strerror})", again) from None
@@ -278,13 +282,13 @@ def read_header(path: Path, name: str) -> dict[str, Any]:
         raise PlaceError(f"{name} is cut short: {size} of {end} bytes", again)
     if size > end:
         raise PlaceError(f"{name} is damaged: {size} bytes, its header names {end}", again)
-    return header
+    return header, metadata
 
 
 def single_file_family(header: dict[str, Any], name: str) -> str:
     """What a checkpoint in one file is, by the names that Stable Diffusion's own code gave its tensors.
 
-    Returns: "v1", "v2" or "xl", or "xl_v" if it is marked as an SDXL that predicts v.
+    Returns: "v1", "v2" or "xl".
 
     Raises: PlaceError for what is no text-to-image model of Stable Diffusion.
     """
@@ -307,7 +311,7 @@ def single_file_family(header: dict[str, Any], name: str) -> str:
     if not has("first_stage_model."):
         raise PlaceError(f"{name} has no autoencoder (first_stage_model)", whole)
     if has("conditioner.embedders.1."):
-        return "xl_v" if has("v_pred") else "xl"
+        return "xl"
     if has("conditioner.embedders.0.model."):
         raise PlaceError(f"{name} is SDXL's refiner, which is no prior", "give its base model")
     if has("cond_stage_model.transformer."):

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from scaledreamer.priors import layout
+from scaledreamer.priors.scheduler import scheduler_problem
 
 
 def check_folder(source: str, required: tuple[str, ...], parts: tuple[str, ...]) -> None:
@@ -130,8 +131,8 @@ def load_scheduler(source: str) -> tuple[Float[Tensor, " step"], str]:
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
     config: Any = DDIMScheduler.load_config(source, subfolder="scheduler")
-    name = str(config.get("_class_name"))
-    if name.startswith(("EDM", "FlowMatch")):
-        raise ValueError(f"scheduler/ is {name}; only networks of alpha_bar's discrete steps are read")
+    problem = scheduler_problem(config)
+    if problem is not None:
+        raise ValueError(problem)
     scheduler: Any = DDIMScheduler.from_config(config)
     return scheduler.alphas_cumprod, scheduler.config["prediction_type"]

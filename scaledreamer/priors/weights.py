@@ -7,16 +7,17 @@ place and what to do next.
 
 from __future__ import annotations
 
-import json
 import os
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from scaledreamer.priors import hub, layout
+from scaledreamer.priors.hub_lookup import Access, Wanted, find_model, is_hub_id
 from scaledreamer.priors.layout import PlaceError
+from scaledreamer.priors.scheduler import CONFIG as SCHEDULER
+from scaledreamer.priors.scheduler import check_edm, check_marks, check_scheduler, read_marks
 
 CONFIGURATIONS = {
     "v1": "stable-diffusion-v1-5/stable-diffusion-v1-5",
@@ -90,9 +91,8 @@ def check_weights(
 
     Raises: WeightsError, in less than 10 seconds.
     """
-    return _first(
-        models, _Request(parts, revision, mirrors, offline, variant, is_half, unreachable), is_download=False
-    )[0]
+    access = Access(revision, mirrors, offline, {} if unreachable is None else unreachable)
+    return _first(models, _Request(parts, access, variant, is_half), is_download=False)[0]
 
 
 def find_weights(
@@ -114,26 +114,20 @@ def find_weights(
 
     Raises: WeightsError.
     """
-    return _first(
-        models, _Request(parts, revision, mirrors, offline, variant, is_half, unreachable), is_download=True
-    )[1]
+    access = Access(revision, mirrors, offline, {} if unreachable is None else unreachable)
+    return _first(models, _Request(parts, access, variant, is_half), is_download=True)[1]
 
 
 @dataclass
 class _Request:
     parts: Sequence[str]
-    revision: str | None
-    mirrors: Sequence[str]
-    offline: bool
+    access: Access
     variant: str
     is_half: bool
-    unreachable: dict[str, str] | None
     has_weights: bool = True
     variants: tuple[str | None, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        if self.unreachable is None:
-            self.unreachable = {}
         try:
             self.variants = layout.wanted_variants(self.variant, self.is_half)
         except PlaceError as problem:
@@ -175,7 +169,7 @@ def _look(name: str, request: _Request, is_download: bool) -> _Found:
     if name.startswith(("/", ".", "~")) or name.count("/") > 1 or "\\" in name:
         hint = "check the path, or give a hub id (owner/name)"
         raise PlaceError(f"no such folder or file{_where_it_ends(path)}", hint)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name, re.ASCII):
+    if not is_hub_id(name):
         raise PlaceError(
             "neither a folder nor a file here, nor a hub id (owner/name)",
             "check its spelling, or give a path",
@@ -204,7 +198,7 @@ def _look_into(folder: Path, request: _Request, *, is_snapshot: bool = False) ->
     def read(name: str) -> Any:
         return layout.read_json(folder / name, name)
 
-    layout.check_family(names, request.parts, read)
+    _check_family(names, request, read)
     files = layout.needed_files(names, request.parts, request.variants, read, has_weights=request.has_weights)
     if files.missing:
         missing = _joined(files.missing)
@@ -220,6 +214,12 @@ def _look_into(folder: Path, request: _Request, *, is_snapshot: bool = False) ->
         if name.endswith(".safetensors"):
             layout.read_header(folder / name, name)
     return files.variant
+
+
+def _check_family(names: Collection[str], request: _Request, read: layout.Read) -> None:
+    layout.check_family(names, request.parts, read)
+    if "scheduler" in request.parts and SCHEDULER in names:
+        check_scheduler(layout.read_mapping(read, SCHEDULER))
 
 
 def _joined(names: Sequence[str]) -> str:
@@ -244,18 +244,19 @@ def _look_at_file(name: str, path: Path, request: _Request, is_download: bool) -
     if "unet" not in request.parts:
         hint = "give a folder with text_encoder/ and tokenizer/, or a hub id"
         raise PlaceError("is a checkpoint in one file, and a text encoder is read from a folder", hint)
-    header = layout.read_header(path, path.name)
+    header, metadata = layout.read_header(path, path.name)
     family = layout.single_file_family(header, path.name)
+    marks = read_marks(header, metadata)
+    check_edm(marks)
     is_sdxl_wanted = "text_encoder_2" in request.parts
-    if family.startswith("xl") != is_sdxl_wanted:
+    if (family == "xl") != is_sdxl_wanted:
         theirs = "Stable Diffusion 1.x or 2.x, load it with name stable_diffusion"
         theirs = "SDXL, load it with name sdxl" if not is_sdxl_wanted else theirs
         kind, _, hint = theirs.partition(", ")
         raise PlaceError(f"is {kind}", hint)
     parts = dict.fromkeys(("model_index.json", *request.parts))
-    configurations = _Request(
-        tuple(parts), None, request.mirrors, request.offline, "auto", False, request.unreachable, False
-    )
+    access = replace(request.access, revision=None)  # shares what is known of hubs that do not answer
+    configurations = _Request(tuple(parts), access, "auto", is_half=False, has_weights=False)
     beside = path.with_suffix("")
     for folder in (beside, path.parent):
         if os.path.isdir(folder / "unet"):
@@ -263,13 +264,15 @@ def _look_at_file(name: str, path: Path, request: _Request, is_download: bool) -
                 _look_into(folder, configurations)
             except PlaceError as problem:
                 raise PlaceError(f"its configurations in {folder}: {problem.reason}", problem.hint) from None
+            check_marks(marks, layout.read_json(folder / SCHEDULER, SCHEDULER), folder)
             return Availability(name, "file"), Weights(name, folder, path)
     put = (
         f"put model_index.json, tokenizer/ and the other parts' JSON files of its pipeline into {beside}, "
         "or give the whole pipeline as a folder"
     )
-    if family not in CONFIGURATIONS:
-        kind = "SDXL that predicts v" if family == "xl_v" else "Stable Diffusion 2.x"
+    if family not in CONFIGURATIONS or not marks.is_plain:
+        kind = {"xl": "SDXL", "v1": "Stable Diffusion 1.x", "v2": "Stable Diffusion 2.x"}[family]
+        kind += " that predicts v" * marks.predicts_v
         raise PlaceError(f"is {kind}, which needs the settings of its own scheduler", put)
     model = CONFIGURATIONS[family]
     try:
@@ -287,97 +290,17 @@ def _look_at_file(name: str, path: Path, request: _Request, is_download: bool) -
 
 
 def _look_at_hub(name: str, request: _Request, is_download: bool) -> _Found:
-    """Asks one hub after the other; what is on the disk is taken where none of them helps."""
-    is_commit = re.fullmatch(r"[0-9a-f]{40}", request.revision or "") is not None
-    is_offline = request.offline or hub.is_offline()
-    problems: list[PlaceError] = []
-    if not is_offline and not (is_commit and _is_cached(name, request)):
-        hubs = hub.hubs(request.mirrors)
-        seconds = min(hub.SECONDS, hub.SECONDS_FOR_ALL / len(hubs))
-        for place in hubs:
-            assert request.unreachable is not None
-            if place.address in request.unreachable:
-                problems.append(hub.UnreachableError(request.unreachable[place.address], hub.PATIENCE))
-                continue
-            try:
-                return _look_at_one_hub(place, name, request, seconds, is_download)
-            except hub.HubError as problem:
-                if isinstance(problem, hub.UnreachableError):
-                    request.unreachable[place.address] = problem.reason
-                problems.append(problem)
-    folder = hub.cached_folder(name, request.revision)
-    try:
-        if folder is not None:
-            variant = _look_into(folder, request, is_snapshot=True)
-            return Availability(name, "hub", variant=variant), Weights(name, folder, variant=variant)
-        on_disk = f"nothing of it is in {hub.cache_folder()}"
-    except PlaceError as problem:
-        on_disk = f"{folder} {problem.reason}"
-    if is_offline:
-        why, how = "HF_HUB_OFFLINE", "unset HF_HUB_OFFLINE"
-        if request.offline:
-            why, how = "weights.offline", "set weights.offline=false"
-        raise hub.HubError(f"no hub is asked ({why}), and {on_disk}", f"{how}, or give a folder")
-    reasons = "; ".join(problem.reason for problem in problems)
-    partly = f"; {on_disk}" if folder is not None else ""
-    # What a hub said about the model is of more help than that another one did not answer.
-    hints = [problem.hint for problem in problems if not isinstance(problem, hub.UnreachableError)]
-    hint = "; ".join(dict.fromkeys(hints)) or hub.PATIENCE
-    raise hub.HubError(f"no such folder here, and {reasons}{partly}", hint)
+    def choose(names: Collection[str], read: layout.Read) -> layout.Files:
+        _check_family(names, request, read)
+        files = layout.needed_files(
+            names, request.parts, request.variants, read, has_weights=request.has_weights
+        )
+        if files.missing:
+            hint = "give a model whose files are in the diffusers layout"
+            raise PlaceError(f"no {_joined(files.missing)} in it", hint)
+        return files
 
-
-def _is_cached(name: str, request: _Request) -> bool:
-    folder = hub.cached_folder(name, request.revision)
-    if folder is None:
-        return False
-    try:
-        _look_into(folder, request, is_snapshot=True)
-    except PlaceError:
-        return False
-    return True
-
-
-def _look_at_one_hub(
-    place: hub.Hub, name: str, request: _Request, seconds: float, is_download: bool
-) -> _Found:
-    listing = hub.list_files(place, name, request.revision, seconds)
-    snapshot = hub.cached_folder(name, listing.commit)
-    here = set(layout.list_folder(snapshot)) if snapshot is not None else set()
-    answers: dict[str, Any] = {}
-
-    def read(file: str) -> Any:
-        if file in here and snapshot is not None:
-            return layout.read_json(snapshot / file, file)
-        if file not in answers:
-            content = hub.read_file(place, name, file, listing.commit, seconds)
-            answers[file] = _parsed(content, file, place)
-        return answers[file]
-
-    layout.check_family(listing.sizes, request.parts, read)
-    files = layout.needed_files(
-        listing.sizes, request.parts, request.variants, read, has_weights=request.has_weights
-    )
-    if files.missing:
-        missing = _joined(files.missing)
-        raise PlaceError(f"no {missing} in it", "give a model whose files are in the diffusers layout")
-    missing = [file for file in files.present if file not in here]
-    num_bytes = sum(listing.sizes[file] for file in missing)
-    if missing and not answers:  # whether access is given shows in a file alone
-        small = min(missing, key=lambda file: listing.sizes[file])
-        hub.read_file(place, name, small, listing.commit, seconds)
-    hub.check_space(num_bytes)
-    if missing and not is_download:
-        return Availability(name, "hub", tuple(missing), num_bytes, files.variant), Weights(name, None)
-    folder = snapshot
-    if is_download:  # with nothing missing too: it notes which commit the revision is, for a look-up offline
-        folder = hub.download(place, name, request.revision, files.present)
-    assert folder is not None
-    variant = _look_into(folder, request)
-    return Availability(name, "hub", variant=variant), Weights(name, folder, variant=variant)
-
-
-def _parsed(content: bytes, file: str, place: hub.Hub) -> Any:
-    try:
-        return json.loads(content)
-    except (ValueError, RecursionError):
-        raise hub.HubError(f"{place.address} has no JSON in {file}", "check the model there") from None
+    wanted = Wanted(choose, lambda folder: _look_into(folder, request, is_snapshot=True))
+    found = find_model(name, wanted, request.access, is_download=is_download)
+    available = Availability(name, "hub", found.missing_files, found.num_bytes, found.variant)
+    return available, Weights(name, found.folder, variant=found.variant)

@@ -1,0 +1,160 @@
+"""Models of a hub: one hub is asked after the other, then what is on this disk. Needs no torch."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from scaledreamer.priors import hub, layout
+from scaledreamer.priors.layout import PlaceError
+
+
+@dataclass
+class Access:
+    """How hubs are asked.
+
+    Attributes:
+        revision: branch, tag or commit; None is the newest.
+        mirrors: addresses of hubs to ask after the default one.
+        offline: asks no hub.
+        unreachable: hubs that did not answer, with the reason, are noted here and not asked again.
+    """
+
+    revision: str | None = None
+    mirrors: Sequence[str] = ()
+    offline: bool = False
+    unreachable: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is needed of a model.
+
+    Attributes:
+        choose: files to have of those that there are, by their names and a function that reads a JSON file.
+        look_into: the variant that a folder has all of them of. Raises PlaceError for one that lacks some.
+    """
+
+    choose: Callable[[Collection[str], layout.Read], layout.Files]
+    look_into: Callable[[Path], str | None]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A model of a hub.
+
+    Attributes:
+        folder: on this disk; None if files are still to be downloaded.
+        variant: of its weights, "fp16" or None.
+        missing_files, num_bytes: to be downloaded.
+    """
+
+    folder: Path | None
+    variant: str | None
+    missing_files: tuple[str, ...] = ()
+    num_bytes: int = 0
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name could be a model's on a hub: owner/name."""
+    return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name, re.ASCII) is not None
+
+
+def find_model(name: str, wanted: Wanted, access: Access, *, is_download: bool) -> Found:
+    """A model by its id; what is on the disk is taken where no hub helps.
+
+    Args:
+        is_download: downloads what is missing; otherwise it is counted alone.
+
+    Raises: PlaceError.
+    """
+    is_commit = re.fullmatch(r"[0-9a-f]{40}", access.revision or "") is not None
+    is_offline = access.offline or hub.is_offline()
+    problems: list[PlaceError] = []
+    if not is_offline and not (is_commit and _is_cached(name, wanted, access)):
+        hubs = hub.hubs(access.mirrors)
+        seconds = min(hub.SECONDS, hub.SECONDS_FOR_ALL / len(hubs))
+        for place in hubs:
+            if place.address in access.unreachable:
+                problems.append(hub.UnreachableError(access.unreachable[place.address], hub.PATIENCE))
+                continue
+            try:
+                return _find_at(place, name, wanted, access, seconds, is_download)
+            except hub.HubError as problem:
+                if isinstance(problem, hub.UnreachableError):
+                    access.unreachable[place.address] = problem.reason
+                problems.append(problem)
+    folder = hub.cached_folder(name, access.revision)
+    try:
+        if folder is not None:
+            return Found(folder, wanted.look_into(folder))
+        on_disk = f"nothing of it is in {hub.cache_folder()}"
+    except PlaceError as problem:
+        on_disk = f"{folder} {problem.reason}"
+    if is_offline:
+        why, how = "HF_HUB_OFFLINE", "unset HF_HUB_OFFLINE"
+        if access.offline:
+            why, how = "weights.offline", "set weights.offline=false"
+        raise hub.HubError(f"no hub is asked ({why}), and {on_disk}", f"{how}, or give a folder")
+    reasons = "; ".join(problem.reason for problem in problems)
+    partly = f"; {on_disk}" if folder is not None else ""
+    # What a hub said about the model is of more help than that another one did not answer.
+    hints = [problem.hint for problem in problems if not isinstance(problem, hub.UnreachableError)]
+    hint = "; ".join(dict.fromkeys(hints)) or hub.PATIENCE
+    raise hub.HubError(f"no such folder here, and {reasons}{partly}", hint)
+
+
+def _is_cached(name: str, wanted: Wanted, access: Access) -> bool:
+    folder = hub.cached_folder(name, access.revision)
+    if folder is None:
+        return False
+    try:
+        wanted.look_into(folder)
+    except PlaceError:
+        return False
+    return True
+
+
+def _find_at(
+    place: hub.Hub, name: str, wanted: Wanted, access: Access, seconds: float, is_download: bool
+) -> Found:
+    listing = hub.list_files(place, name, access.revision, seconds)
+    snapshot = hub.cached_folder(name, listing.commit)
+    answers: dict[str, Any] = {}
+
+    def is_here(file: str) -> bool:
+        return snapshot is not None and (snapshot / file).is_file()
+
+    def read(file: str) -> Any:
+        if snapshot is not None and is_here(file):
+            return layout.read_json(snapshot / file, file)
+        if file not in answers:
+            content = hub.read_file(place, name, file, listing.commit, seconds)
+            answers[file] = _parsed(content, file, place)
+        return answers[file]
+
+    files = wanted.choose(listing.sizes, read)
+    missing = [file for file in files.present if not is_here(file)]
+    num_bytes = sum(listing.sizes[file] for file in missing)
+    if missing and not answers:  # whether access is given shows in a file alone
+        small = min(missing, key=lambda file: listing.sizes[file])
+        hub.read_file(place, name, small, listing.commit, seconds)
+    hub.check_space(num_bytes)
+    if missing and not is_download:
+        return Found(None, files.variant, tuple(missing), num_bytes)
+    folder = snapshot
+    if is_download:  # with nothing missing too: it notes which commit the revision is, for a look-up offline
+        folder = hub.download(place, name, access.revision, files.present)
+    assert folder is not None
+    return Found(folder, wanted.look_into(folder))
+
+
+def _parsed(content: bytes, file: str, place: hub.Hub) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        raise hub.HubError(f"{place.address} has no JSON in {file}", "check the model there") from None
