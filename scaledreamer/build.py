@@ -5,7 +5,7 @@ Functions with a `config` section read `scaledreamer.config`; the two without al
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -33,6 +33,8 @@ ASSETS = Path(__file__).parent / "assets"
 TINY_PRIOR = ASSETS / "tiny_prior"
 SHIPPED_PLACES = {"models": [str(TINY_PRIOR)], "variant": "auto"}
 """Of the shipped prior and text encoder: `weights.variant` chooses among files of other models."""
+NUM_WHITENED = 2048
+"""Prompts of the corpus that a generator's text whitening is fitted to."""
 TERM_SETTINGS = {"guidance_scale", "eta", "weight", "guidance_rescale", "negative_prompt", "perp_neg"}
 
 
@@ -188,6 +190,18 @@ def start_from(
         raise ValueError(f"generator.start: {error}") from None
 
 
+def fit_whitening(generator: nn.Module, conditioner: TextConditioner, prompts: Sequence[str]) -> None:
+    """Fits a generator's text whitening, if it has one, to prompts of its corpus; the same on every rank."""
+    import torch
+
+    from scaledreamer.generators.whitening import TextWhitening
+
+    chunks = [list(prompts[first : first + 256]) for first in range(0, len(prompts), 256)]
+    for module in generator.modules():
+        if isinstance(module, TextWhitening):
+            module.fit(torch.cat([conditioner(chunk).pooled for chunk in chunks]))
+
+
 def build_prompts(config: cfg.Prompts) -> list[str]:
     """Training prompts of a corpus or file, in memory."""
     from scaledreamer.prompts.corpus import corpus_file, read_prompts, split_prompts, tinyworld_prompts
@@ -196,7 +210,8 @@ def build_prompts(config: cfg.Prompts) -> list[str]:
     if config.text is not None:
         return [config.text]
     if config.is_tinyworld:
-        return tinyworld_prompts(kinds=config.kinds, max_extras=config.max_extras, limit=config.limit)
+        part = config.model_dump(include={"kinds", "max_extras", "extras", "limit"})
+        return tinyworld_prompts(**part)
     if config.file is None:
         return shuffled(read_prompts(corpus_file(config.name)))[: config.limit]  # stored sorted
     prompts = read_prompts(config.file, config.section)
@@ -520,13 +535,33 @@ def build_validation(config: cfg.Config, device: torch.device) -> ValidationScor
     )
 
 
+def build_generator(
+    config: cfg.Config, conditioner: TextConditioner, source: PromptSource, device: torch.device
+) -> nn.Module:
+    """A generator as a training begins with it: fresh weights of the run's seed, fitted to its corpus, or
+    another run's weights.
+
+    Raises: ValueError for settings that it does not take, or weights that do not fit.
+    """
+    import torch
+
+    torch.manual_seed(config.seed)  # of the initial weights; training never draws from the global generator
+    settings = conditioned_settings(
+        config.generator, condition_dim=conditioner.condition_dim, token_dim=conditioner.token_dim
+    )
+    generator = make_generator(config.generator.name, settings).to(device)
+    fit_whitening(generator, conditioner, source.examples(NUM_WHITENED))
+    if config.generator.start is not None:
+        access = hub_access(config.weights)
+        start_from(generator, config.generator.name, settings, config.generator.start, access)
+    return generator
+
+
 def build_trainer(config: cfg.Config, process: Process) -> Trainer:
     """Everything that training steps need, with freshly initialized weights.
 
     Raises: ValueError for settings that do not go together, or models that cannot be loaded.
     """
-    import torch
-
     from scaledreamer.prompts.encodings import EncodingCache, join_conditions
     from scaledreamer.prompts.stream import PromptStream, rank_indices
     from scaledreamer.prompts.views import VIEW_WORDS
@@ -555,14 +590,7 @@ def build_trainer(config: cfg.Config, process: Process) -> Trainer:
     line = grid_line(config.generator, device)
     if line is not None and process.is_main:
         print(line, flush=True)
-    torch.manual_seed(config.seed)  # of the initial weights; training never draws from the global generator
-    settings = conditioned_settings(
-        config.generator, condition_dim=conditioner.condition_dim, token_dim=conditioner.token_dim
-    )
-    generator = make_generator(config.generator.name, settings).to(device)
-    if config.generator.start is not None:
-        access = hub_access(config.weights)
-        start_from(generator, config.generator.name, settings, config.generator.start, access)
+    generator = build_generator(config, conditioner, source, device)
     averaged = AveragedWeights(generator, training.ema_decay)
     engine = Engine(
         RenderedGenerator(generator, make_renderer(renderer_settings(config.renderer)), regularizers, views),

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from scaledreamer.fields.hash_grid import HashGrid
 from scaledreamer.fields.sdf import sphere_bias
 from scaledreamer.generators.decoded import check_settings
+from scaledreamer.generators.whitening import TextWhitening
 from scaledreamer.scene import TextCondition
 
 
@@ -95,6 +96,7 @@ class HyperINGP(nn.Module):
         num_levels, features_per_level, log2_table_size, base_resolution, growth: see `HashGrid`.
         hyper_width: width of the hyper-network.
         hyper_depth: its hidden layers.
+        whitening: strength of the `TextWhitening` before it, 0 (none) to 1; to be fitted to the corpus.
         mlp_width: width of the SDF and the colour network.
         mlp_depth: their hidden layers.
         sphere_radius: of the initial surface.
@@ -120,6 +122,7 @@ class HyperINGP(nn.Module):
         growth: float = 1.5,
         hyper_width: int = 128,
         hyper_depth: int = 1,
+        whitening: float = 0.0,
         mlp_width: int = 32,
         mlp_depth: int = 1,
         sphere_radius: float = 0.5,
@@ -136,6 +139,7 @@ class HyperINGP(nn.Module):
             "growth": growth,
             "hyper_width": hyper_width,
             "hyper_depth": hyper_depth,
+            "whitening": whitening,
             "mlp_width": mlp_width,
             "mlp_depth": mlp_depth,
             "sphere_radius": sphere_radius,
@@ -144,7 +148,11 @@ class HyperINGP(nn.Module):
         sizes = ("condition_dim", "hyper_width", "hyper_depth", "mlp_width", "mlp_depth")
         check_settings(self.config, sizes)
 
+        if not 0 <= whitening <= 1:
+            raise ValueError(f"whitening is {whitening}; accepted are numbers from 0 to 1.")
+
         self.sphere_radius = sphere_radius
+        self.whitening = TextWhitening(condition_dim, whitening) if whitening > 0 else None
         self.grid = HashGrid(
             num_levels=num_levels,
             features_per_level=features_per_level,
@@ -179,7 +187,8 @@ class HyperINGP(nn.Module):
             raise ValueError(
                 f"The condition has {got} numbers, the generator was built for {expected} (condition_dim)."
             )
-        hidden = self.hyper(condition.pooled.to(self.grid.table.dtype))
+        pooled = condition.pooled.to(self.grid.table.dtype)
+        hidden = self.hyper(pooled if self.whitening is None else self.whitening(pooled))
         scale = self.config["hyper_width"] ** -0.5
         mlps = {
             name: _prompt_mlp(scale * head(hidden), self.layers[name]) for name, head in self.heads.items()

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from scaledreamer.prompts.check import check_prompt
 from scaledreamer.prompts.prompt_file import unique_keys
-from scaledreamer.prompts.source import Records, SourceError
+from scaledreamer.prompts.source import Records, SourceError, spread
 
 FORMAT_VERSION = 1
 MANIFEST = "shards.json"
@@ -352,8 +352,7 @@ class ShardedPrompts:
         self._shard(shard)
 
     def examples(self, count: int) -> list[str]:
-        rows = self._num_rows(0)
-        return self.read(0, range(0, rows, max(rows // count, 1))[:count]).prompts
+        return self.read(0, spread(self._num_rows(0), count)).prompts
 
     def words(self) -> frozenset[str] | None:
         words = self.manifest.words

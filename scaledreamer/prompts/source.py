@@ -62,12 +62,17 @@ class PromptSource(Protocol):
         ...
 
     def examples(self, count: int) -> list[str]:
-        """A few prompts of the corpus, always the same."""
+        """At most `count` prompts spread over the corpus (of shards: over the first), always the same."""
         ...
 
     def words(self) -> frozenset[str] | None:
         """The words of the corpus, the rarest of a large one left out; None where nobody has looked."""
         ...
+
+
+def spread(size: int, count: int) -> list[int]:
+    """At most `count` of the whole numbers below `size`, evenly apart, from 0 on."""
+    return [number * size // count for number in range(count)] if count < size else list(range(size))
 
 
 class PromptList:
@@ -92,7 +97,7 @@ class PromptList:
         del shard  # in memory already
 
     def examples(self, count: int) -> list[str]:
-        return list(self._prompts[:: max(self.num_prompts // count, 1)][:count])
+        return [self._prompts[row] for row in spread(self.num_prompts, count)]
 
     def words(self) -> frozenset[str]:
         count = WordCount()

@@ -1,0 +1,57 @@
+"""Whitening of the text condition, so that a rare attribute speaks as loudly as the kind of object.
+
+What a text encoder says of a prompt varies most with what differs between most prompts: over the tinyworld's
+captions 46 % of the variance is the kind of object and 1 % what it stands on. A network trained by steps of
+equal size learns the loud directions first. Whitened, all directions have about the same variance (LeCun et
+al., "Efficient BackProp", 1998, section 4.3).
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+MIN_DEVIATION = 0.1
+"""Directions with less than this share of the largest standard deviation are amplified no further: they are
+noise, or do not occur in the corpus."""
+
+
+class TextWhitening(nn.Module):
+    """An affine map of the pooled text, the identity until it is fitted.
+
+    Args:
+        dim: length of the pooled text.
+        strength: 0 leaves the standard deviations of all directions as they are, 1 makes them equal.
+    """
+
+    mean: Tensor
+    matrix: Tensor
+
+    def __init__(self, dim: int, strength: float) -> None:
+        super().__init__()
+        self.strength = strength
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("matrix", torch.eye(dim))
+
+    @torch.no_grad()
+    def fit(self, pooled: Float[Tensor, "prompt dim"]) -> None:
+        """Takes mean and covariance from the texts of a corpus; the total variance stays what it is.
+
+        The matrix is symmetric (ZCA), so it does not depend on how eigenvectors are chosen.
+        """
+        pooled = pooled.detach().double().cpu()
+        mean = pooled.mean(0)
+        centered = pooled - mean
+        variance, directions = torch.linalg.eigh(centered.T @ centered / len(pooled))
+        deviation = variance.clamp(min=0).sqrt()
+        if not deviation[-1] > 0:  # a single prompt: there is nothing to whiten
+            return
+        gain = (deviation / deviation[-1]).clamp(min=MIN_DEVIATION) ** -self.strength
+        gain = gain * (variance.sum() / (variance * gain.square()).sum()).sqrt()
+        self.mean.copy_(mean)
+        self.matrix.copy_(directions * gain @ directions.T)
+
+    def forward(self, pooled: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
+        """The whitened texts."""
+        return (pooled - self.mean) @ self.matrix
