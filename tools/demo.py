@@ -10,7 +10,6 @@ missing or wrong; 130 interrupted.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import resource
 import subprocess
 import sys
@@ -31,13 +30,13 @@ if TYPE_CHECKING:
     from scaledreamer.asset import Asset
     from scaledreamer.config import Config
     from scaledreamer.evaluation.draws import Draw
-    from scaledreamer.evaluation.page import Card
+    from scaledreamer.evaluation.page import Card, View
     from scaledreamer.pipeline import TextTo3D
 
 ROOT = Path(__file__).resolve().parent.parent
-NUM_FRAMES, FRAME_SIZE = 16, 128
-MAX_FACES, TEXTURE_SIZE = 6000, 256
-"""Of the page's meshes: small, since the page holds them."""
+MISSION = "a red-eyed tree frog"
+MAX_FACES, TEXTURE_SIZE, POSTER_SIZE = 3000, 256, 320
+"""Of the page's meshes and their pictures: small, since the page holds them."""
 NUM_JANUS_OBJECTS = 32
 CURVES = (
     "validation/score",
@@ -65,8 +64,7 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--config", type=Path, default=ROOT / "configs" / "demo.yaml", help="of the training (%(default)s)")
     add("--num-prompts", type=int, default=64, help="scored of each split (%(default)s)")
-    add("--num-unseen", type=int, default=12, help="unseen prompts shown (%(default)s)")
-    add("--num-seen", type=int, default=6, help="seen prompts shown (%(default)s)")
+    add("--num-shown", type=int, default=12, help="unseen prompts shown (%(default)s)")
     add(
         "settings",
         nargs="*",
@@ -98,47 +96,59 @@ def _run(arguments: argparse.Namespace, config: Config) -> int:
     if status != 0:
         print("error: training did not finish, see above; the same command goes on", file=sys.stderr)
         return 130 if status in (-2, 130) else 2
-    train_minutes = (time.monotonic() - start) / 60
 
     from transformers.utils import logging as transformers_logging
 
     from scaledreamer.evaluation.clip_scores import TinyClip
     from scaledreamer.evaluation.draws import draw_prompts
-    from scaledreamer.evaluation.page import Section, read_curves, render_page
+    from scaledreamer.evaluation.page import Card, Section, read_curves, render_page
     from scaledreamer.pipeline import TextTo3D
 
     transformers_logging.disable_progress_bar()
     folder = Path(config.training.output)
-    pipe = TextTo3D.from_pretrained(folder)
+    curves = read_curves(folder / "metrics.jsonl", CURVES)
+    train_minutes = _minutes(*curves["seconds/step"])
+    pipe, shipped = TextTo3D.from_pretrained(folder), TextTo3D.from_pretrained(None)
     encoder = TinyClip.from_pretrained(device=pipe.device)
-    part: dict[str, Any] = {"kinds": config.prompts.kinds, "max_extras": config.prompts.max_extras}
-    sections = []
+    kinds = config.prompts.kinds and list(dict.fromkeys(config.prompts.kinds))
+    part: dict[str, Any] = {"kinds": kinds, "max_extras": config.prompts.max_extras}
     janus_test = evaluate.janus_test_of(pipe, encoder, NUM_JANUS_OBJECTS)
-    for split, title, text, shown in (
-        ("unseen", "Unseen prompts", _UNSEEN, arguments.num_unseen),
-        ("seen", "Prompts of the training", _SEEN, arguments.num_seen),
-    ):
+    reports, draws = {}, {}
+    for split in ("unseen", "seen"):
         print(f"evaluating {arguments.num_prompts} {split} prompts", flush=True)
-        draw = draw_prompts(0, split, arguments.num_prompts, **part)
-        report = evaluate.evaluate(
-            pipe, [draw], encoder, gallery_size=len(draw.prompts), janus_test=janus_test, num_timed=3
+        draws[split] = draw_prompts(0, split, arguments.num_prompts, **part)
+        reports[split] = evaluate.evaluate(
+            pipe,
+            [draws[split]],
+            encoder,
+            gallery_size=arguments.num_prompts,
+            janus_test=janus_test,
+            num_timed=3,
         )
-        evaluate.save_report(folder / f"{split}.json", report)
-        cards = make_cards(pipe, choose(draw, shown, is_unseen=split == "unseen"), folder / "assets", split)
-        sections.append(Section(title, text, cards, report))
+        evaluate.save_report(folder / f"{split}.json", reports[split])
+    print("making the page's assets", flush=True)
+    chosen = choose(draws["unseen"], arguments.num_shown)
+    cards = make_cards(pipe, shipped, chosen, folder / "assets", minutes=round(train_minutes))
+    lead = Card(MISSION, [make_view(shipped(MISSION), folder / "assets" / "shipped.glb", _SHIPPED)])
+    sections = [
+        Section("Prompts that were never seen", _UNSEEN, cards, reports["unseen"]),
+        Section("Prompts of the training, for comparison", "", [], reports["seen"]),
+    ]
+
     minutes = (time.monotonic() - start) / 60
     memory = max(
         resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     )
     training = config.training
     facts = [
-        f"A generator trained from nothing but {_world(config)} and the embedded 2D diffusion prior: "
-        f"{training.max_steps} steps of {training.batch_size} prompts. Shown is the one of step {pipe.step}.",
-        f"This command took {minutes:.1f} minutes, of which training {train_minutes:.1f}; peak memory of one "
-        f"process {memory / 2**20:.1f} GiB.",
-        "Drag a mesh to turn it around. Below it are turntables that start at the front and go round "
-        "counter-clockwise: left what one forward pass made of the prompt, right what the prompt means. "
-        "Nothing is chosen by hand: shown are the first of each kind in a random draw.",
+        "One network turns a prompt into a textured mesh in one forward pass. It learned to from prompts and "
+        "a frozen 2D diffusion model alone: it never saw a 3D object or a photograph. This frog comes from "
+        "the generator that is shipped with the package; red-eyed tree frogs were held out of its training. "
+        "Drag it to turn it around.",
+        f"Below, next to it: a generator that this command trained from nothing in {train_minutes:.0f} "
+        f"minutes, {pipe.step:,} steps of {training.batch_size} prompts. {_world(config)}",
+        f"The whole command took {minutes:.1f} minutes and {memory / 2**20:.1f} GiB of memory. Nothing is "
+        "picked by hand: shown are the first prompts of each kind in a random draw.",
     ]
     flags = f"{_flags(part)}--num-prompts {arguments.num_prompts} --seeds 1"
     again = f"python tools/evaluate.py --checkpoint {folder} {flags}"
@@ -146,73 +156,88 @@ def _run(arguments: argparse.Namespace, config: Config) -> int:
         "make demo",
         _shell([word.removeprefix(f"{ROOT}/") for word in ["python", *train[1:]]]),
         *(f"{again} --split {split} --out {folder}/{split}.json" for split in ("unseen", "seen")),
-        _shell(["python", "infer.py", "--checkpoint", str(folder), "--prompt", sections[0].cards[0].prompt]),
+        _shell(["python", "infer.py", "--prompt", MISSION]),
+        _shell(["python", "infer.py", "--checkpoint", str(folder), "--prompt", chosen[0][0]]),
     ]
     title = "ScaleDreamer: prompts in, 3D assets out"
-    page = render_page(title, facts, commands, sections, read_curves(folder / "metrics.jsonl", CURVES))
+    page = render_page(title, lead, facts, commands, sections, curves)
     (folder / "index.html").write_text(page, encoding="utf-8")
     print(f"{folder / 'index.html'}: open it in a browser; {minutes:.1f} minutes in all")
     return 0
 
 
+_SHIPPED = "shipped generator"
 _UNSEEN = (
-    "None of these meanings, said in any way, was in the training of the generator, of the prior or of the "
-    "CLIP that scores them."
+    "None of these meanings, in any wording, was in the training of the generators, of the diffusion model "
+    "or of the CLIP that scores them."
 )
-_SEEN = "Meanings of the split that the generator was trained on, for comparison."
 
 
-def choose(draw: Draw, count: int, *, is_unseen: bool) -> list[tuple[str, Meaning]]:
-    """The first prompt of each kind in a draw, then others; before unseen ones "a red-eyed tree frog"."""
+def choose(draw: Draw, count: int) -> list[tuple[str, Meaning]]:
+    """The first prompt of each kind in a draw, then others; the mission's leads, if its kind is there."""
     pairs = list(zip(draw.prompts, draw.meanings, strict=True))
     kinds = [meaning.kind for meaning in draw.meanings]
     first = [pair for i, pair in enumerate(pairs) if kinds.index(kinds[i]) == i]
-    others = [pair for pair in pairs if pair not in first]
-    mission = (
-        [("a red-eyed tree frog", grammar.MISSION)] if is_unseen and grammar.MISSION.kind in kinds else []
-    )
-    return list(dict.fromkeys([*mission, *first, *others]))[:count]
+    mission = [(MISSION, grammar.MISSION)] if grammar.MISSION.kind in kinds else []
+    return list(dict.fromkeys([*mission, *first, *pairs]))[:count]
 
 
-def make_cards(pipe: TextTo3D, chosen: Sequence[tuple[str, Meaning]], folder: Path, name: str) -> list[Card]:
-    """Turntables of assets and of true objects, and the assets' meshes."""
+def make_cards(
+    pipe: TextTo3D, shipped: TextTo3D, chosen: Sequence[tuple[str, Meaning]], folder: Path, *, minutes: int
+) -> list[Card]:
+    """Each prompt's asset by the trained and by the shipped generator, and the true object."""
     from scaledreamer.asset import Asset
-    from scaledreamer.evaluation.page import Card, data_uri
-    from scaledreamer.meshing.isosurface import EmptySurfaceError
+    from scaledreamer.evaluation.page import Card
     from scaledreamer.tinyworld.shapes import WorldScene
 
-    folder.mkdir(parents=True, exist_ok=True)
     cards = []
     for number, (prompt, meaning) in enumerate(chosen):
-        stem = f"{name}-{number:02d}"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
-            asset = pipe(prompt)
-        model = None
-        with contextlib.suppress(EmptySurfaceError):
-            path = folder / f"{stem}.glb"
-            model = data_uri(asset.export(path, max_faces=MAX_FACES, texture_size=TEXTURE_SIZE))
-        true = Asset(prompt, 0, WorldScene([meaning], pipe.device), device=pipe.device)
-        turntable = _save_turntable(folder / f"{stem}.gif", asset)
-        true_turntable = _save_turntable(folder / f"{stem}-true.gif", true)
-        cards.append(Card(prompt, turntable, true_turntable, model))
+            assets = {f"{minutes} minutes from nothing": pipe(prompt), _SHIPPED: shipped(prompt)}
+        assets["true object"] = Asset(prompt, 0, WorldScene([meaning], pipe.device), device=pipe.device)
+        names = [folder / f"{number:02d}-{name}.glb" for name in ("trained", "shipped", "true")]
+        views = [
+            make_view(asset, path, label) for path, (label, asset) in zip(names, assets.items(), strict=True)
+        ]
+        cards.append(Card(prompt, views))
         print(f"  {prompt}", flush=True)
     return cards
 
 
-def _save_turntable(path: Path, asset: Asset) -> str:
-    from scaledreamer.evaluation.page import data_uri
-    from scaledreamer.meshing.export import save_gif
+def make_view(asset: Asset, path: Path, label: str) -> View:
+    """An asset's mesh, written to `path`, and its picture from where the viewer begins."""
+    from scaledreamer.evaluation import page
+    from scaledreamer.meshing.export import save_png
 
-    save_gif(path, asset.turntable(NUM_FRAMES, FRAME_SIZE), fps=8)
-    return data_uri(path)
+    if not asset.has_surface:
+        return page.View(label, None)
+    model = asset.export(path, max_faces=MAX_FACES, texture_size=TEXTURE_SIZE)
+    poster = path.with_suffix(".png")
+    frame = asset.frame(
+        page.AZIMUTH_DEG, 360, POSTER_SIZE, elevation_deg=page.ELEVATION_DEG, background="transparent"
+    )
+    save_png(poster, frame)
+    return page.View(label, page.data_uri(poster), page.data_uri(model))
 
 
 def _world(config: Config) -> str:
+    """Which part of the tinyworld a training is about."""
     prompts = config.prompts
-    kinds = f"{len(prompts.kinds)} of {len(grammar.KINDS)}" if prompts.kinds else f"all {len(grammar.KINDS)}"
-    extras = ("nothing", "at most one thing", "at most two things")[prompts.max_extras]
-    return f"captions of the tinyworld ({kinds} kinds; {extras} said beyond kind and colour)"
+    names = [f"{kind}s" for kind in dict.fromkeys(prompts.kinds or grammar.KINDS)]
+    kinds = f"{len(names)} of the tinyworld's {len(grammar.KINDS)} kinds of object ({', '.join(names)})"
+    extras = (
+        "nothing more",
+        "at most one thing more: the colour of a part, a pattern, something worn or something it stands on",
+        "at most two things more: the colour of a part, a pattern, something worn, something it stands on",
+    )[prompts.max_extras]
+    return f"Its part of the world is {kinds}, in ten colours, with {extras}."
+
+
+def _minutes(steps: Sequence[float], seconds: Sequence[float]) -> float:
+    """That a training took, also one that was interrupted: from its seconds a step since the line before."""
+    before = [0.0, *steps[:-1]]
+    return sum(s * (b - a) for a, b, s in zip(before, steps, seconds, strict=True)) / 60
 
 
 def _flags(part: dict[str, Any]) -> str:

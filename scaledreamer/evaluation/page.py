@@ -26,20 +26,22 @@ VIEWER = Path(__file__).parent.parent / "assets" / "model_viewer" / "model-viewe
 
 _STYLE = """
 * { box-sizing: border-box; }
-body { font: 15px/1.45 system-ui, sans-serif; color: #222; }
-body { margin: 2em auto; max-width: 74em; padding: 0 1em; }
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; }
+body { margin: 2em auto; max-width: 78em; padding: 0 1em; }
 h1 { margin-bottom: 0.2em; } h2 { margin-top: 2em; border-bottom: 1px solid #ccc; }
 pre { background: #f4f4f4; padding: 0.8em; overflow-x: auto; }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 17em), 1fr)); gap: 1em; }
+.lead { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24em), 1fr)); gap: 2em; }
+.lead { align-items: center; margin: 1.5em 0; } .lead .text p { margin: 0 0 0.8em; }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 34em), 1fr)); gap: 1em; }
 .curves { display: flex; flex-wrap: wrap; gap: 1em; } .curves svg { max-width: 100%; height: auto; }
-figure { margin: 0; border: 1px solid #ddd; border-radius: 6px; padding: 0.6em; }
-figure .model { height: 15em; background: #f2f3f5; border-radius: 4px; overflow: hidden; color: #666; }
-figure .model { display: flex; align-items: center; justify-content: center; }
-/* As wide as the widest card and cut on both sides: a new width of the window moves no mesh aside. */
-figure model-viewer { flex: none; width: 34em; height: 100%; --progress-bar-color: transparent; }
-figure .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 8px; margin-top: 8px; text-align: center; }
-figure img { width: 100%; aspect-ratio: 1; display: block; }
-figcaption { font-weight: 600; min-height: 2.9em; } small { color: #666; }
+figure { margin: 0; border: 1px solid #ddd; border-radius: 8px; padding: 0.7em; }
+figcaption { font-weight: 600; margin-bottom: 0.5em; } small { color: #666; }
+.row { display: grid; grid-auto-flow: column; grid-auto-columns: 1fr; gap: 8px; text-align: center; }
+.view { aspect-ratio: 1; border-radius: 6px; overflow: hidden; color: #666; }
+.view { background: #ccd4dd; }
+.view > * { width: 100%; height: 100%; display: block; }
+.view .none { display: flex; align-items: center; justify-content: center; }
+model-viewer { --progress-bar-color: transparent; --poster-color: transparent; }
 .wide { overflow-x: auto; margin-top: 1.5em; } table { border-collapse: collapse; }
 td, th { padding: 0.15em 0.9em; text-align: right; }
 td:first-child, th:first-child { text-align: left; white-space: pre; }
@@ -47,28 +49,36 @@ tr:nth-child(even) { background: #f6f6f6; }
 svg text { font: 11px system-ui, sans-serif; fill: #444; }
 """
 
+AZIMUTH_DEG, ELEVATION_DEG = 30, 20
+"""From where viewers and their posters look at an object: a little to its left and from above."""
+
+
+@dataclass(frozen=True)
+class View:
+    """One object to turn around.
+
+    Attributes:
+        label: a few words below it.
+        poster: a picture of it, as a URI, seen until the mesh is there; None where there is no surface.
+        model: GLB, as a URI; None leaves the picture alone.
+    """
+
+    label: str
+    poster: str | None
+    model: str | None = None
+
 
 @dataclass(frozen=True)
 class Card:
-    """One prompt.
-
-    Attributes:
-        prompt: as the generator read it.
-        generated, true: turntables, as URIs.
-        model: GLB to turn around, as a URI; None where there is no mesh.
-        note: a line below them.
-    """
+    """One prompt, and side by side what was made of it."""
 
     prompt: str
-    generated: str
-    true: str
-    model: str | None = None
-    note: str = ""
+    views: Sequence[View]
 
 
 @dataclass(frozen=True)
 class Section:
-    """Prompts of one split with their scores."""
+    """Prompts with what was made of them, and the scores of one split."""
 
     title: str
     text: str
@@ -78,6 +88,7 @@ class Section:
 
 def render_page(
     title: str,
+    lead: Card,
     facts: Sequence[str],
     commands: Sequence[str],
     sections: Sequence[Section],
@@ -86,12 +97,14 @@ def render_page(
     """The whole page.
 
     Args:
-        facts: what the reader should know first, one line each.
+        lead: what the reader sees first.
+        facts: what the reader should know, beside it, a paragraph each.
         commands: that made it.
         curves: name -> (steps, values).
     """
+    paragraphs = "".join(f"<p>{html.escape(fact)}</p>" for fact in facts)
     body = [f"<h1>{html.escape(title)}</h1>"]
-    body += ["<ul>", *(f"<li>{html.escape(fact)}</li>" for fact in facts), "</ul>"]
+    body.append(f'<div class="lead">{_card(lead)}<div class="text">{paragraphs}</div></div>')
     for section in sections:
         body.append(f"<h2>{html.escape(section.title)}</h2>\n<p>{html.escape(section.text)}</p>")
         body += ['<div class="cards">', *map(_card, section.cards), "</div>"]
@@ -129,22 +142,25 @@ def data_uri(path: Path) -> str:
 
 
 def _card(card: Card) -> str:
-    prompt = html.escape(card.prompt)
-    pictures = "".join(
-        f'<div><img src="{html.escape(uri)}" alt="{label}: {prompt}"><small>{label}</small></div>'
-        for label, uri in (("generated", card.generated), ("true", card.true))
-    )
-    model = "no surface, so no mesh"
-    if card.model is not None:
-        model = (
-            f'<model-viewer src="{html.escape(card.model)}" alt="{prompt}" camera-controls '
-            'camera-orbit="30deg 70deg 105%" touch-action="pan-y" interaction-prompt="none" loading="lazy">'
-            "</model-viewer>"
-        )
+    columns = [
+        f'<div><div class="view">{_view(view, card.prompt)}</div><small>{html.escape(view.label)}</small>'
+        for view in card.views
+    ]
+    caption = f"<figcaption>{html.escape(card.prompt)}</figcaption>"
+    return f'<figure>{caption}<div class="row">{"</div>".join([*columns, ""])}</div></figure>'
+
+
+def _view(view: View, prompt: str) -> str:
+    if view.poster is None:
+        return '<div class="none">no surface</div>'
+    poster, text = html.escape(view.poster), html.escape(f"{view.label}: {prompt}")
+    if view.model is None:
+        return f'<img src="{poster}" alt="{text}">'
+    orbit = f"{AZIMUTH_DEG}deg {90 - ELEVATION_DEG}deg 105%"
     return (
-        f'<figure><figcaption>{prompt}</figcaption><div class="model">{model}</div>'
-        f'<div class="pair">{pictures}</div>'
-        f"<small>{html.escape(card.note)}</small></figure>"
+        f'<model-viewer src="{html.escape(view.model)}" poster="{poster}" alt="{text}" camera-controls '
+        f'camera-orbit="{orbit}" touch-action="pan-y" interaction-prompt="none" loading="lazy" '
+        f'shadow-intensity="0.6"></model-viewer>'
     )
 
 
