@@ -76,6 +76,12 @@ def _check_betas(value: list[float]) -> list[float]:
     return value
 
 
+def _check_weights(value: list[float]) -> list[float]:
+    if not all(weight >= 0 for weight in value):
+        raise ValueError(f"{KEY}: got {value!r}; accepted are three numbers of at least 0.")
+    return value
+
+
 def _check_optional_betas(value: list[float] | None) -> list[float] | None:
     return None if value is None else _check_betas(value)
 
@@ -151,6 +157,25 @@ class Section(BaseModel):
         return value
 
 
+class Extras(Section):
+    """What captions of the tinyworld say beyond kind and colour. Numbers matter relative to each other."""
+
+    count: Annotated[list[float], Field(min_length=3, max_length=3), AfterValidator(_check_weights)] = [
+        0.2,
+        0.4,
+        0.4,
+    ]
+    """How often nothing, one thing and two things are said."""
+    part: Annotated[float, Field(ge=0)] = 1.0
+    """How often the colour of a part."""
+    pattern: Annotated[float, Field(ge=0)] = 1.0
+    """How often stripes or spots."""
+    wear: Annotated[float, Field(ge=0)] = 1.0
+    """How often a hat, a scarf or a crown, of kinds that wear them."""
+    support: Annotated[float, Field(ge=0)] = 1.0
+    """How often a box or a plate."""
+
+
 class Prompts(Section):
     """What to train on: a corpus that comes with the package, a file, or a folder of shards."""
 
@@ -177,9 +202,11 @@ class Prompts(Section):
     cache_gib: Annotated[float, Field(gt=0)] = 100.0
     """Copies of shards used longest ago are removed beyond this size."""
     kinds: Annotated[list[str] | None, Field(min_length=1)] = None
-    """Only these kinds of the tinyworld."""
+    """Only these kinds of the tinyworld; one that stands there twice is drawn twice as often."""
     max_extras: Annotated[int, Field(ge=0, le=2)] = 2
     """Things said beyond kind and colour, in the tinyworld."""
+    extras: Extras = Extras()
+    """How often captions of the tinyworld say what."""
     limit: Annotated[int | None, Field(ge=1)] = None
     """Train on this many prompts (tinyworld: meanings) only."""
 
@@ -202,10 +229,17 @@ class Prompts(Section):
             raise ValueError(
                 "prompts.shard_size: one prompt (prompts.text) needs no shards; set prompts.shard_size=null."
             )
-        if not self.is_tinyworld and (self.kinds is not None or self.max_extras != 2):
+        part = (self.kinds, self.max_extras, self.extras)
+        if not self.is_tinyworld and part != (None, 2, Extras()):
             raise ValueError(
-                "prompts: kinds and max_extras choose from the tinyworld; set prompts.kinds=null and "
-                "prompts.max_extras=2, or train on the tinyworld."
+                "prompts: kinds, max_extras and extras choose from the tinyworld; set prompts.kinds=null, "
+                "prompts.max_extras=2 and prompts.extras={}, or train on the tinyworld."
+            )
+        count = self.extras.count[: self.max_extras + 1]
+        if not sum(count) > 0:
+            raise ValueError(
+                f"prompts.extras.count: got {self.extras.count}, of which none up to prompts.max_extras="
+                f"{self.max_extras} is above 0; raise one of them."
             )
         if self.file is None and self.holdout > 0:
             raise ValueError(
@@ -276,6 +310,8 @@ class HyperINGP(Section):
     """Width of the hyper-network."""
     hyper_depth: Annotated[int, Field(ge=1, le=8)] = 1
     """Hidden layers of the hyper-network."""
+    whitening: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """How far the text's directions are brought to the same variance over the corpus before it: 0 to 1."""
     mlp_width: Annotated[int, Field(ge=1, le=4096)] = 32
     """Width of each prompt's MLPs."""
     mlp_depth: Annotated[int, Field(ge=1, le=8)] = 1

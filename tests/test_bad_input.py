@@ -609,8 +609,12 @@ TRAIN = [
     setting_case(
         "cameras.fov_deg=[50, 40]", message="fov_deg: got [50.0, 40.0]; accepted is [lowest, highest]"
     ),
-    setting_case("prompts.kinds=[cat]", message="kinds and max_extras choose from the tinyworld; set prom"),
-    setting_case("prompts.max_extras=1", message="kinds and max_extras choose from the tinyworld; set prom"),
+    setting_case(
+        "prompts.kinds=[cat]", message="kinds, max_extras and extras choose from the tinyworld; set"
+    ),
+    setting_case(
+        "prompts.max_extras=1", message="kinds, max_extras and extras choose from the tinyworld; set"
+    ),
     setting_case(
         "prompts={file: null, holdout: 0.5}", message="prompts.holdout: keeps out prompts of a file"
     ),

@@ -62,3 +62,31 @@ def test_tinyworld_part_is_the_stated_part() -> None:
     assert len(prompts) == 12 * 8
     assert {meaning.kind for meaning in meanings if meaning} == {"cat", "ball"}
     assert all(grammar.num_extras(meaning) <= 1 for meaning in meanings if meaning)
+
+
+def test_tinyworld_extras_are_as_frequent_as_asked() -> None:
+    extras = {"count": [1.0, 3.0, 6.0], "part": 2.0, "pattern": 0.0, "support": 1.0}
+    prompts = tinyworld_prompts(kinds=["car"], max_extras=1, extras=extras, size=3000)
+    meanings = [meaning for prompt in prompts if (meaning := grammar.parse(prompt))]
+    assert not any(meaning.pattern for meaning in meanings)
+    # Some colours are in no training meaning, and of ten for a part one is the usual one.
+    supported = sum(meaning.support is not None for meaning in meanings) / len(prompts)
+    assert supported == pytest.approx(3 / 4 / 3, abs=0.05)
+    recolored = sum(meaning.part_color != "black" for meaning in meanings) / len(prompts)
+    assert recolored == pytest.approx(3 / 4 * 2 / 3 * 9 / 10, abs=0.05)
+
+
+def test_two_extras_of_a_prompt_differ() -> None:
+    extras = {"count": [0.0, 0.0, 1.0], "part": 50.0, "pattern": 0.0}
+    prompts = tinyworld_prompts(kinds=["car"], extras=extras, size=300)
+    meanings = [meaning for prompt in prompts if (meaning := grammar.parse(prompt))]
+    assert all(meaning.support is not None for meaning in meanings)
+
+
+def test_a_kind_named_twice_is_drawn_twice_as_often() -> None:
+    shares = []
+    for kinds in (["car", "ball"], ["car", "ball", "car"]):
+        prompts = tinyworld_prompts(kinds=kinds, size=4000)
+        shares.append(sum("car" in prompt for prompt in prompts) / 4000)
+    odds = [share / (1 - share) for share in shares]
+    assert odds[1] / odds[0] == pytest.approx(2, rel=0.1)

@@ -243,7 +243,7 @@ def test_the_doctor_finds_more_prompts_than_scenes() -> None:
             "prompts.shard_size: one prompt .* set prompts.shard_size=nul",
         ),
         (["prompts.text=''"], "prompts.text: "),
-        (["prompts.text=a mug", "prompts.max_extras=1"], "prompts: kinds and max_extras choose"),
+        (["prompts.text=a mug", "prompts.max_extras=1"], "prompts: kinds, max_extras and extras choose"),
         (["generator.field.color_jitter=-1"], "generator.field.color_jitter: "),
     ],
 )

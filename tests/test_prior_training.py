@@ -126,7 +126,10 @@ def test_a_dropped_text_encoder_changes_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["training.text_cache=48"], r"drop_text_encoder: 49 texts .* raise it to 49, or set .*drop_text_encoder=false"),
+        (
+            ["training.text_cache=48"],
+            r"drop_text_encoder: 49 texts .* raise it to 49, or set .*drop_text_encoder=false",
+        ),
         (["prompts.shard_size=5"], "drop_text_encoder: prompts in shards are not in memory"),
     ],
 )

@@ -113,7 +113,7 @@ def test_a_run_takes_stored_embeddings(tmp_path: Path) -> None:
         ({"file": "a.txt", "shards": "b"}, "file and shards are both given"),
         ({"file": "a.txt", "name": "core_15"}, "name and file are both given"),
         ({"shards": "a", "name": "core_15"}, "name and shards are both given"),
-        ({"name": "core_15", "kinds": ["cat"]}, "kinds and max_extras choose from the tinyworld"),
+        ({"name": "core_15", "kinds": ["cat"]}, "kinds, max_extras and extras choose from the tinyworld"),
         ({"name": "core_15", "holdout": 0.1}, "prompts.holdout: keeps out prompts of a file"),
         ({"name": "core_15", "section": "test"}, "prompts.section: chooses a list of a JSON file"),
         ({"shards": "a", "shard_size": 8}, "prompts.shard_size: the shards are made already"),

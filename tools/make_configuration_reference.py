@@ -74,8 +74,8 @@ A **Range** is `[lowest, highest]`; each camera draws its value evenly from it. 
 Some rules concern several settings:
 
 - `prompts.name`, `prompts.text`, `prompts.file` and `prompts.shards` exclude each other.
-- `prompts.file` excludes `prompts.kinds` and `prompts.max_extras`, which choose from the tinyworld, and
-  `evaluation.every`, since only prompts of the tinyworld have a ground truth.
+- `prompts.file` excludes `prompts.kinds`, `prompts.max_extras` and `prompts.extras`, which choose from the
+  tinyworld, and `evaluation.every`, since only prompts of the tinyworld have a ground truth.
 - `prompts.holdout` needs `prompts.file`.
 - `conditioner.name: clip` needs `conditioner.model`, and `priors.N.name: stable_diffusion` or `sdxl` needs
   `priors.N.model`.
@@ -179,6 +179,8 @@ def _words(kind: Any, metadata: list[Any]) -> str:
         return "Schedule, whole numbers from 4 to 1024"
     if cfg._check_betas in functions or cfg._check_optional_betas in functions:
         return "two numbers, each from 0 to below 1"
+    if cfg._check_weights in functions:
+        return "three numbers, each at least 0"
     if kind == list[float] and limits:
         return f"Range, within {_between(*limits)}"
     if get_origin(kind) is Literal:

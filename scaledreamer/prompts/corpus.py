@@ -8,8 +8,10 @@ from __future__ import annotations
 import hashlib
 import random
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from scaledreamer.prompts.prompt_file import check_no_problem, iter_prompt_file
 
@@ -80,17 +82,23 @@ def split_prompts(prompts: Sequence[str], holdout: float) -> tuple[list[str], li
 
 
 def tinyworld_prompts(
-    *, kinds: Sequence[str] | None = None, max_extras: int = 2, limit: int | None = None, size: int = 20_000
+    *,
+    kinds: Sequence[str] | None = None,
+    max_extras: int = 2,
+    extras: Mapping[str, Any] | None = None,
+    limit: int | None = None,
+    size: int = 20_000,
 ) -> list[str]:
     """Training prompts of the tinyworld: captions of meanings of its `seen` split.
 
-    Meanings are drawn evenly over kinds and over the number of extras (part colour, pattern, wearing,
-    support), since a plain list of them is mostly creatures with two extras; each is said in a random way.
-    The draw is the same in every run.
+    Meanings are drawn evenly over kinds and by the number of extras (part colour, pattern, wearing, support),
+    since a plain list of them is mostly creatures with two extras; each is said in a random way. The draw is
+    the same in every run.
 
     Args:
         kinds: only these kinds; None is all.
         max_extras: things said beyond kind and colour.
+        extras: how often what is said, as `grammar.Extras` has it; None is its defaults.
         limit: train on this many distinct meanings, each said in eight random ways; None is all that are
             drawn.
         size: number of draws, repetitions included.
@@ -103,12 +111,14 @@ def tinyworld_prompts(
         raise ValueError(f"prompts.kinds: got {unknown[0]!r}; accepted are {', '.join(grammar.KINDS)}.")
     rng = random.Random("tinyworld prompts")
     chosen = tuple(kinds or grammar.KINDS)
+    said = grammar.Extras(**(extras or {}))
+    said = replace(said, count=said.count[: max_extras + 1])
     drawn: list[grammar.Meaning] = []
     distinct: dict[grammar.Meaning, None] = {}
     for _ in range(10 * size):
         if len(drawn) == size or len(distinct) == limit:
             break
-        meaning = grammar.sample_meaning(rng, "seen", chosen)
+        meaning = grammar.sample_meaning(rng, "seen", chosen, said)
         if grammar.num_extras(meaning) <= max_extras:
             drawn.append(meaning)
             distinct.setdefault(meaning)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
 
@@ -84,6 +84,35 @@ class Meaning:
     def key(self) -> str:
         """Stable text form, the input of every hash."""
         return "|".join(f"{f.name}={getattr(self, f.name)}" for f in fields(self))
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What is said beyond kind and colour, and how often; numbers matter relative to each other.
+
+    Attributes:
+        count: of 0, 1 and 2 things.
+        part, pattern, wear, support: of each, where it can be said.
+    """
+
+    count: Sequence[float] = (0.2, 0.4, 0.4)
+    part: float = 1.0
+    pattern: float = 1.0
+    wear: float = 1.0
+    support: float = 1.0
+
+    def draw(self, rng: random.Random, kind: Kind) -> list[str]:
+        """Different things to be said of an object of a kind."""
+        slots = ["pattern", "support"] + ["part"] * (kind.part is not None) + ["wear"] * kind.is_creature
+        weights = {name: getattr(self, name) for name in slots if getattr(self, name) > 0}
+        number = min(rng.choices(range(len(self.count)), self.count)[0], len(weights))
+        if len(set(weights.values())) == 1:  # what the splits' training data was drawn with
+            return rng.sample(list(weights), number)
+        said: list[str] = []
+        while len(said) < number:
+            said += rng.choices(list(weights), list(weights.values()))
+            del weights[said[-1]]
+        return said
 
 
 ATTRIBUTES = tuple(f.name for f in fields(Meaning) if f.name != "kind")
@@ -179,24 +208,31 @@ def meanings_of(split: str) -> tuple[Meaning, ...]:
 
 
 def sample_meaning(
-    rng: random.Random, split: str | None = "seen", kinds: tuple[str, ...] = tuple(KINDS)
+    rng: random.Random,
+    split: str | None = "seen",
+    kinds: tuple[str, ...] = tuple(KINDS),
+    extras: Extras = Extras(),
 ) -> Meaning:
-    """Draws a meaning evenly over kinds and numbers of extras (0, 1, 2) rather than over the list.
+    """Draws a meaning evenly over kinds and by the number of extras rather than over the list.
 
     The list is dominated by two-extra creatures; drawing from it evenly would hardly ever show a plain cube.
+
+    Args:
+        split: that it has to be of; None is any.
+        kinds: one of these; one that stands there twice is drawn twice as often.
+        extras: what is said beyond kind and colour.
     """
     while True:
         kind = KINDS[rng.choice(kinds)]
-        slots = ["pattern", "support"] + ["part"] * (kind.part is not None) + ["wear"] * kind.is_creature
-        extras = rng.sample(slots, min(rng.choices((0, 1, 2), (0.2, 0.4, 0.4))[0], len(slots)))
+        said = extras.draw(rng, kind)
         meaning = Meaning(kind.name, rng.choice((*COLORS, kind.color)), kind.part_color)
-        if "part" in extras:
+        if "part" in said:
             meaning = replace(meaning, part_color=rng.choice(COLORS))
-        if "pattern" in extras:
+        if "pattern" in said:
             meaning = replace(meaning, pattern=rng.choice(PATTERNS))
-        if "wear" in extras:
+        if "wear" in said:
             meaning = replace(meaning, wear=rng.choice(WEARS), wear_color=rng.choice(COLORS))
-        if "support" in extras:
+        if "support" in said:
             meaning = replace(meaning, support=rng.choice(SUPPORTS), support_color=rng.choice(COLORS))
         if split is None or split_of(meaning) == split:
             return meaning

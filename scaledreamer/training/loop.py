@@ -135,7 +135,7 @@ class Run:
         corpus = "one prompt" if prompts.text else prompts.name if file is None else Path(file).name
         world = None
         if prompts.is_tinyworld:
-            world = World(tuple(prompts.kinds or grammar.KINDS), prompts.max_extras)
+            world = World(tuple(dict.fromkeys(prompts.kinds or grammar.KINDS)), prompts.max_extras)
         here = TrainedOn(corpus, source.num_prompts, source.words(), world)
         return here if self.config.generator.start is None else here.after(self._start)
 
