@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from scaledreamer.prompts.source import PromptSource
     from scaledreamer.rendering.volume import VolumeRenderer
     from scaledreamer.training.conditioning import PriorTerm
-    from scaledreamer.training.engine import Process
+    from scaledreamer.training.process import Process
     from scaledreamer.training.regularizers import Regularizers
     from scaledreamer.training.step import Distillation, Trainer, Views
 

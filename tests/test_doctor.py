@@ -18,8 +18,9 @@ from scaledreamer.build import TINY_PRIOR
 from scaledreamer.cli import doctor
 from scaledreamer.config_file import load_config
 from scaledreamer.doctor import files, machine, memory, networks, speed
-from scaledreamer.doctor.child import LAUNCHERS, ChildError, ask
+from scaledreamer.doctor.child import ChildError, ask
 from scaledreamer.doctor.findings import WIDTH, Finding, Section, num_errors, size, summary
+from scaledreamer.environment import LAUNCHED
 
 ROOT = Path(__file__).parent.parent
 LARGER = ["training.batch_size=16", "renderer.image_size=64", "generator.hyper_ingp.hyper_width=512"]
@@ -27,7 +28,7 @@ STEPS = """
 import sys
 from scaledreamer.build import build_trainer
 from scaledreamer.config_file import load_config
-from scaledreamer.training.engine import start_process
+from scaledreamer.training.process import start_process
 trainer = build_trainer(load_config("tiny", sys.argv[1:]), start_process("cpu"))
 for step in range(3):
     trainer.step(step)
@@ -149,7 +150,7 @@ def test_a_grid_for_gpus_without_one_is_an_error(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(machine, "ask", lambda *_: answer_of_torch(None) | {"state": "found", "version": "1"})
     config = load_config(None, ["generator.hyper_ingp.grid_backend=triton"])
     sections = doctor.examine(config)
-    found = text_of([next(sections) for _ in range(5)][-1], "error")
+    found = text_of([next(sections) for _ in range(6)][-1], "error")
     assert "generator.hyper_ingp.grid_backend is triton, which needs a GPU" in found and "auto" in found
 
 
@@ -313,7 +314,7 @@ def test_an_interruption_has_its_own_status(monkeypatch: pytest.MonkeyPatch):
 
 def run(folder: Path, *arguments: str, program: str = "tools/doctor.py") -> subprocess.CompletedProcess[str]:
     """The program in an empty folder that is its home, too."""
-    alone = {name: value for name, value in os.environ.items() if name not in LAUNCHERS}
+    alone = {name: value for name, value in os.environ.items() if name not in LAUNCHED}
     variables = alone | {"HOME": str(folder), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-B", str(ROOT / program), *arguments]
     return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=600)
@@ -321,9 +322,9 @@ def run(folder: Path, *arguments: str, program: str = "tools/doctor.py") -> subp
 
 def test_variables_of_a_launcher_do_not_reach_what_is_asked(monkeypatch: pytest.MonkeyPatch):
     """A program that DeepSpeed was started in leaves them behind, with a port that others may have."""
-    for name in LAUNCHERS:
+    for name in LAUNCHED:
         monkeypatch.setenv(name, "1")
-    code = f"import os; answer(sorted(set(os.environ) & set({LAUNCHERS!r})))"
+    code = f"import os; answer(sorted(set(os.environ) & set({LAUNCHED!r})))"
     assert ask(code) == []
 
 
@@ -331,7 +332,7 @@ def test_the_machine_alone(tmp_path: Path):
     done = run(tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
-    titles = {"Versions", "Devices", "Compilers", "Optional accelerators"}
+    titles = {"Versions", "Environment", "Devices", "Compilers", "Optional accelerators"}
     assert titles <= set(lines) and "Configuration" not in lines
     assert lines[-1].endswith("nothing is in the way")
     assert max(map(len, lines)) <= WIDTH and not any(tmp_path.iterdir())

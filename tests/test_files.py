@@ -14,7 +14,7 @@ from tiny_export import tiny_pipeline
 from scaledreamer.files import REPLACED, TEMPORARY, clean_up_beside, replace_text, replacing_folder
 from scaledreamer.pipeline import TextTo3D
 from scaledreamer.training.checkpoint import Checkpoint, load_newest, save_checkpoint
-from scaledreamer.training.output import check_output, make_output
+from scaledreamer.training.output import check_output, claim_output
 
 
 @pytest.fixture(params=[0o022, 0o077, 0o002])
@@ -93,7 +93,7 @@ def test_what_was_moved_aside_behind_a_link_comes_back(linked: Path) -> None:
     for other in others:
         (disk / other).mkdir()
     check_output(linked)
-    make_output(linked)
+    claim_output(linked).release()
     assert sorted(path.name for path in disk.iterdir()) == sorted(["kept", *others])
     assert (linked / "generator" / "file").read_text() == "kept"
     clean_up_beside(linked / "generator")

@@ -20,8 +20,9 @@ from scaledreamer.rendering.volume import VolumeRenderer
 from scaledreamer.scene import TextCondition
 from scaledreamer.schedules import Constant, Linear
 from scaledreamer.training.conditioning import PriorTerm
-from scaledreamer.training.engine import Engine, Process, start_process
+from scaledreamer.training.engine import Engine
 from scaledreamer.training.optimizers import AveragedWeights, LearningRates, make_optimizer
+from scaledreamer.training.process import Process, start_process
 from scaledreamer.training.regularizers import Regularizers
 from scaledreamer.training.step import Distillation, RenderedGenerator, Trainer, Views
 

@@ -85,6 +85,7 @@ def _write(path: Path, sections: list[Section]) -> None:
 def examine(config: Config | None, *, is_quick: bool = False) -> Iterator[Section]:
     """One section after the other; without a configuration, the machine alone."""
     yield machine.check_versions()
+    yield machine.check_environment()
     devices = machine.check_devices(config.training.device if config else "auto")
     yield devices
     is_compiled = config is not None and any(prior.networks.compile for prior in config.priors)

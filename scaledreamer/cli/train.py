@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from scaledreamer import __version__
+from scaledreamer import __version__, environment
 from scaledreamer.cli import Parser, fail, is_out_of_memory, program
 
 if TYPE_CHECKING:
@@ -54,13 +54,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         config = load_config(arguments.config, arguments.settings)
+        environment.check()
         downloads = check_models(config)
     except ValueError as error:
         return _fail(error)
     os.environ.setdefault("LOCAL_RANK", str(arguments.local_rank))
     _announce(downloads)
+    if environment.is_left_over():
+        environment.say_waiting()  # before the seconds that torch takes
+    if tasks := environment.several_tasks():
+        print(f"note: {tasks}", flush=True)
     if config.training.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    try:
+        environment.load("torch", "torch.distributed", "transformers", "diffusers")
+    except ValueError as error:
+        return _fail(error)
     try:
         return _train(config, is_dry_run=arguments.dry_run)
     except (MemoryError, RuntimeError) as error:

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from scaledreamer.environment import LAUNCHED
+
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "doctor-result: "
 """Begins the line of a child's answer: libraries print things of their own."""
@@ -16,10 +18,6 @@ MARK = "doctor-result: "
 
 class ChildError(Exception):
     """A child ended without an answer; the message says how, in one line."""
-
-
-LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""Variables of a launcher: what is asked here is one process, and must not wait for others or take a port."""
 
 
 def ask(code: str, argument: object = None, *, timeout: float = 120.0, **environment: str) -> Any:
@@ -35,7 +33,8 @@ def ask(code: str, argument: object = None, *, timeout: float = 120.0, **environ
         f"def answer(value): print({MARK!r} + json.dumps(value), flush=True)\n"
     )
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    alone = {name: value for name, value in os.environ.items() if name not in LAUNCHERS}
+    # What is asked here is one process: it must not wait for others or take a port.
+    alone = {name: value for name, value in os.environ.items() if name not in LAUNCHED}
     variables = alone | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONDONTWRITEBYTECODE": "1"}
     try:
         done = subprocess.run(

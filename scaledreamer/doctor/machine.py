@@ -8,6 +8,7 @@ import platform
 import shutil
 import tomllib
 
+from scaledreamer import environment
 from scaledreamer.doctor.child import ROOT, ChildError, ask
 from scaledreamer.doctor.findings import Section, size
 from scaledreamer.fields import hash_grid_backend
@@ -103,6 +104,24 @@ def check_versions() -> Section:
             how = f"use Python {wanted.specifier}" if is_python else f"pip install '{line}'"
             section.add("error", f"{wanted.name} is {found}, this version needs {wanted.specifier}", how)
     section.add("ok", ", ".join(good))
+    return section
+
+
+def check_environment() -> Section:
+    """Variables of launchers, job systems and libraries that decide how a training starts."""
+    section = Section("Environment")
+    try:
+        environment.check()
+        if environment.is_launched() and environment.place().world_size > 1:
+            section.add("warning", f"train.py would begin by {environment.waiting()}")
+    except ValueError as error:
+        section.add("error", str(error).rstrip("."))
+    if tasks := environment.several_tasks():
+        section.add("warning", tasks)
+    if name := os.environ.get("DS_ACCELERATOR"):
+        section.add("ok", f"DS_ACCELERATOR={name} has no effect: training.device decides")
+    if not section.findings:
+        section.add("ok", "no variable of a launcher or a job system is set")
     return section
 
 

@@ -33,7 +33,7 @@ import scaledreamer.training.loop
 from scaledreamer.build import build_prompts, build_trainer
 from scaledreamer.config_file import parse_config
 from scaledreamer.prompts.source import PromptList
-from scaledreamer.training.engine import start_process
+from scaledreamer.training.process import start_process
 trainer = build_trainer(smallest_run(), start_process("cpu"))
 trainer.step(0)
 prior = trainer.priors[0].prior

@@ -1,4 +1,4 @@
-"""DeepSpeed behind a small surface: processes, one engine, its reduced gradients and its optimizer's state.
+"""DeepSpeed behind a small surface: one engine, its reduced gradients and its optimizer's state.
 
 ZeRO stages 0, 1 and 2 in float32 look alike from outside: this module decides at every stage by the same rule
 whether a step is finite, shortens gradients in the same way, and names optimizer state by parameter.
@@ -7,14 +7,11 @@ DeepSpeed's own clipping, norms and overflow checks, which differ between stages
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import math
 import os
-import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 import torch
@@ -23,130 +20,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from scaledreamer.training.optimizers import total_norm
+from scaledreamer.training.process import Process, import_deepspeed
 
 State = dict[str, dict[str, Tensor]]
 """Optimizer state: parameter name -> name of the state (exp_avg, step ...) -> tensor."""
-
-
-@dataclass(frozen=True)
-class Process:
-    """This process among those of the run."""
-
-    rank: int
-    world_size: int
-    device: torch.device
-
-    @property
-    def is_main(self) -> bool:
-        return self.rank == 0
-
-    def barrier(self) -> None:
-        if self.world_size > 1:
-            dist.barrier()
-
-
-def start_process(device: str = "auto") -> Process:
-    """Joins the run's processes: those of a launcher, or else this one alone.
-
-    Args:
-        device: "cpu", "cuda" or "auto".
-    Raises: ValueError if there is no such device, no such address, or no connection to the other processes.
-    """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            "training.device: got 'cuda', but torch sees no CUDA device; accepted here is 'cpu'."
-        )
-    store = None
-    if "RANK" not in os.environ:  # alone: no port is opened, so that runs beside each other cannot collide
-        store = dist.HashStore()
-        alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
-        os.environ.update(alone | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"})
-    rank, world_size, local_rank = _place()
-    if store is None:
-        _check_address()
-    _import_deepspeed(device)
-    if device == "cuda":
-        torch.cuda.set_device(local_rank)
-    if not dist.is_initialized():
-        backend = "nccl" if device == "cuda" else "gloo"
-        try:
-            dist.init_process_group(
-                backend, rank=rank, world_size=world_size, store=store, timeout=timedelta(hours=1)
-            )
-        except (RuntimeError, OSError) as error:
-            address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-            raise ValueError(
-                f"process {rank} of {world_size} cannot connect to {address} "
-                f"({str(error).splitlines()[0]}); if the port is in use, give the launcher another one "
-                "(deepspeed --master_port N)."
-            ) from None
-        # At the end of the program and no sooner: DeepSpeed holds on to the groups.
-        atexit.register(dist.destroy_process_group)
-    if device == "cuda":
-        return Process(rank, world_size, torch.device(device, local_rank))
-    local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
-    if (
-        local_world_size > 1 and "OMP_NUM_THREADS" not in os.environ
-    ):  # ranks that share cores would wait for each other
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_world_size))
-    return Process(rank, world_size, torch.device("cpu"))
-
-
-def _place() -> tuple[int, int, int]:
-    """Rank, number of ranks and rank on this machine, as a launcher sets them.
-
-    Raises: ValueError if they are not what a launcher sets.
-    """
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-    given = {"LOCAL_RANK": "0"} | {name: os.environ[name] for name in names if name in os.environ}
-    numbers = [_whole_number(given.get(name, "")) for name in names]
-    rank, world_size, local_rank = numbers
-    address = ("MASTER_PORT", "MASTER_ADDR")
-    if min(numbers) < 0 or rank >= world_size or not all(os.environ.get(name) for name in address):
-        got = ", ".join(f"{name}={os.environ.get(name, '')}" for name in (*names, *address))
-        raise ValueError(
-            f"the environment has {got}; accepted is what a launcher sets, with RANK below WORLD_SIZE. Start "
-            "with deepspeed or torchrun, or unset RANK to train in one process."
-        )
-    return rank, world_size, local_rank
-
-
-def _check_address() -> None:
-    """Raises ValueError unless MASTER_PORT can be one and MASTER_ADDR resolves; torch retries for an hour."""
-    host, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
-    if not 0 < _whole_number(port) < 65536:
-        raise ValueError(
-            f"MASTER_PORT: got {port!r}; accepted is the number of a port, 1 to 65535. Give the launcher "
-            "another one (deepspeed --master_port N), or unset RANK to train in one process."
-        )
-    try:
-        socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ValueError(
-            f"MASTER_ADDR: got {host!r}, which this machine cannot resolve ({reason}); accepted is the name "
-            "or the address of the first process' machine. Give the launcher another one (deepspeed "
-            "--master_addr NAME), or unset RANK to train in one process."
-        ) from None
-
-
-def _whole_number(text: str) -> int:
-    """-1 for what is none, or has too many digits."""
-    return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else -1
-
-
-def _import_deepspeed(device: str) -> Any:
-    """DeepSpeed for a device, without its C++ extensions: a user's machine may have no compiler."""
-    if device == "cpu":
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    import deepspeed
-    import deepspeed.comm
-    import deepspeed.ops
-
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    return deepspeed
 
 
 @dataclass(frozen=True)
@@ -192,7 +69,7 @@ class Engine:
         zero_stage: int = 0,
         max_norm: float | None = None,
     ) -> None:
-        deepspeed = _import_deepspeed(process.device.type)
+        deepspeed = import_deepspeed(process.device.type)
         zero: dict[str, Any] = {"stage": zero_stage}
         if zero_stage:
             zero |= {"overlap_comm": False, "compute_grad_norm": False}

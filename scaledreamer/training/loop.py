@@ -6,13 +6,12 @@ averaged weights of the last step) and, where there is a validation, `best/` (th
 
 from __future__ import annotations
 
-import signal
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -23,7 +22,8 @@ from scaledreamer.cameras import orbit_cameras
 from scaledreamer.config import Config
 from scaledreamer.config_file import dump_config, flatten
 from scaledreamer.exported import find_generator
-from scaledreamer.files import clean_up, replace_text
+from scaledreamer.files import replace_text
+from scaledreamer.os_errors import one_line
 from scaledreamer.pipeline import TextTo3D, draw_noise
 from scaledreamer.prompts.conditioner import TextConditioner
 from scaledreamer.prompts.encodings import EncodingCache
@@ -31,9 +31,12 @@ from scaledreamer.scene import Scene
 from scaledreamer.tinyworld import grammar
 from scaledreamer.trained_on import TrainedOn, World
 from scaledreamer.training.checkpoint import Checkpoint, load_newest, save_checkpoint
-from scaledreamer.training.engine import Process, Update, start_process
+from scaledreamer.training.engine import Update
+from scaledreamer.training.lock import RunLock
 from scaledreamer.training.metrics import PromptRecord, Report
-from scaledreamer.training.output import check_output, make_output
+from scaledreamer.training.output import check_output, claim_output
+from scaledreamer.training.process import Process, start_process
+from scaledreamer.training.signals import StopSignals
 from scaledreamer.training.step import Trainer
 
 SceneOf = Callable[[Sequence[str]], Scene]
@@ -82,30 +85,6 @@ class RunError(Exception):
     """The run cannot go on; the message is for the user."""
 
 
-class StopSignals:
-    """Remembers the first SIGINT or SIGTERM instead of dying of it; a second Ctrl-C, later, interrupts."""
-
-    def __init__(self) -> None:
-        self.name: str | None = None
-        self._time = 0.0
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> StopSignals:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, _: FrameType | None) -> None:
-        if self.name is None:
-            self.name, self._time = signal.Signals(number).name, time.monotonic()
-        elif number == signal.SIGINT and time.monotonic() - self._time > 1:
-            raise KeyboardInterrupt
-
-
 @dataclass
 class Run:
     """A run that is ready to train. Make it with `prepare`."""
@@ -118,6 +97,7 @@ class Run:
     best: dict[str, float] = field(default_factory=dict)
     num_skipped: int = 0
     num_skipped_in_row: int = 0
+    lock: RunLock | None = None
 
     def __post_init__(self) -> None:
         self.folder = Path(self.config.training.output)
@@ -173,6 +153,12 @@ class Run:
 
         Raises: RunError if it cannot go on.
         """
+        with contextlib.ExitStack() as stack:
+            if self.lock is not None:
+                stack.callback(self.lock.release)
+            self._train(stack.enter_context(StopSignals()))
+
+    def _train(self, signals: StopSignals) -> None:
         settings, is_main = self.config.training, self.process.is_main
         step, start = self.first_step, time.monotonic()
         if is_main:
@@ -186,7 +172,7 @@ class Run:
         )
         if settings.record_prompts:
             self.trainer.on_draw = PromptRecord(self.folder / "shown", self.process, step)
-        with report, StopSignals() as signals:
+        with report:
             report.texts({"config": f"```\n{dump_config(self.config)}\n```", "prompts": self._prompt_list()})
             report.hyper_parameters(flatten(self.config.model_dump()), SHOWN)
             last_tick = (time.monotonic(), step)
@@ -379,21 +365,38 @@ def prepare(config: Config, evaluate: Evaluate | None = None, *, is_dry_run: boo
         torch.use_deterministic_algorithms(True)
     check_output(Path(config.training.output))
     process = start_process(config.training.device)
-    if config.evaluation.every is not None and evaluate is None:
-        evaluate = build_validation(config, process.device)
-    trainer = build_trainer(config, process)
-    run = Run(config, process, trainer, evaluate)
-    if process.is_main and not is_dry_run:
-        make_output(run.folder)
-        clean_up(run.folder)
-        clean_up(run.folder / "checkpoints")
-    process.barrier()
-    notes = run.resume()
+    lock = None if is_dry_run else _claim(process, Path(config.training.output))
+    try:
+        if config.evaluation.every is not None and evaluate is None:
+            evaluate = build_validation(config, process.device)
+        run = Run(config, process, build_trainer(config, process), evaluate, lock=lock)
+        notes = run.resume()
+    except BaseException:
+        if lock is not None:
+            lock.abandon()
+        raise
     if process.is_main:
         notes += [] if is_dry_run else unknown_words(run)  # a dry run says it where it describes the run
         for note in notes:
             print(note, flush=True)
     return run
+
+
+def _claim(process: Process, folder: Path) -> RunLock | None:
+    """The lock of the run's folder, on the main process.
+
+    Raises: ValueError, on all processes, if another run has it or the folder cannot be made.
+    """
+    lock, problem = None, ""
+    if process.is_main:
+        try:
+            lock = claim_output(folder)
+        except (ValueError, OSError) as error:
+            problem = one_line(error)
+    problem = process.share(problem)
+    if problem:
+        raise ValueError(problem)
+    return lock
 
 
 def unknown_words(run: Run) -> list[str]:

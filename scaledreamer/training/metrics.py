@@ -25,7 +25,7 @@ from torch import Tensor
 
 from scaledreamer.captions import captioned_rows
 from scaledreamer.files import append, replace_bytes, replace_text
-from scaledreamer.training.engine import Process
+from scaledreamer.training.process import Process
 
 if TYPE_CHECKING:
     from scaledreamer.training.step import Batch
@@ -116,7 +116,7 @@ class Report:
         self._metrics.touch()
         if use_tensorboard:
             self._board = Board(folder / "tensorboard", first_step)
-        if sys.stdout.isatty():
+        if sys.stdout is not None and sys.stdout.isatty():
             from rich.progress import BarColumn, Progress, TextColumn
 
             self._bar = Progress(

@@ -13,6 +13,7 @@ from scaledreamer.config_file import read_yaml
 from scaledreamer.exported import INDEX
 from scaledreamer.files import clean_up, clean_up_beside, is_mount_point, moved_aside
 from scaledreamer.os_errors import advice, reason
+from scaledreamer.training.lock import InUseError, RunLock
 
 FILLED = ("checkpoints", "samples", "tensorboard", "shown")
 """Folders of a run that it writes into."""
@@ -80,18 +81,24 @@ def _is_writable(folder: Path) -> bool:
     return os.access(folder, os.W_OK | os.X_OK)
 
 
-def make_output(folder: Path) -> None:
-    """Makes a run's folder, or clears away what a killed run has left half-written in it.
+def claim_output(folder: Path) -> RunLock:
+    """Makes a run's folder, or clears away what a killed run has left half-written in it, and locks it.
 
-    Raises: ValueError if it cannot.
+    Raises: ValueError if it cannot, or another run trains there.
     """
+    lock = None
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        lock = RunLock(folder)
         clean_up(folder)
         clean_up(folder / "checkpoints")
         for name in REPLACED:
             clean_up_beside(folder / name)
+        return lock
+    except InUseError:
+        raise
     except (OSError, ValueError) as error:
+        if lock is not None:
+            lock.abandon()
         raise ValueError(
             f"training.output: got {str(folder)!r}, which cannot be made ({reason(error)}); {advice(error)}."
         ) from None
