@@ -126,7 +126,7 @@ def _make_all(pipe: TextTo3D, arguments: argparse.Namespace, seeds: Sequence[int
 
 
 def _seeds(arguments: argparse.Namespace, has_noise: bool) -> Sequence[int]:
-    """Those to be made; says where they have no effect.
+    """Those to be made; where they have no effect it says so, and takes 0, as if none were given.
 
     Raises: ValueError as `_variants`.
     """
@@ -135,10 +135,8 @@ def _seeds(arguments: argparse.Namespace, has_noise: bool) -> Sequence[int]:
     if arguments.num_variants > 1:
         return _variants(arguments, has_noise)
     if given and not has_noise:
-        print(
-            f"note: {given[0]} has no effect: this generator takes no noise, and makes one asset of a prompt"
-        )
-        return (0,)
+        print(f"note: {given[0]} has no effect: this generator takes no noise; a prompt has one asset")
+        arguments.seed, arguments.seeds = 0, None
     return arguments.seeds or (arguments.seed,)
 
 

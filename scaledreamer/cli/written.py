@@ -64,17 +64,17 @@ def settings(arguments: argparse.Namespace) -> dict[str, Any]:
     return mesh_settings(arguments) | lods | picture_settings(arguments) | truncation
 
 
-def stem(pipe: TextTo3D, arguments: argparse.Namespace, prompt: str, seed: int | None, *more: object) -> str:
+def stem(pipe: TextTo3D, arguments: argparse.Namespace, prompt: str, seed: int, *more: object) -> str:
     """The files' names without suffix.
 
     Args:
-        seed: None of a generator without noise: what has no effect is no part of a name.
+        seed: 0 of a generator without noise: what has no effect is no part of a name.
         more: what else makes the asset another one.
     """
     from scaledreamer.meshing.export import file_stem
 
     used = sorted(settings(arguments).items())
-    return file_stem(prompt, *more, seed if pipe.has_noise else None, pipe.checkpoint_hash, used)
+    return file_stem(prompt, *more, seed, pipe.checkpoint_hash, used)
 
 
 def origin(pipe: TextTo3D, arguments: argparse.Namespace) -> dict[str, Any]:
