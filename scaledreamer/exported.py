@@ -5,6 +5,7 @@ Needs no torch until weights are read, so that command lines can refuse a wrong 
                           the SHA-256 of all other files
     generator/model.safetensors
     text_encoder/  tokenizer/
+    trained_on.json       what is known of the training's prompts; older exports have none
 """
 
 from __future__ import annotations

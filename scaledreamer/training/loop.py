@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from scaledreamer.build import build_trainer, build_validation, make_renderer, renderer_settings
+from scaledreamer.build import build_trainer, build_validation, hub_access, make_renderer, renderer_settings
 from scaledreamer.cameras import orbit_cameras
 from scaledreamer.config import Config
 from scaledreamer.config_file import dump_config, flatten
@@ -105,7 +105,9 @@ class Run:
         self.record: dict[str, Any] = self.config.model_dump()
         self.record["prompts"]["sha256"] = self.trainer.stream.source.fingerprint
         start = self.config.generator.start  # read now: it may be gone when there is something to export
-        self._start = None if start is None else TrainedOn.read(find_generator(start))
+        self._start: TrainedOn | None = None
+        if start is not None:
+            self._start = TrainedOn.read(find_generator(start, hub_access(self.config.weights)))
 
     @cached_property
     def trained_on(self) -> TrainedOn:
