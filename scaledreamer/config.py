@@ -428,7 +428,7 @@ class Generator(Section):
     name: Literal["hyper_ingp", "conv3d_net", "triplane_transformer", "field"] = "hyper_ingp"
     """Architecture."""
     start: Annotated[str | None, ExpandHome] = None
-    """Run or exported generator whose weights the training starts from; None is from nothing."""
+    """Run, export or hub id of a generator whose weights the training starts from; None is from nothing."""
     hyper_ingp: HyperINGP = HyperINGP()
     """Settings of hyper_ingp."""
     conv3d_net: Conv3DNet = Conv3DNet()

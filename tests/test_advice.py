@@ -19,8 +19,8 @@ ROOT = Path(__file__).parent.parent
 def advised(message: str) -> list[list[str]]:
     """The settings that a message advises: alternatives, each of one setting or more that go together."""
     _, _, advice = message.rstrip(".").lower().partition("set ")
-    parts = re.split(r", or | or |, ", advice)
-    return [found for part in parts if (found := re.findall(r"[a-z]\w*(?:\.\w+)+=\S+", part))]
+    parts = re.split(r",? or ", advice)
+    return [found for part in parts if (found := re.findall(r"[a-z]\w*(?:\.\w+)+=[^\s,]+", part))]
 
 
 def check(path: Path, overrides: list[str]) -> Config:

@@ -18,10 +18,12 @@ from tiny_export import tiny_pipeline
 from scaledreamer import build
 from scaledreamer.cli import infer
 from scaledreamer.config import Config, Generator, Weights
+from scaledreamer.config_file import load_config
 from scaledreamer.doctor.files import check_models as doctor_check_models
 from scaledreamer.exported import check_files, check_generator, find_generator, read_index
 from scaledreamer.pipeline import TextTo3D
 from scaledreamer.priors.hub_lookup import Access
+from scaledreamer.training.engine import Process
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
 evaluate = importlib.import_module("evaluate")
@@ -73,14 +75,17 @@ def config_with(start: str, **weights: Any) -> Config:
     return Config(generator=Generator(start=start), weights=Weights(**weights))
 
 
-def test_exactly_the_files_of_the_export_are_downloaded_once(hub: FakeHub) -> None:
+def test_exactly_the_files_of_the_export_are_downloaded_once(hub: FakeHub, exported: Path) -> None:
     found = check_generator("owner/frogs")
     assert found is not None and found.num_bytes > 0 and set(found.missing_files) >= FILES
     assert not [name for name in hub.files if name.endswith(".safetensors")]
     folder = find_generator("owner/frogs")
     check_files(folder, read_index(folder))
-    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    assert names == set(found.missing_files)
+    names, theirs = (
+        {path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file()}
+        for place in (folder, exported)
+    )
+    assert names == set(found.missing_files) == theirs - {"README.md"}
     before = list(hub.files)
     assert find_generator("owner/frogs") == folder and hub.files == before
     assert check_generator("owner/frogs").num_bytes == 0  # pyright: ignore[reportOptionalMemberAccess]
@@ -163,6 +168,23 @@ def test_training_asks_mirrors_and_keeps_offline(hub: FakeHub, monkeypatch: pyte
         ValueError, match=r"^generator\.start: .* cannot be reached .* a mirror in weights\.mirr"
     ):
         build.check_models(config_with("owner/frogs"))
+
+
+def test_the_trainer_asks_hubs_as_configured(monkeypatch: pytest.MonkeyPatch) -> None:
+    class StopError(Exception):
+        """Enough is known."""
+
+    def stop(*arguments: Any) -> None:
+        taken.extend(arguments[-2:])
+        raise StopError
+
+    taken: list[Any] = []
+    monkeypatch.setattr(build, "start_from", stop)
+    weights = ["weights.offline=true", "weights.mirrors=[https://mirror]"]
+    config = load_config("tiny", [*weights, "generator.start=owner/frogs", "prompts.limit=2"])
+    with pytest.raises(StopError):
+        build.build_trainer(config, Process(0, 1, torch.device("cpu")))
+    assert taken == ["owner/frogs", Access(mirrors=["https://mirror"], offline=True)]
 
 
 def test_what_cannot_be_had_is_one_line(

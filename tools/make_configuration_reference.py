@@ -37,7 +37,7 @@ holds the two together.
 ## How settings are given
 
 `train.py --config FILE` reads a YAML file that holds only what differs from the defaults. Settings after it
-on the command line are `key.path=value`, with YAML as the value, and go before the file's:
+on the command line are `key.path=value` and go before the file's:
 
     python train.py --config configs/tiny.yaml training.max_steps=4000 priors.0.guidance_scale=5
     python train.py --config configs/tiny.yaml evaluation.every=null "optimizer.lr={start: 2e-3, end: 4e-4}"
@@ -46,10 +46,16 @@ on the command line are `key.path=value`, with YAML as the value, and go before 
   an item of a list leaves out has its default.
 - Items of lists are counted from 0. `priors.0` is the first prior; `priors.1.model=...` with only one prior
   there adds a second. `cameras.elevation_deg.0=-20` sets one end of a Range.
-- `null` is YAML's word for what is called None below. On the command line, settings with braces, brackets
-  or blanks need quotes.
+- `null` is YAML's word for what is called None below. On the command line, settings with braces, brackets,
+  blanks or `#` need the shell's quotes.
+- Files are read by YAML 1.2's core schema: `0123` is 123, and `yes`, `off`, `1:30`, `2026-01-31` are texts. A
+  file nests sections (`training: {max_steps: 3}`, not `training.max_steps: 3`), and every key has a value.
+- On the command line a text is taken as typed, with `#`, `&`, `:` and all: `"prompts.text=a lamp #3d"`. Lists
+  and mappings are YAML in brackets, in which a text with such characters is quoted: `'["a #1", b]'`. An empty
+  value is an empty text; `null` alone unsets.
 - In files and folders (`training.output`, `generator.start`, `model`, and `file`, `shards` and `cache` of
-  `prompts`) a leading `~` is the home folder. `training.output=~` alone is YAML's `null`.
+  `prompts`) a leading `~` is the home folder. A user without one (no HOME, no entry in the list of users) is
+  told so; set HOME, or give paths without `~`, `prompts.cache` among them.
 - Types are checked, not converted: `batch_size: "4"` in a file is refused, since "4" is a text. A wrong
   setting ends the program at once with one line: the key, what it got, what is accepted, and for an unknown
   key the nearest one that exists.
