@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -136,17 +137,21 @@ class Elements(HTMLParser):
 
 def test_the_page_is_whole_and_escapes_what_it_shows(report):
     cards = [
-        page.Card("a <b>cat</b> & hat", "0.gif", "0-true.gif", "0.glb", "a <note>"),
-        page.Card("nothing", "1.gif", "1-true.gif"),
+        page.Card(
+            "a <b>cat</b> & hat", [page.View("made & shown", "0.png", "0.glb"), page.View("true", "1.png")]
+        ),
+        page.Card("nothing", [page.View("made", None)]),
     ]
     sections = [page.Section("Unseen", "1 < 2", cards, report), page.Section("Seen", "", [], report)]
-    text = page.render_page(
-        "Title", ["fact"], ["make demo"], sections, {"loss/a": ([1, 2, 3], [0.5, 0.2, 0.3])}
-    )
+    lead = page.Card("a frog", [page.View("shipped", "frog.png", "frog.glb")])
+    curves = {"loss/a": ([1, 2, 3], [0.5, 0.2, 0.3])}
+    text = page.render_page("Title", lead, ["a & b"], ["make demo"], sections, curves)
     elements = Elements(text)
     assert elements.open == []
-    assert elements.files == ["0.glb", "0.gif", "0-true.gif", "1.gif", "1-true.gif"]
-    assert text.count("<model-viewer ") == 1 and text.count("no surface, so no mesh") == 1
+    assert elements.files == ["frog.glb", "0.glb", "1.png"]
+    assert re.findall(r'poster="(\S+)"', text) == ["frog.png", "0.png"]
+    assert text.count("<model-viewer ") == 2 and text.count("no surface") == 1
+    assert "a &amp; b" in text and "made &amp; shown" in text
     assert "<b>cat" not in text and "a &lt;b&gt;cat&lt;/b&gt; &amp; hat" in text and "1 &lt; 2" in text
     assert text.count("<table>") == 2 and "plain R@1 of 2" in text and "make demo" in text
 
@@ -175,12 +180,17 @@ def test_a_curve_runs_from_corner_to_corner_and_long_ones_are_thinned():
 
 def test_the_demo_shows_each_kind_once_before_any_twice_and_the_held_out_prompt_first():
     draw = draw_prompts(0, "unseen", 60, max_extras=1)
-    chosen = demo.choose(draw, 12, is_unseen=True)
+    chosen = demo.choose(draw, 12)
     assert chosen[0] == ("a red-eyed tree frog", grammar.MISSION)
     kinds = [meaning.kind for _, meaning in chosen[1:]]
     assert len(chosen) == 12 and len(set(kinds)) == 11
-    assert demo.choose(draw, 12, is_unseen=False) == demo.choose(draw, 13, is_unseen=True)[1:]
-    assert len(demo.choose(draw, 500, is_unseen=True)) == 61
+    assert len(demo.choose(draw, 500)) == 61
+    without_frogs = draw_prompts(0, "unseen", 60, max_extras=1, kinds=["ball", "cube"], or_fewer=True)
+    assert demo.choose(without_frogs, 2)[0] == (without_frogs.prompts[0], without_frogs.meanings[0])
+
+
+def test_the_demo_counts_the_minutes_of_steps_and_not_of_lines():
+    assert demo._minutes([10, 20, 40], [1.0, 2.0, 3.0]) == pytest.approx((10 * 1 + 10 * 2 + 20 * 3) / 60)
 
 
 def test_the_demo_names_a_wrong_setting(capsys):

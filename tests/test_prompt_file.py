@@ -24,6 +24,7 @@ from scaledreamer.prompts.prompt_file import (
     problems_message,
     prompts_of_text,
 )
+from scaledreamer.vocabulary import Vocabulary
 
 TOOLS = Path(__file__).parent.parent / "tools"
 FOUR = ["a red frog on a box", "a blue house with a hat", "a green mug with a handle", "a yellow cube"]
@@ -48,7 +49,8 @@ def of_standard_input(path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def read_by_infer(*flags: str) -> list[str]:
-    return list(read_prompts(make_parser().parse_args(list(flags))))
+    takes_any_word = Vocabulary(None, None)
+    return read_prompts(make_parser().parse_args(list(flags)), takes_any_word)[0]
 
 
 def of_shards(path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
