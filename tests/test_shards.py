@@ -169,7 +169,7 @@ def test_a_full_disk_leaves_whole_shards(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(shard_writer, "sync", full)
     with pytest.raises(
-        ValueError, match=r"cannot be written \(No space left on device\); free space.*goes on"
+        ValueError, match=r"cannot be written \(No space left on device\); make room.*goes on"
     ):
         build_shards(PROMPTS, tmp_path / "x", shard_size=SIZE, corpus="test")
     assert not (tmp_path / "x" / MANIFEST).exists()

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scaledreamer.files import TEMPORARY, clean_up, replace_text, sync
+from scaledreamer.os_errors import advice, reason
 from scaledreamer.prompts.check import check_prompt
 from scaledreamer.prompts.shards import (
     MANIFEST,
@@ -79,8 +80,8 @@ def build_shards(
         replace_text(folder / MANIFEST, manifest.dumps())
     except OSError as error:
         raise ValueError(
-            f"{folder}: the shards cannot be written ({error.strerror or error}); free space, or choose "
-            "another folder. The same command goes on from the shards that are whole."
+            f"{folder}: the shards cannot be written ({reason(error)}); {advice(error)}. "
+            "The same command goes on from the shards that are whole."
         ) from None
     return manifest
 
@@ -196,8 +197,7 @@ def build_once(
             lock.acquire()
     except OSError as error:
         raise ValueError(
-            f"{folder}: the shards cannot be written ({error.strerror or error}); choose another "
-            "prompts.cache."
+            f"{folder}: the shards cannot be written ({reason(error)}); {advice(error)}, by prompts.cache."
         ) from None
     with lock:
         if (folder / MANIFEST).is_file():
