@@ -510,21 +510,11 @@ INFER = [
         "not to be made", "/proc/x", "--output /proc/x: cannot be made (No such file or directory); giv"
     ),
     output_case("no permission", "new", "no permission to write in ", patch=no_permission),
-    full_case(
-        "glb", ".glb: File too large; the file system or `ulimit -f` allows no larger file; choose another"
-    ),
-    full_case(
-        "obj", ".obj: File too large; the file system or `ulimit -f` allows no larger file; choose another"
-    ),
-    full_case(
-        "ply", ".ply: File too large; the file system or `ulimit -f` allows no larger file; choose another"
-    ),
-    full_case(
-        "png", ".png: File too large; the file system or `ulimit -f` allows no larger file; choose another"
-    ),
-    full_case(
-        "gif", ".gif: File too large; the file system or `ulimit -f` allows no larger file; choose another"
-    ),
+    full_case("glb", ".glb: File too large; the file system or `ulimit -f` allows no"),
+    full_case("obj", ".obj: File too large; the file system or `ulimit -f` allows no"),
+    full_case("ply", ".ply: File too large; the file system or `ulimit -f` allows no"),
+    full_case("png", ".png: File too large; the file system or `ulimit -f` allows no"),
+    full_case("gif", ".gif: File too large; the file system or `ulimit -f` allows no"),
     full_case("mp4", "could not write the video "),
 ]
 
@@ -764,7 +754,7 @@ TRAIN = [
                 "accepted is what a launcher sets, with RANK below WORLD_SIZE. Start",
             ),
             ({"RANK": "0", "WORLD_SIZE": ""}, "Start with deepspeed or torchrun, or unset RANK"),
-            ({"RANK": "0", "MASTER_PORT": ""}, "MASTER_PORT=, "),
+            ({"RANK": "0", "MASTER_PORT": ""}, "MASTER_PORT=; "),
             *(
                 (
                     {"RANK": "0", "MASTER_PORT": port},
