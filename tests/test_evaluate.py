@@ -16,12 +16,23 @@ from tiny_export import tiny_pipeline
 
 from scaledreamer.evaluation import page
 from scaledreamer.evaluation.draws import draw_prompts
+from scaledreamer.evaluation.faces import SHARED, FaceProbe
+from scaledreamer.evaluation.janus import SHARES, SORTS, JanusTest
 from scaledreamer.tinyworld import grammar
 
 TOOLS = Path(__file__).parent.parent / "tools"
 sys.path.insert(0, str(TOOLS))
 demo = importlib.import_module("demo")
 evaluate = importlib.import_module("evaluate")
+
+
+JANUS = JanusTest(
+    FaceProbe({SHARED: (0.0,) * 16 + (1.0,)}),
+    0.0,
+    {sort: dict.fromkeys(SHARES, 0.5) for sort in SORTS},
+    num_objects=2,
+)
+"""Sees faces everywhere, and is not valid."""
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +51,7 @@ def command(folders: tuple[Path, Path], out: Path, *options: str) -> list[str]:
 def report(folders: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> dict:
     out = tmp_path_factory.mktemp("out") / "new" / "scores.json"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluate, "NUM_JANUS_OBJECTS", 4)
+        patch.setattr(evaluate, "janus_test_of", lambda *args, **options: JANUS)
         patch.setattr(evaluate, "NUM_TIMED", 1)
         patch.setattr(evaluate, "NUM_SHOWN", 1)
         sheet = out.parent / "sheet.png"
@@ -66,6 +77,7 @@ def test_a_whole_evaluation_writes_every_score(report):
     assert 0 < report["iou"]["value"] <= report["iou_aligned"]["value"] < 1
     assert report["seconds_per_asset"]["value"] > 0
     assert report["janus_validation"]["num_objects"] == 2
+    assert report["janus_validation"]["is_valid"] is False
     settings = report["settings"]
     assert (settings["split"], settings["seeds"], settings["kinds"]) == (
         "validation",

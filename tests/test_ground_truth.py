@@ -1,4 +1,4 @@
-"""Volumes, silhouettes and images against closed forms; the search for scale and shift; second faces."""
+"""Volumes, silhouettes and images against closed forms; the search for scale and shift."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ import torch
 from analytic_scenes import AnalyticScene, ball, box
 from torch import Tensor
 
-from scaledreamer.cameras import orbit_cameras
-from scaledreamer.evaluation import ground_truth, janus
+from scaledreamer.evaluation import ground_truth
 from scaledreamer.evaluation.alignment import aligned_iou
 from scaledreamer.evaluation.ground_truth import Observation, Observer
-from scaledreamer.prompts.views import VIEW_WORDS
 from scaledreamer.rendering.volume import VolumeRenderer
 from scaledreamer.tinyworld.grammar import Meaning
 from scaledreamer.tinyworld.shapes import WorldScene
@@ -159,73 +157,3 @@ def test_alignment_of_nothing_or_of_everything_is_a_number():
     assert aligned_iou(nothing, cube)[0].item() == 0
     assert aligned_iou(cube, nothing)[0].item() == 0
     assert 0 < aligned_iou(everything, cube)[0].item() <= 1
-
-
-# --- second faces -------------------------------------------------------------------------------------------
-
-
-class RedIsFront:
-    """Tells the front by red and the back by blue."""
-
-    def embed_images(self, images: Tensor) -> Tensor:
-        red, _, blue = (images - 0.5).clamp(min=0).mean((2, 3)).unbind(1)
-        return torch.nn.functional.normalize(torch.stack([red, blue], 1) + 1e-6, dim=-1)
-
-    def embed_texts(self, texts) -> Tensor:
-        views = [next(i for i, word in enumerate(VIEW_WORDS) if text.endswith(word)) for text in texts]
-        return torch.tensor([[1.0, 0.0] if view == 0 else [0.0, 1.0] for view in views])
-
-
-def two_sided(meanings, device="cpu", size: float = 0.5) -> AnalyticScene:
-    """A ball before a ball: red at the front, blue at the back."""
-
-    def color(points: Tensor) -> Tensor:
-        is_front = (points[..., :1] > 0).float()
-        return torch.cat([is_front, torch.zeros_like(is_front), 1 - is_front], -1)
-
-    shape = ball((0.15, 0.0, 0.0), size)
-    return AnalyticScene(lambda points: shape(points).expand(len(meanings), -1), color)
-
-
-def test_half_turn_union_is_the_nearer_of_both_and_looks_the_same_from_both_sides():
-    scene = janus.HalfTurnUnion(WorldScene([CAT]))
-    points = torch.rand(1, 500, 3) * 2 - 1
-    turned = points * torch.tensor([-1.0, -1.0, 1.0])
-    plain = WorldScene([CAT])
-    torch.testing.assert_close(scene.sdf(points), torch.minimum(plain.sdf(points), plain.sdf(turned)))
-    distance, features = scene.query(points)
-    torch.testing.assert_close(distance, scene.sdf(points))
-    nearer = torch.where((plain.sdf(points) <= plain.sdf(turned))[..., None], points, turned)
-    torch.testing.assert_close(features, plain.query(nearer)[1])
-    cameras = orbit_cameras(2, elevation_deg=15.0, distance=2.6, fov_deg=41.0)
-    front, back = VolumeRenderer()(scene, cameras, 24, 24).rgb[0]
-    torch.testing.assert_close(front, back, atol=2e-3, rtol=0)
-    one_sided_front, one_sided_back = VolumeRenderer()(plain, cameras, 24, 24).rgb[0]
-    assert (one_sided_front - one_sided_back).abs().mean() > 0.02
-
-
-def test_janus_test_tells_objects_from_objects_with_a_second_face(monkeypatch):
-    monkeypatch.setattr(janus, "WorldScene", two_sided)
-    observer = Observer(VolumeRenderer())
-    meanings = [CAT, MEANINGS[1], *(Meaning("frog", color, "white") for color in ("red", "blue", "pink"))]
-    test = janus.validate_janus(RedIsFront(), observer, meanings)
-    assert (test.true_rate, test.united_rate, test.num_objects, test.is_valid) == (0.0, 1.0, 2, True)
-    margin = janus.front_margin(
-        RedIsFront(), observer, lambda rows: two_sided(rows), meanings[:3], batch_size=2
-    )
-    assert margin.shape == (3,) and (margin < test.threshold).all()
-
-
-def test_janus_test_is_not_valid_where_it_cannot_tell(monkeypatch):
-    class Blind(RedIsFront):
-        def embed_images(self, images: Tensor) -> Tensor:
-            return torch.full((len(images), 2), 0.5**0.5)
-
-    monkeypatch.setattr(janus, "WorldScene", two_sided)
-    test = janus.validate_janus(Blind(), Observer(VolumeRenderer()), [CAT] * 4)
-    assert not test.is_valid
-
-
-def test_janus_test_needs_objects_with_a_front():
-    with pytest.raises(ValueError, match="needs 4 objects of kinds with a front or more, got 1"):
-        janus.validate_janus(RedIsFront(), Observer(VolumeRenderer()), MEANINGS[:2])

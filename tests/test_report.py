@@ -10,15 +10,23 @@ from evaluation_fakes import Oracle, perfect_scenes
 
 from scaledreamer.evaluation import report
 from scaledreamer.evaluation.draws import Draw, draw_prompts
+from scaledreamer.evaluation.faces import KINDS, SHARED, FaceProbe
 from scaledreamer.evaluation.ground_truth import Observer
-from scaledreamer.evaluation.janus import JanusTest
+from scaledreamer.evaluation.janus import SHARES, SORTS, JanusTest
 from scaledreamer.evaluation.validation import SCORES, ValidationScore
 from scaledreamer.rendering.volume import VolumeRenderer
 from scaledreamer.tinyworld import grammar
 from scaledreamer.tinyworld.grammar import SPLITS
 
 ENTRY = {"value", "standard_error", "ceiling", "floor", "normalised"}
-JANUS = JanusTest(threshold=0.1, true_rate=0.0, united_rate=1.0, num_objects=8)
+RATES = {"true": (0.0, 0.0, 0.0), "united": (1.0, 0.0, 1.0), "faceless": (0.0, 1.0, 1.0)}
+JANUS = JanusTest(
+    # Whatever the oracle's embeddings are, it sees no face in them: all objects are faceless.
+    FaceProbe({SHARED: (0.0,) * 64 + (-1.0,)}),
+    threshold=0.0,
+    rates={sort: dict(zip(SHARES, RATES[sort], strict=True)) for sort in SORTS},
+    num_objects=8,
+)
 
 
 @pytest.fixture(scope="module")
@@ -80,17 +88,19 @@ def test_a_perfect_generator_is_at_the_ceiling(perfect):
 
 def test_a_report_has_every_score_with_its_five_numbers_and_is_json(perfect):
     names = {"hard_r1", "plain_r1", "similarity", "iou", "iou_aligned", "silhouette_iou", "image_error"}
-    names |= {"janus_rate", "seconds_per_asset"}
+    names |= {*SHARES, "seconds_per_asset"}
     assert all(set(perfect[name]) == ENTRY for name in names)
     assert set(perfect["hard_r1_by_attribute"]) == set(grammar.ATTRIBUTES)
     assert all(set(entry) == ENTRY for entry in perfect["hard_r1_by_attribute"].values())
-    assert perfect["janus_rate"]["floor"] is perfect["janus_rate"]["normalised"] is None
+    for name, share in (("two_faced", 0.0), ("faceless", 1.0), ("janus", 1.0)):
+        assert perfect[name]["value"] == perfect[name]["ceiling"] == share
+        assert perfect[name]["floor"] is perfect[name]["normalised"] is None
     seconds = perfect["seconds_per_asset"]
     assert (seconds["value"], seconds["standard_error"]) == (2.0, pytest.approx(1.0))
     assert seconds["ceiling"] is seconds["floor"] is seconds["normalised"] is None
     assert perfect["gallery_size"] == 4 and perfect["num_assets"] == 10
     assert perfect["num_distractors"]["least"] >= 22
-    assert perfect["janus_validation"]["is_valid"] is True
+    assert perfect["janus_validation"] == JANUS.summary and JANUS.is_valid
     assert json.loads(json.dumps(perfect, allow_nan=False)) == perfect
 
 
@@ -103,7 +113,7 @@ def test_attributes_that_no_object_has_are_none(observer, oracle):
     )
     assert found["hard_r1_by_attribute"]["wear"] == dict.fromkeys(ENTRY)
     assert found["hard_r1_by_attribute"]["color"]["value"] is not None
-    assert found["janus_rate"]["value"] is None, "none of them has a front"
+    assert all(found[name]["value"] is None for name in SHARES), "none of them can have a face"
     assert found["gallery_size"] == 3
     text = report.format_table(found)
     assert "plain R@1 of 3" in text and len({len(line) for line in text.splitlines()}) == 1
@@ -119,7 +129,25 @@ def test_a_generator_that_ignores_its_prompts_is_at_the_floor(perfect, observer,
         # The same pairs of objects as in the floor of the perfect generator, with their parts exchanged.
         floor = perfect[name]["floor"]
         assert found[name]["value"] == pytest.approx(floor, abs=0.02)
-    assert found["janus_rate"]["value"] is None and found["janus_validation"] is None
+    assert found["janus"]["value"] is None and found["janus_validation"] is None
+
+
+def test_only_kinds_that_can_have_a_face_are_judged(observer, oracle):
+    meanings = tuple(grammar.Meaning(kind, "red", "white") for kind in ("frog", "chair", "mug", "cat"))
+    prompts = tuple(grammar.caption(meaning) for meaning in meanings)
+    oracle.learn(observer.observe_truth(meanings, start_azimuth_deg=0.0).images, meanings)
+    made: list[str] = []
+
+    def make(prompts: list[str]):
+        made.extend(prompts)
+        return perfect_scenes(prompts)
+
+    measured = report.measure(make, Draw(0, meanings, prompts, 0.0, (1, 2, 3, 0)), oracle, observer, JANUS)
+    assert {meaning.kind for meaning in meanings} & set(KINDS) == {"frog", "cat"}
+    assert made[4:] == [prompts[0], prompts[3]], "after all of them for the other scores"
+    for column in (measured.value, measured.ceiling):
+        judged = [not value.isnan() for value in column["faceless"]]
+        assert judged == [True, False, False, True] and column["faceless"][0] == 1
 
 
 # --- numbers ------------------------------------------------------------------------------------------------

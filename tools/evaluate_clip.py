@@ -23,6 +23,7 @@ from scaledreamer.build import make_renderer, renderer_settings
 from scaledreamer.cameras import Cameras
 from scaledreamer.cli import program
 from scaledreamer.config import Renderer
+from scaledreamer.evaluation import janus_cache
 from scaledreamer.evaluation.clip_scores import (
     TINY_CLIP,
     TinyClip,
@@ -32,7 +33,7 @@ from scaledreamer.evaluation.clip_scores import (
 )
 from scaledreamer.evaluation.draws import Draw, draw_prompts
 from scaledreamer.evaluation.ground_truth import BACKGROUND, Observer, sharpened
-from scaledreamer.evaluation.janus import validate_janus
+from scaledreamer.evaluation.janus import make_janus_test
 from scaledreamer.tinyworld import dataset, grammar
 
 
@@ -76,11 +77,19 @@ def main() -> None:
     parser.add_argument("--min-pixels", type=float, default=30.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-volume", action="store_true", help="traced views only, which is much faster")
+    only = "make the Janus test alone and write it beside the CLIP, where tools/evaluate.py finds it"
+    parser.add_argument("--only-janus", action="store_true", help=only)
     parser.add_argument("--out", type=Path, default=Path("outputs/clip.json"))
     args = parser.parse_args()
 
     encoder = TinyClip.from_pretrained(args.clip)
     observer = Observer(sharpened(make_renderer(renderer_settings(Renderer()))))
+    if args.only_janus:
+        test = make_janus_test(encoder, observer)
+        key = janus_cache.test_key(encoder.fingerprint, observer)
+        janus_cache.save_test(args.clip / janus_cache.FILE, key, test)
+        print(json.dumps(test.summary, indent=1))
+        return
     draw = draw_prompts(args.seed, args.split, args.num_meanings)
     images, pixels = traced_views(draw, observer)
     rows = range(len(draw.meanings))
@@ -93,9 +102,7 @@ def main() -> None:
     if not args.no_volume:
         volumes = observer.observe_truth(draw.meanings, start_azimuth_deg=draw.start_azimuth_deg)
         report["volume"] = scores(encoder, volumes.images, draw, asked)
-        fronted = [kind.name for kind in grammar.KINDS.values() if kind.has_front]
-        test = validate_janus(encoder, observer, draw_prompts(0, "validation", 80, kinds=fronted).meanings)
-        report["janus"] = vars(test) | {"is_valid": test.is_valid}
+        report["janus"] = make_janus_test(encoder, observer).summary
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report, indent=1))

@@ -7,8 +7,11 @@ say no view word and are all of the same form, the plainest that the grammar has
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -21,7 +24,6 @@ from scaledreamer.tinyworld import grammar
 from scaledreamer.tinyworld.grammar import ATTRIBUTES, Meaning
 
 TINY_CLIP = Path(__file__).parent.parent / "assets" / "tiny_clip"
-IMAGE_SIZE = 64
 
 
 @runtime_checkable
@@ -41,13 +43,24 @@ class TinyClip:
     """A transformers CLIPModel and its tokenizer; captions that it has embedded are remembered.
 
     Args:
-        model, tokenizer: CLIPModel for images of `IMAGE_SIZE` pixels in [-1, 1], CLIPTokenizer.
+        model, tokenizer: CLIPModel, CLIPTokenizer.
+        mean, std: of pixels, by channel; the model reads `(pixel - mean) / std`.
         chunk_size: images or captions of one forward pass.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, *, chunk_size: int = 256) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        mean: Sequence[float] = (0.5, 0.5, 0.5),
+        std: Sequence[float] = (0.5, 0.5, 0.5),
+        chunk_size: int = 256,
+    ) -> None:
         self._model = model.eval().requires_grad_(False)
         self._tokenizer = tokenizer
+        self._mean, self._std = (torch.tensor(value)[:, None, None] for value in (mean, std))
+        self._image_size = model.config.vision_config.image_size
         self._chunk_size = chunk_size
         self._max_tokens = model.config.text_config.max_position_embeddings
         self._known: dict[str, Tensor] = {}
@@ -58,6 +71,8 @@ class TinyClip:
     ) -> TinyClip:
         """Reads a folder in the layout of transformers; the shipped one by default.
 
+        Mean and standard deviation of pixels come from preprocessor_config.json; without it they are 0.5.
+
         Raises: ValueError if it is missing or damaged.
         """
         from transformers import CLIPModel, CLIPTokenizer
@@ -67,23 +82,36 @@ class TinyClip:
                 raise OSError("there is no config.json")
             model = CLIPModel.from_pretrained(str(folder), dtype=torch.float32, use_safetensors=True)
             tokenizer = CLIPTokenizer.from_pretrained(str(folder))
+            mean, std = _normalisation(Path(folder) / "preprocessor_config.json")
         except Exception as error:  # transformers raises many kinds for a damaged folder
             reason = " ".join(str(error).split())[:200]
             raise ValueError(
-                f"evaluator CLIP {folder}: cannot be loaded ({reason}); reinstall the package, or train it "
-                "again with tools/train_tiny_clip.py"
+                f"evaluator CLIP {folder}: cannot be loaded ({reason}); give the folder of a CLIPModel with "
+                "its tokenizer. If it is the shipped one, reinstall the package, or train it again with "
+                "tools/train_tiny_clip.py"
             ) from None
-        return cls(torch.nn.Module.to(model, device), tokenizer)
+        return cls(torch.nn.Module.to(model, device), tokenizer, mean=mean, std=std)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of what images are embedded with, in hexadecimal."""
+        digest = hashlib.sha256(json.dumps([self._mean.tolist(), self._std.tolist()]).encode())
+        for name, value in sorted(self._model.state_dict().items()):
+            if name.startswith(("vision_model.", "visual_projection.")):
+                digest.update(f"{name} {tuple(value.shape)} ".encode())
+                digest.update(value.float().cpu().numpy().tobytes())
+        return digest.hexdigest()
 
     @torch.no_grad()
     def embed_images(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
-        """Unit vectors of images in [0, 1], brought to `IMAGE_SIZE` where they have another size."""
+        """Unit vectors of images in [0, 1], brought to the model's size where they have another one."""
         device = self._model.device
+        size, mean, std = self._image_size, self._mean.to(device), self._std.to(device)
         embedded = []
         for chunk in images.split(self._chunk_size):
-            if chunk.shape[-2:] != (IMAGE_SIZE, IMAGE_SIZE):
-                chunk = F.interpolate(chunk, (IMAGE_SIZE, IMAGE_SIZE), mode="bilinear", antialias=True)
-            pixels = (chunk.to(device) - 0.5) / 0.5
+            if chunk.shape[-2:] != (size, size):
+                chunk = F.interpolate(chunk, (size, size), mode="bilinear", antialias=True)
+            pixels = (chunk.to(device) - mean) / std
             features = self._model.get_image_features(pixel_values=pixels).pooler_output
             embedded.append(F.normalize(features, dim=-1))
         return torch.cat(embedded)
@@ -103,6 +131,21 @@ class TinyClip:
             features = self._model.get_text_features(input_ids=ids).pooler_output
             self._known.update(zip(chunk, F.normalize(features, dim=-1), strict=True))
         return torch.stack([self._known[text] for text in texts])
+
+
+def _normalisation(path: Path) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of pixels by channel, from a preprocessor's file; 0.5 where there is none.
+
+    Raises: ValueError if it does not hold three of each.
+    """
+    if not path.is_file():
+        return [0.5] * 3, [0.5] * 3
+    content = json.loads(path.read_text(encoding="utf-8"))
+    for name in ("image_mean", "image_std"):
+        values = content.get(name)
+        if not isinstance(values, list) or [type(value) for value in values] != [float] * 3:
+            raise ValueError(f"{path.name}: {name} is {values!r}; accepted are three decimal numbers")
+    return content["image_mean"], content["image_std"]
 
 
 @dataclass(frozen=True)

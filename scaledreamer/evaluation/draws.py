@@ -74,12 +74,20 @@ def draw_prompts(
         found.update(dict.fromkeys(there))
     meanings = tuple(found)[:count]
     count = len(meanings)
-    order = rng.sample(range(count), count)
-    partners = dict(zip(order, order[1:] + order[:1], strict=True))
+    partners = draw_partners(rng, count)
     return Draw(
         seed=seed,
         meanings=meanings,
         prompts=tuple(rng.choice(grammar.captions(meaning)) for meaning in meanings),
         start_azimuth_deg=rng.uniform(-45.0, 45.0),
-        partners=tuple(partners[i] for i in range(count)),
+        partners=partners,
     )
+
+
+def draw_partners(rng: random.Random, count: int) -> tuple[int, ...]:
+    """Whose prompt each of `count` assets is paired with for the floor; nobody's if there is but one."""
+    if count < 2:
+        return ()
+    order = rng.sample(range(count), count)
+    partners = dict(zip(order, order[1:] + order[:1], strict=True))
+    return tuple(partners[i] for i in range(count))

@@ -82,6 +82,7 @@ class Observer:
         device: where scenes are.
         num_views: cameras around each object.
         lattice: cells a side for volumes.
+        image_size: of images, in pixels.
         batch_size: scenes in work at once; None is what measured fastest (on a CPU, what stays within its
             cache: `generated_batch` and `true_batch`).
     """
@@ -90,6 +91,7 @@ class Observer:
     device: torch.device | str = "cpu"
     num_views: int = 4
     lattice: int = LATTICE
+    image_size: int = IMAGE_SIZE
     batch_size: int | None = None
 
     @property
@@ -124,9 +126,8 @@ class Observer:
         """Images over `BACKGROUND`, and opacity."""
         background = torch.tensor(BACKGROUND, device=self.device).expand(*cameras.azimuth.shape, 3)
         chunk_size = 1024 if self._is_on_cpu else None
-        rendering = self.renderer(
-            scene, cameras, IMAGE_SIZE, IMAGE_SIZE, background=background, chunk_size=chunk_size
-        )
+        size = self.image_size
+        rendering = self.renderer(scene, cameras, size, size, background=background, chunk_size=chunk_size)
         return rendering.rgb.float().clamp(0, 1), rendering.opacity
 
     @torch.no_grad()
@@ -146,6 +147,18 @@ class Observer:
         size = self.generated_batch
         parts = [list(prompts[first : first + size]) for first in range(0, len(prompts), size)]
         return _joined([self._look(make_scene(part), len(part), start_azimuth_deg) for part in parts])
+
+    def images(
+        self, make_scene: MakeScene, prompts: Sequence[str], *, start_azimuth_deg: float
+    ) -> Float[Tensor, "prompt view 3 h w"]:
+        """Views around generated scenes alone."""
+        size = self.generated_batch
+        parts = [list(prompts[first : first + size]) for first in range(0, len(prompts), size)]
+        views = [
+            self.render(make_scene(part), self.cameras_around(start_azimuth_deg, len(part)))[0]
+            for part in parts
+        ]
+        return torch.cat(views)
 
     def observe_truth(self, meanings: Sequence[Meaning], *, start_azimuth_deg: float) -> Observation:
         """The same of the objects that are meant."""

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from scaledreamer.captions import captioned_rows
+from scaledreamer.evaluation import faces
 from scaledreamer.evaluation.alignment import aligned_iou
 from scaledreamer.evaluation.clip_scores import (
     ImageTextEncoder,
@@ -35,13 +36,26 @@ from scaledreamer.evaluation.ground_truth import (
     silhouette_iou,
     volume_iou,
 )
-from scaledreamer.evaluation.janus import JanusTest, front_margin, has_front
+from scaledreamer.evaluation.janus import SHARES, JanusTest
 from scaledreamer.meshing.export import save_png
+from scaledreamer.scene import Scene
 from scaledreamer.tinyworld.grammar import ATTRIBUTES, Meaning
 from scaledreamer.tinyworld.shapes import WorldScene
 
 SCORES = ("hard_r1", "plain_r1", "similarity", "iou", "iou_aligned", "silhouette_iou", "image_error")
 BY_ATTRIBUTE = "hard_r1_by_attribute"
+LABELS = {
+    "plain_r1": "plain R@1 of {}",
+    "similarity": "similarity",
+    "iou": "IoU",
+    "iou_aligned": "IoU, aligned",
+    "silhouette_iou": "silhouette IoU",
+    "image_error": "image error",
+    "two_faced": "two-faced",
+    "faceless": "faceless",
+    "janus": "Janus: either",
+}
+"""Of scores in the table; the number is that of captions in the gallery."""
 GALLERY_SIZE = 256
 
 Values = dict[str, Float[Tensor, " prompt"]]
@@ -76,7 +90,7 @@ def evaluate_scenes(
         draws: at least one.
         encoder: the evaluator CLIP.
         observer: how generated and true scenes are looked at.
-        janus_test: None leaves the Janus rate out.
+        janus_test: None leaves out who is two-faced or faceless.
         gallery_size: of plain R@1; a draw with fewer prompts has a gallery of them all.
         seconds: of assets that were timed, forward pass and mesh.
     """
@@ -101,11 +115,9 @@ def measure(
     wrong = [meanings[partner] for partner in draw.partners]
     gallery_size = min(gallery_size, len(meanings))
     result = Measurement(meanings, gallery_size=gallery_size)
-    for column, embedded, meant in (
-        (result.value, pooled, meanings),
-        (result.ceiling, pooled_true, meanings),
-        (result.floor, pooled, wrong),
-    ):
+    columns = [(result.value, pooled, meanings), (result.ceiling, pooled_true, meanings)]
+    columns += [(result.floor, pooled, tuple(wrong))] if wrong else []
+    for column, embedded, meant in columns:
         hard = hard_retrieval(encoder, embedded, meant)
         column["hard_r1"] = hard.overall
         column.update({f"hard_r1/{name}": won for name, won in hard.by_attribute.items()})
@@ -114,33 +126,44 @@ def measure(
         if column is result.value:
             result.num_distractors = hard.num_distractors.tolist()
     result.value |= _compare(generated, true)
-    result.floor |= _compare(generated, true.rows(draw.partners))
+    if wrong:
+        result.floor |= _compare(generated, true.rows(draw.partners))
     same = _compare(true, true, align=False)
     result.ceiling |= same | {"iou_aligned": same["iou"]}  # nothing to align
     if janus_test is not None:
-        prompts = dict(zip(meanings, draw.prompts, strict=True))
-        fronted = [i for i, meaning in enumerate(meanings) if has_front(meaning)]
-        chosen = [meanings[i] for i in fronted]
-        for column, make, size in (
-            (
-                result.value,
-                lambda rows: make_scene([prompts[chosen[row]] for row in rows]),
-                observer.generated_batch,
-            ),
-            (
-                result.ceiling,
-                lambda rows: WorldScene([chosen[row] for row in rows], observer.device),
-                observer.true_batch,
-            ),
-        ):
-            rate = torch.full((len(meanings),), torch.nan)
-            if chosen:
-                margin = front_margin(encoder, observer, make, chosen, batch_size=size)
-                rate[fronted] = (margin.cpu() > janus_test.threshold).float()
-            column["janus_rate"] = rate
+        _judge_faces(result, make_scene, draw, encoder, observer, janus_test)
     for column in (result.value, result.ceiling, result.floor):
         column.update({name: value.float().cpu() for name, value in column.items()})
     return result
+
+
+def _judge_faces(
+    result: Measurement,
+    make_scene: MakeScene,
+    draw: Draw,
+    encoder: ImageTextEncoder,
+    observer: Observer,
+    janus_test: JanusTest,
+) -> None:
+    """Adds the shares of `janus`, of assets and of true objects, where the kind can have a face."""
+    faced = [row for row, meaning in enumerate(draw.meanings) if meaning.kind in faces.KINDS]
+    meanings = [draw.meanings[row] for row in faced]
+
+    def generated(rows: Sequence[int]) -> Scene:
+        return make_scene([draw.prompts[faced[row]] for row in rows])
+
+    def true(rows: Sequence[int]) -> Scene:
+        return WorldScene([meanings[row] for row in rows], observer.device)
+
+    for column, make, size in (
+        (result.value, generated, observer.generated_batch),
+        (result.ceiling, true, observer.true_batch),
+    ):
+        column.update({name: torch.full((len(draw.meanings),), torch.nan) for name in SHARES})
+        if faced:
+            verdicts = janus_test.verdicts(encoder, observer, make, meanings, batch_size=size)
+            for name, verdict in verdicts.items():
+                column[name][faced] = verdict
 
 
 def _compare(generated: Observation, true: Observation, *, align: bool = True) -> Values:
@@ -211,20 +234,13 @@ def summarise(
         value, error = clustered_mean(difference, clusters)
         return {"value": value, "standard_error": error}
 
-    timed = clustered_mean(torch.tensor(list(seconds), dtype=torch.float32), range(len(seconds)))
     distractors = [count for m in measured for count in m.num_distractors]
     return {
         "hard_r1": entry("hard_r1"),
         BY_ATTRIBUTE: {name: entry(f"hard_r1/{name}") for name in ATTRIBUTES},
         **{name: entry(name) for name in SCORES[1:]},
-        "janus_rate": entry("janus_rate"),
-        "seconds_per_asset": {
-            "value": timed[0],
-            "standard_error": timed[1],
-            "ceiling": None,
-            "floor": None,
-            "normalised": None,
-        },
+        **{name: entry(name) for name in SHARES},
+        "seconds_per_asset": timing(seconds),
         "above_floor": {name: above_floor(name) for name in SCORES},
         "num_distractors": {
             "mean": sum(distractors) / len(distractors),
@@ -234,8 +250,14 @@ def summarise(
         "gallery_size": min(m.gallery_size for m in measured),
         "num_assets": len(clusters),
         "num_distinct_meanings": len(set(clusters)),
-        "janus_validation": janus_test and vars(janus_test) | {"is_valid": janus_test.is_valid},
+        "janus_validation": janus_test and janus_test.summary,
     }
+
+
+def timing(seconds: Sequence[float]) -> dict[str, float | None]:
+    """Mean and standard error of seconds per asset, as an entry of a report."""
+    value, error = clustered_mean(torch.tensor(list(seconds), dtype=torch.float32), range(len(seconds)))
+    return {"value": value, "standard_error": error, "ceiling": None, "floor": None, "normalised": None}
 
 
 def _joined(measured: Sequence[Measurement], column: str, name: str) -> Float[Tensor, " asset"]:
@@ -254,20 +276,21 @@ def table_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
         columns = ("value", "standard_error", "ceiling", "floor", "normalised")
         return (label, *("-" if entry[name] is None else f"{entry[name]:.3f}" for name in columns))
 
-    head = ("score", "value", "standard error", "ceiling", "floor", "normalised")
-    rows = [head, row("hard R@1", report["hard_r1"])]
-    rows += [row(f"  {name.replace('_', ' ')}", entry) for name, entry in report[BY_ATTRIBUTE].items()]
-    labels = {
-        "plain_r1": f"plain R@1 of {report['gallery_size']}",
-        "similarity": "similarity",
-        "iou": "IoU",
-        "iou_aligned": "IoU, aligned",
-        "silhouette_iou": "silhouette IoU",
-        "image_error": "image error",
-        "janus_rate": "Janus rate",
-        "seconds_per_asset": "seconds per asset",
-    }
-    return rows + [row(label, report[name]) for name, label in labels.items()]
+    rows: list[tuple[str, ...]] = [("score", "value", "standard error", "ceiling", "floor", "normalised")]
+    if "hard_r1" in report:
+        rows.append(row("hard R@1", report["hard_r1"]))
+        rows += [row(f"  {name.replace('_', ' ')}", entry) for name, entry in report[BY_ATTRIBUTE].items()]
+        rows += [
+            row(label.format(report["gallery_size"]), report[name])
+            for name, label in LABELS.items()
+            if name in report
+        ]
+    if "others" in report:
+        others = report["others"]
+        rows.append(row("similarity, other prompts", others["similarity"]))
+        rows.append(row(f"plain R@1 of {others['gallery_size']}, other prompts", others["plain_r1"]))
+    rows.append(row("seconds per asset", report["seconds_per_asset"]))
+    return rows
 
 
 def format_table(report: Mapping[str, Any]) -> str:

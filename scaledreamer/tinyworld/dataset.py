@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -23,7 +23,15 @@ from scaledreamer.files import replacing_file
 from scaledreamer.tinyworld import grammar
 from scaledreamer.tinyworld.grammar import Meaning
 from scaledreamer.tinyworld.renderer import trace
-from scaledreamer.tinyworld.shapes import MATERIALS, WorldScene, paint_material, palette, pattern_index
+from scaledreamer.tinyworld.shapes import (
+    MATERIALS,
+    Primitive,
+    WorldScene,
+    paint_material,
+    palette,
+    pattern_index,
+    primitives_of,
+)
 
 DISTANCE = (2.5, 2.7)
 FOV_DEG = (38.0, 44.0)
@@ -66,11 +74,22 @@ def draw_cameras(rng: torch.Generator, count: int) -> Cameras:
 
 @torch.no_grad()
 def trace_views(
-    meanings: Sequence[Meaning], cameras: Cameras, size: int, *, supersampling: int = 2, device: str = "cpu"
+    meanings: Sequence[Meaning],
+    cameras: Cameras,
+    size: int,
+    *,
+    supersampling: int = 2,
+    device: torch.device | str = "cpu",
+    parts: Callable[[Meaning], list[Primitive]] = primitives_of,
 ) -> Views:
-    """Traces one camera for each meaning; `size` is the painted image's edge in pixels."""
+    """Traces one camera for each meaning.
+
+    Args:
+        size: the painted image's edge in pixels.
+        parts: of the objects, see `WorldScene`.
+    """
     edge = size * supersampling
-    scene = WorldScene(meanings, device)
+    scene = WorldScene(meanings, device, parts=parts)
     origins, directions = cameras.to(device).rays(edge, edge)
     origins, directions = origins.flatten(1, 3).contiguous(), directions.flatten(1, 3).contiguous()
     depth, hit = trace(scene, origins, directions)

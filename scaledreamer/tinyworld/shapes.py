@@ -45,7 +45,10 @@ Vec = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Primitive:
-    """One universal primitive; `paint` is a role (body, part, wear, support) or a fixed colour's name."""
+    """One universal primitive; `paint` is a role (body, part, wear, support) or a fixed colour's name.
+
+    `is_face` marks what tells a kind's front from its back at a glance: eyes, nose, mouth and their like.
+    """
 
     paint: str
     at: Vec
@@ -58,6 +61,7 @@ class Primitive:
     long: tuple[float, float] = (0.0, 0.0)
     scale: Vec = (1.0, 1.0, 1.0)
     turn: Vec = (0.0, 0.0, 0.0)  # degrees about x, then y, then z
+    is_face: bool = False
 
 
 def ball(paint: str, at: Vec, radius: float | Vec, turn: Vec = (0, 0, 0)) -> Primitive:
@@ -109,6 +113,11 @@ def both_sides(*primitives: Primitive) -> list[Primitive]:
     return mirrored
 
 
+def face(*primitives: Primitive) -> list[Primitive]:
+    """The primitives, marked as a part of the kind's face."""
+    return [replace(p, is_face=True) for p in primitives]
+
+
 # --- kinds: heights run from about z = -0.5 to z = 0.5 -----------------------------------------------------
 
 
@@ -117,13 +126,12 @@ def _frog() -> list[Primitive]:
         ball("body", (0.0, 0, -0.18), (0.48, 0.44, 0.31)),
         ball("body", (0.24, 0, 0.06), (0.33, 0.37, 0.23)),
         *both_sides(
-            ball("part", (0.30, 0.22, 0.30), 0.16),
-            ball("black", (0.42, 0.27, 0.34), 0.065),
+            *face(ball("part", (0.30, 0.22, 0.30), 0.16), ball("black", (0.42, 0.27, 0.34), 0.065)),
             ball("body", (-0.18, 0.42, -0.27), (0.30, 0.16, 0.22)),
             ball("body", (0.10, 0.52, -0.45), (0.27, 0.12, 0.055)),
             rod("body", (0.30, 0.28, -0.20), (0.42, 0.32, -0.44), 0.075),
         ),
-        ball("black", (0.50, 0, 0.00), (0.09, 0.22, 0.025)),
+        *face(ball("black", (0.50, 0, 0.00), (0.09, 0.22, 0.025))),
     ]
 
 
@@ -132,8 +140,7 @@ def _tree_frog() -> list[Primitive]:
         ball("body", (-0.04, 0, -0.04), (0.23, 0.22, 0.38), (0, 25, 0)),
         ball("body", (0.17, 0, 0.26), (0.26, 0.27, 0.17)),
         *both_sides(
-            ball("part", (0.20, 0.24, 0.40), 0.165),
-            ball("black", (0.29, 0.31, 0.44), 0.065),
+            *face(ball("part", (0.20, 0.24, 0.40), 0.165), ball("black", (0.29, 0.31, 0.44), 0.065)),
             rod("body", (-0.10, 0.16, -0.15), (-0.02, 0.52, 0.06), 0.07),
             rod("body", (-0.02, 0.52, 0.06), (-0.02, 0.56, -0.42), 0.055),
             ball("orange", (0.05, 0.58, -0.45), (0.15, 0.11, 0.05)),
@@ -149,12 +156,11 @@ def _cat() -> list[Primitive]:
         ball("body", (0.12, 0, 0.17), (0.25, 0.29, 0.24)),
         *both_sides(
             frustum("body", (0.12, 0.19, 0.44), 0.13, 0.0, 0.15, 0.015, (-12, 0, 0)),
-            ball("part", (0.31, 0.135, 0.23), 0.115),
-            ball("black", (0.40, 0.15, 0.24), 0.045),
+            *face(ball("part", (0.31, 0.135, 0.23), 0.115), ball("black", (0.40, 0.15, 0.24), 0.045)),
             rod("body", (0.16, 0.14, -0.15), (0.20, 0.15, -0.43), 0.075),
             ball("body", (-0.12, 0.24, -0.38), (0.21, 0.12, 0.13)),
         ),
-        ball("pink", (0.37, 0, 0.12), (0.05, 0.06, 0.04)),
+        *face(ball("pink", (0.37, 0, 0.12), (0.05, 0.06, 0.04))),
         rod("body", (-0.34, 0, -0.38), (-0.56, 0, -0.10), 0.06),
         rod("body", (-0.56, 0, -0.10), (-0.50, 0, 0.24), 0.06),
     ]
@@ -166,11 +172,10 @@ def _rabbit() -> list[Primitive]:
         ball("body", (0.12, 0, 0.06), (0.22, 0.22, 0.20)),
         *both_sides(
             ball("body", (0.02, 0.13, 0.38), (0.06, 0.085, 0.27), (-12, -8, 0)),
-            ball("part", (0.26, 0.13, 0.11), 0.115),
-            ball("black", (0.35, 0.155, 0.12), 0.045),
+            *face(ball("part", (0.26, 0.13, 0.11), 0.115), ball("black", (0.35, 0.155, 0.12), 0.045)),
             ball("body", (0.12, 0.17, -0.45), (0.25, 0.09, 0.06)),
         ),
-        ball("beige", (0.33, 0, 0.02), 0.045),
+        *face(ball("beige", (0.33, 0, 0.02), 0.045)),
         ball("beige", (-0.36, 0, -0.28), 0.12),
     ]
 
@@ -179,11 +184,11 @@ def _bird() -> list[Primitive]:
     return [
         ball("body", (0.0, 0, -0.08), (0.36, 0.26, 0.27), (0, -22, 0)),
         ball("body", (0.27, 0, 0.22), 0.20),
-        frustum("yellow", (0.53, 0, 0.20), 0.09, 0.0, 0.13, 0.01, (0, 95, 0)),
+        *face(frustum("yellow", (0.53, 0, 0.20), 0.09, 0.0, 0.13, 0.01, (0, 95, 0))),
         box("body", (-0.44, 0, -0.10), (0.22, 0.16, 0.035), 0.02, (0, 20, 0)),
         *both_sides(
             ball("part", (-0.06, 0.42, 0.04), (0.22, 0.34, 0.06), (28, 0, 0)),
-            ball("black", (0.38, 0.13, 0.29), 0.06),
+            *face(ball("black", (0.38, 0.13, 0.29), 0.06)),
             rod("yellow", (0.05, 0.10, -0.30), (0.09, 0.12, -0.47), 0.035),
             ball("yellow", (0.14, 0.12, -0.48), (0.12, 0.07, 0.03)),
         ),
@@ -194,10 +199,12 @@ def _turtle() -> list[Primitive]:
     return [
         ball("part", (-0.05, 0, -0.16), (0.45, 0.40, 0.34)),
         ball("body", (-0.05, 0, -0.30), (0.49, 0.44, 0.12)),
-        rod("body", (0.30, 0, -0.24), (0.50, 0, -0.06), 0.10),
-        ball("body", (0.55, 0, 0.02), (0.18, 0.15, 0.15)),
+        *face(
+            rod("body", (0.30, 0, -0.24), (0.50, 0, -0.06), 0.10),
+            ball("body", (0.55, 0, 0.02), (0.18, 0.15, 0.15)),
+        ),
         *both_sides(
-            ball("black", (0.65, 0.10, 0.09), 0.05),
+            *face(ball("black", (0.65, 0.10, 0.09), 0.05)),
             ball("body", (0.30, 0.36, -0.38), (0.15, 0.13, 0.13)),
             ball("body", (-0.36, 0.34, -0.38), (0.15, 0.13, 0.13)),
         ),
@@ -209,14 +216,18 @@ def _elephant() -> list[Primitive]:
     return [
         ball("body", (-0.14, 0, -0.04), (0.38, 0.31, 0.31)),
         ball("body", (0.26, 0, 0.16), 0.24),
-        rod("body", (0.46, 0, 0.10), (0.55, 0, -0.20), 0.085),
-        rod("body", (0.55, 0, -0.20), (0.60, 0, -0.36), 0.065),
+        *face(
+            rod("body", (0.46, 0, 0.10), (0.55, 0, -0.20), 0.085),
+            rod("body", (0.55, 0, -0.20), (0.60, 0, -0.36), 0.065),
+        ),
         *both_sides(
             ball("part", (0.17, 0.35, 0.19), (0.07, 0.25, 0.27), (0, 0, 18)),
-            ball("black", (0.45, 0.13, 0.25), 0.05),
+            *face(
+                ball("black", (0.45, 0.13, 0.25), 0.05),
+                rod("white", (0.44, 0.13, 0.02), (0.60, 0.16, -0.06), 0.035),
+            ),
             rod("body", (0.10, 0.17, -0.20), (0.10, 0.17, -0.40), 0.105),
             rod("body", (-0.36, 0.17, -0.20), (-0.36, 0.17, -0.40), 0.105),
-            rod("white", (0.44, 0.13, 0.02), (0.60, 0.16, -0.06), 0.035),
         ),
     ]
 
@@ -226,12 +237,14 @@ def _snowman() -> list[Primitive]:
         ball("body", (0, 0, -0.22), 0.31),
         ball("body", (0, 0, 0.12), 0.235),
         ball("body", (0, 0, 0.40), 0.175),
-        frustum("orange", (0.25, 0, 0.40), 0.06, 0.0, 0.14, 0.01, (0, 90, 0)),
-        ball("part", (0.29, 0, -0.16), 0.095),
-        ball("part", (0.25, 0, 0.03), 0.09),
-        ball("part", (0.205, 0, 0.20), 0.08),
+        *face(
+            frustum("orange", (0.25, 0, 0.40), 0.06, 0.0, 0.14, 0.01, (0, 90, 0)),
+            ball("part", (0.29, 0, -0.16), 0.095),
+            ball("part", (0.25, 0, 0.03), 0.09),
+            ball("part", (0.205, 0, 0.20), 0.08),
+        ),
         *both_sides(
-            ball("black", (0.145, 0.075, 0.47), 0.04),
+            *face(ball("black", (0.145, 0.075, 0.47), 0.04)),
             rod("brown", (0.0, 0.20, 0.14), (0.04, 0.52, 0.28), 0.035),
         ),
     ]
@@ -243,10 +256,12 @@ def _robot() -> list[Primitive]:
         box("body", (0, 0, 0.32), (0.19, 0.23, 0.17)),
         rod("gray", (0, 0, 0.08), (0, 0, 0.22), 0.08),
         rod("gray", (0, 0, 0.48), (0, 0, 0.60), 0.025),
-        box("gray", (0.20, 0, 0.22), (0.02, 0.13, 0.03), 0.005),
-        box("gray", (0.205, 0, -0.10), (0.02, 0.14, 0.12), 0.005),
+        *face(
+            box("gray", (0.20, 0, 0.22), (0.02, 0.13, 0.03), 0.005),
+            box("gray", (0.205, 0, -0.10), (0.02, 0.14, 0.12), 0.005),
+        ),
         *both_sides(
-            ball("part", (0.19, 0.115, 0.36), 0.11),
+            *face(ball("part", (0.19, 0.115, 0.36), 0.11)),
             rod("gray", (0.0, 0.32, 0.06), (0.06, 0.40, -0.24), 0.06),
             ball("body", (0.07, 0.41, -0.28), 0.09),
             box("gray", (0, 0.14, -0.38), (0.09, 0.085, 0.10)),
@@ -259,12 +274,12 @@ def _car() -> list[Primitive]:
     return [
         box("body", (0, 0, -0.14), (0.58, 0.30, 0.14), 0.06),
         box("body", (-0.08, 0, 0.10), (0.30, 0.26, 0.15), 0.06),
-        box("cyan", (0.215, 0, 0.10), (0.025, 0.21, 0.09), 0.01),
+        *face(box("cyan", (0.215, 0, 0.10), (0.025, 0.21, 0.09), 0.01)),
         box("cyan", (-0.08, 0, 0.11), (0.20, 0.275, 0.08), 0.01),
         *both_sides(
             frustum("part", (0.34, 0.29, -0.27), 0.17, 0.17, 0.07, 0.02, (90, 0, 0)),
             frustum("part", (-0.34, 0.29, -0.27), 0.17, 0.17, 0.07, 0.02, (90, 0, 0)),
-            ball("yellow", (0.57, 0.19, -0.12), 0.065),
+            *face(ball("yellow", (0.57, 0.19, -0.12), 0.065)),
         ),
     ]
 
@@ -274,8 +289,10 @@ def _house() -> list[Primitive]:
     return [
         box("body", (0, 0, -0.20), (0.38, 0.46, 0.30), 0.01),
         roof,
-        box("brown", (0.38, 0, -0.31), (0.02, 0.11, 0.19), 0.005),
-        *both_sides(box("cyan", (0.38, 0.28, -0.14), (0.02, 0.09, 0.10), 0.005)),
+        *face(
+            box("brown", (0.38, 0, -0.31), (0.02, 0.11, 0.19), 0.005),
+            *both_sides(box("cyan", (0.38, 0.28, -0.14), (0.02, 0.09, 0.10), 0.005)),
+        ),
         box("gray", (-0.12, 0.24, 0.38), (0.07, 0.07, 0.16), 0.01),
     ]
 
@@ -434,6 +451,26 @@ def primitives_of(meaning: Meaning) -> list[Primitive]:
     return found
 
 
+def without_face(meaning: Meaning) -> list[Primitive]:
+    """`primitives_of` without the parts that make a face."""
+    return [p for p in primitives_of(meaning) if not p.is_face]
+
+
+def two_faced(meaning: Meaning) -> list[Primitive]:
+    """`primitives_of` united with themselves after half a turn about the vertical: the perfect Janus."""
+    found = primitives_of(meaning)
+    turned = []
+    for p in found:
+        (x, y, z), (a, b, c) = p.at, p.turn
+        turned.append(replace(p, at=(-x, -y, z), turn=(a, b, c + 180.0)))
+    return found + turned
+
+
+def has_face(kind: str) -> bool:
+    """Whether parts of the kind make a face: a chair has a front, but none."""
+    return any(p.is_face for p in SHAPES[kind]())
+
+
 def pattern_color(color: str) -> str:
     """The colour of stripes and spots on a body of the given colour: black on light ones, white on dark
     ones."""
@@ -521,6 +558,7 @@ class WorldScene:
     Args:
         meanings: one object each; lengths and axes as in the module's head.
         background_color: rgb in [0, 1] of every direction, one for all or one an object.
+        parts: the union that a meaning stands for: `primitives_of`, `without_face` or `two_faced`.
     """
 
     def __init__(
@@ -528,8 +566,10 @@ class WorldScene:
         meanings: Sequence[Meaning],
         device: torch.device | str = "cpu",
         background_color: Float[Tensor, "*batch 3"] | Vec = (1.0, 1.0, 1.0),
+        *,
+        parts: Callable[[Meaning], list[Primitive]] = primitives_of,
     ) -> None:
-        unions = [sorted(primitives_of(meaning), key=lambda p: p.scale == (1, 1, 1)) for meaning in meanings]
+        unions = [sorted(parts(meaning), key=lambda p: p.scale == (1, 1, 1)) for meaning in meanings]
         self._num_scaled = max(sum(p.scale != (1, 1, 1) for p in union) for union in unions)
         most = max(len(union) for union in unions)
         rows, materials = [], []
