@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import torch
@@ -59,7 +59,7 @@ def test_fit_to_one_prompt_changes_nothing():
 
 def test_hyper_ingp_reads_the_whitened_text():
     """Whitening moved into the first layer's weights by hand gives the same scene."""
-    settings = {"num_levels": 2, "log2_table_size": 8, "hyper_width": 8, "mlp_width": 4}
+    settings: dict[str, Any] = {"num_levels": 2, "log2_table_size": 8, "hyper_width": 8, "mlp_width": 4}
     torch.manual_seed(0)
     generator = HyperINGP(condition_dim=3, whitening=1.0, **settings)
     plain = HyperINGP(condition_dim=3, **settings)
