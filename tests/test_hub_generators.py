@@ -135,7 +135,7 @@ def test_programs_take_a_hub_id(program: str, hub: FakeHub, monkeypatch: pytest.
         monkeypatch.setattr(infer, "_run", lambda arguments, *_: taken.append(arguments.checkpoint) or 0)
         assert infer.main(["--prompt", "a frog", "--checkpoint", "owner/frogs"]) == 0
     else:
-        monkeypatch.setattr(evaluate, "_run", lambda arguments: taken.append(arguments.checkpoint))
+        monkeypatch.setattr(evaluate, "_run", lambda arguments, *_: taken.append(arguments.checkpoint))
         assert evaluate.main(["--checkpoint", "owner/frogs", "--out", "scores.json"]) == 0
     assert read_index(taken[0])["_class_name"] == "TextTo3D"
 

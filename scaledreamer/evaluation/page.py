@@ -37,10 +37,12 @@ pre { background: #f4f4f4; padding: 0.8em; overflow-x: auto; }
 figure { margin: 0; border: 1px solid #ddd; border-radius: 8px; padding: 0.7em; }
 figcaption { font-weight: 600; margin-bottom: 0.5em; } small { color: #666; }
 .row { display: grid; grid-auto-flow: column; grid-auto-columns: 1fr; gap: 8px; text-align: center; }
-.view { aspect-ratio: 1; border-radius: 6px; overflow: hidden; color: #666; }
-.view { background: #ccd4dd; }
-.view > * { width: 100%; height: 100%; display: block; }
-.view .none { display: flex; align-items: center; justify-content: center; }
+.view { position: relative; aspect-ratio: 1; border-radius: 6px; overflow: hidden; color: #666; }
+.view { background: #ccd4dd; display: flex; align-items: center; justify-content: center; }
+.view img, .view model-viewer { position: absolute; top: 0; height: 100%; }
+.view img { left: 0; width: 100%; }
+/* Wider than any view and cut on both sides: a new width of the window moves no mesh aside. */
+.view model-viewer { left: calc(50% - 20em); width: 40em; }
 model-viewer { --progress-bar-color: transparent; --poster-color: transparent; }
 .wide { overflow-x: auto; margin-top: 1.5em; } table { border-collapse: collapse; }
 td, th { padding: 0.15em 0.9em; text-align: right; }
@@ -152,7 +154,7 @@ def _card(card: Card) -> str:
 
 def _view(view: View, prompt: str) -> str:
     if view.poster is None:
-        return '<div class="none">no surface</div>'
+        return "no surface"
     poster, text = html.escape(view.poster), html.escape(f"{view.label}: {prompt}")
     if view.model is None:
         return f'<img src="{poster}" alt="{text}">'
