@@ -1,4 +1,4 @@
-"""Who may import whom (DESIGN, section 5), held by reading the imports."""
+"""Who may import whom, held by reading the imports."""
 
 from __future__ import annotations
 

@@ -1,2 +1,1 @@
-"""A small procedural world with ground truth: captions, the objects they mean, and a renderer (DESIGN,
-section 2)."""
+"""A small procedural world with ground truth: captions, the objects they mean, and a renderer."""

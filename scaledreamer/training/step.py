@@ -1,4 +1,4 @@
-"""One training step, from prompts to updated parameters (DESIGN, section 3). Start reading at `Trainer.step`.
+"""One training step, from prompts to updated parameters. Start reading at `Trainer.step`.
 
 Letters: `t` times as fractions of the prior's schedule, `x_t = alpha x + sigma eps` noised latents, `g_z`
 distillation's gradient at the latents, `g_x` at the prior's input image. Axes: `batch` prompts of this rank,
