@@ -56,6 +56,7 @@ def report(folders: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory)
         patch.setattr(evaluate, "NUM_SHOWN", 1)
         sheet = out.parent / "sheet.png"
         size = ["--split", "validation", "--num-prompts", "2", "--seeds", "2", "--sheet", str(sheet)]
+        size += ["--image-size", "24"]
         assert (
             evaluate.main(command(folders, out, *size, "--kinds", "cube,frog,ball", "--max-extras", "1")) == 0
         )

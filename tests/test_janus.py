@@ -20,7 +20,7 @@ from scaledreamer.evaluation.faces import SHARED, FaceProbe
 from scaledreamer.evaluation.ground_truth import Observer, sharpened
 from scaledreamer.evaluation.janus import JanusTest
 from scaledreamer.rendering.volume import VolumeRenderer
-from scaledreamer.tinyworld import grammar, shapes
+from scaledreamer.tinyworld import dataset, grammar, shapes
 from scaledreamer.tinyworld.grammar import KINDS, Meaning
 from scaledreamer.tinyworld.shapes import WorldScene, primitives_of, two_faced, without_face
 
@@ -110,6 +110,9 @@ def test_the_threshold_is_the_middle_of_the_best_ones():
     united, faceless = torch.full((2, 2), 5.0), torch.full((2, 2), -2.0)
     found = janus.choose_threshold({"true": true, "united": united, "faceless": faceless})
     assert found == 1.0, "all answers are right between -1 and 3"
+    # What the back of a faceless object scores decides nothing, so that these are all as good as each other.
+    backs = torch.tensor([[-2.0, back] for back in (0.0, 1.0, 2.0)])
+    assert janus.choose_threshold({"true": true, "united": united, "faceless": backs}) == 1.5
     # One back of ten is as much of a face as fronts are: wrong for one tenth rather than for more.
     true = torch.cat([torch.tensor([[3.0, 3.5]]), torch.tensor([[3.0, -3.0]]).expand(9, 2)])
     found = janus.choose_threshold({"true": true, "united": united, "faceless": faceless})
@@ -135,6 +138,25 @@ def test_a_test_made_of_objects_that_can_be_told_apart_is_valid(monkeypatch):
         assert {name: value.tolist() for name, value in verdicts.items()} == {
             name: [rate] * 3 for name, rate in test.rates[sort].items()
         }
+
+
+def test_probe_threshold_and_rates_come_from_three_splits(monkeypatch):
+    apart = {"true": [[3.0, -3.0]], "united": [[5.0, 5.0]], "faceless": [[-2.0, -2.0]]}
+
+    def known_scores(encoder: object, probe: object, observer: object, meanings: Sequence[Meaning]) -> dict:
+        (split,) = {grammar.split_of(meaning) for meaning in meanings}
+        shift = {"validation": 0.0, "unseen": 4.0}[split]
+        return {sort: torch.tensor(values) + shift for sort, values in apart.items()}
+
+    monkeypatch.setattr(janus, "known_scores", known_scores)
+    test = janus.make_janus_test(RedAndBlue(), SMALL, num_objects=3, probe=RED)
+    assert test.threshold == 0.5, "in the middle of the validation split's scores"
+    assert test.rates["faceless"] == {"two_faced": 1.0, "faceless": 0.0, "janus": 1.0}, "of the shifted ones"
+    painted: list[Meaning] = []
+    recolor = dataset.recolor
+    monkeypatch.setattr(dataset, "recolor", lambda *args: painted.append(recolor(*args)) or painted[-1])
+    faces.training_embeddings(RedAndBlue(), [Meaning("house", "white", "red")])
+    assert {grammar.split_of(meaning) for meaning in painted} == {"seen"}
 
 
 def test_a_test_that_cannot_tell_is_not_valid(monkeypatch):
