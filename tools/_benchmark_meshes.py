@@ -8,6 +8,7 @@ the scene cube, which is 2 wide: their maximum (Hausdorff) and root mean square.
 from __future__ import annotations
 
 import argparse
+import importlib
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -100,7 +101,7 @@ def summary(name: str, max_faces: int, rows: list[dict[str, Any]]) -> dict[str, 
 def import_former() -> Callable[[Mesh, int], Mesh] | None:
     """What the package had: fast_simplification, of four settings the first that gives a closed mesh."""
     try:
-        import fast_simplification
+        fast_simplification = importlib.import_module("fast_simplification")
     except ImportError:
         return None
     from scaledreamer.meshing.mesh import Mesh
