@@ -8,7 +8,7 @@ from jaxtyping import install_import_hook
 # Python's own rule for annotations: an int may stand where a float is asked for.
 TYPECHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 install_import_hook("scaledreamer", TYPECHECKER)
-pytest.register_assert_rewrite("tests.generator_laws")
+pytest.register_assert_rewrite("tests.support")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

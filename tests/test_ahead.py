@@ -7,12 +7,12 @@ import time
 
 import pytest
 import torch
-from training_fakes import FakeConditioner, RandomPrior, make_trainer
 
 from scaledreamer.build import TINY_PRIOR
 from scaledreamer.prompts.conditioner import TextConditioner
 from scaledreamer.training.background import Background
 from scaledreamer.training.conditioning import PriorTerm
+from tests.support.training_fakes import FakeConditioner, RandomPrior, make_trainer
 
 CPU = torch.device("cpu")
 

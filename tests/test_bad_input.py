@@ -25,13 +25,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_export import tiny_pipeline
 
 from scaledreamer.asset import Asset
 from scaledreamer.cli import infer, train
 from scaledreamer.training.metrics import Report
 from scaledreamer.training.step import Trainer
-from tests.training_fakes import write_config, write_random_prior
+from tests.support.tiny_export import tiny_pipeline
+from tests.support.training_fakes import write_config, write_random_prior
 
 ROOT = Path(__file__).parent.parent
 PROMPT = "a red-eyed tree frog"

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from scaledreamer.fields.pyramid import make_pyramid
-from tests import reference_fields
+from tests.support import reference_fields
 
 TOOLS = Path(__file__).parent.parent / "tools"
 

@@ -23,7 +23,7 @@ from scaledreamer.training.checkpoint import (
     load_newest,
     save_checkpoint,
 )
-from tests.training_fakes import make_trainer, parameters_of
+from tests.support.training_fakes import make_trainer, parameters_of
 
 
 def make(step: int) -> Checkpoint:

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import pytest
 import torch
 from torch import Tensor
-from training_fakes import RandomPrior
 
 from scaledreamer.distillation import guided_noise, perp_neg, rescale_guidance, weight_of
 from scaledreamer.priors.base import TextEmbedding
 from scaledreamer.training.conditioning import PriorTerm, encode_views
 from scaledreamer.training.step import distill
+from tests.support.training_fakes import RandomPrior
 
 PROMPTS = ["a red cat", "a blue car", "a red cat", "a cone"]
 ELEVATION = torch.tensor([0.1, -0.1, 1.3, 0.4])

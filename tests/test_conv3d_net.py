@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_export import tiny_pipeline
 from torch import Tensor
 
 from scaledreamer.build import make_generator as build_generator
@@ -21,7 +20,7 @@ from scaledreamer.generators.styled import Dense, StyledConv, modulated_conv3d
 from scaledreamer.pipeline import TextTo3D, draw_noise
 from scaledreamer.scene import Scene, TextCondition
 from scaledreamer.training.step import RenderedGenerator
-from tests.generator_laws import (
+from tests.support.generator_laws import (
     assert_a_batch_of_two_equals_two_batches_of_one,
     assert_equal_on,
     assert_every_parameter_gets_a_gradient,
@@ -33,8 +32,9 @@ from tests.generator_laws import (
     points,
     relative,
 )
-from tests.generator_laws import pooled_condition as condition
-from tests.training_fakes import write_config, write_random_prior
+from tests.support.generator_laws import pooled_condition as condition
+from tests.support.tiny_export import tiny_pipeline
+from tests.support.training_fakes import write_config, write_random_prior
 
 SMALL = {
     "z_dim": 5,

@@ -11,14 +11,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from evaluation_fakes import save_tiny_clip
-from tiny_export import tiny_pipeline
 
 from scaledreamer.evaluation import page
 from scaledreamer.evaluation.draws import draw_prompts
 from scaledreamer.evaluation.faces import SHARED, FaceProbe
 from scaledreamer.evaluation.janus import SHARES, SORTS, JanusTest
 from scaledreamer.tinyworld import grammar
+from tests.support.evaluation_fakes import save_tiny_clip
+from tests.support.tiny_export import tiny_pipeline
 
 TOOLS = Path(__file__).parent.parent / "tools"
 sys.path.insert(0, str(TOOLS))

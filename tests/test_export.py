@@ -15,7 +15,6 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 import trimesh
-from analytic_scenes import AnalyticScene, ball, box, position_color, union
 from PIL import Image
 from trimesh.visual import TextureVisuals
 
@@ -34,6 +33,7 @@ from scaledreamer.meshing.export import (
 )
 from scaledreamer.meshing.isosurface import extract_surface
 from scaledreamer.meshing.texture import TexturedMesh, texture_mesh
+from tests.support.analytic_scenes import AnalyticScene, ball, box, position_color, union
 
 # Taller than wide, a nose towards +x, a mark on the left (+y): front, up and handedness all show.
 FIGURE = union(

@@ -20,15 +20,15 @@ from scaledreamer.prompts.source import PromptList
 from scaledreamer.rendering.volume import VolumeRenderer
 from scaledreamer.scene import Scene, TextCondition
 from scaledreamer.training.step import RenderedGenerator
-from tests import generator_laws, reference_fields
-from tests.generator_laws import (
+from tests.support import generator_laws, reference_fields
+from tests.support.generator_laws import (
     assert_equal_on,
     assert_gradients_equal_finite_differences,
     gradients,
     moved,
     relative,
 )
-from tests.tiny_export import tiny_pipeline
+from tests.support.tiny_export import tiny_pipeline
 
 ROOT = Path(__file__).parent.parent
 GRID: dict[str, Any] = {"num_levels": 3, "log2_table_size": 8, "base_resolution": 4, "growth": 1.7}

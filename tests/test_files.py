@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_export import tiny_pipeline
 
 from scaledreamer.files import REPLACED, TEMPORARY, clean_up_beside, replace_text, replacing_folder
 from scaledreamer.pipeline import TextTo3D
 from scaledreamer.training.checkpoint import Checkpoint, load_newest, save_checkpoint
 from scaledreamer.training.output import check_output, claim_output
+from tests.support.tiny_export import tiny_pipeline
 
 
 @pytest.fixture(params=[0o022, 0o077, 0o002])

@@ -15,7 +15,6 @@ import torch
 import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from tiny_export import tiny_pipeline
 
 from scaledreamer.config import Config
 from scaledreamer.config_file import dump_config, flatten, load_config, valid_keys
@@ -24,6 +23,7 @@ from scaledreamer.meshing.export import file_stem
 from scaledreamer.pipeline import TextTo3D
 from scaledreamer.prompts.check import check_prompt
 from scaledreamer.training.checkpoint import Checkpoint, load_newest, save_checkpoint
+from tests.support.tiny_export import tiny_pipeline
 
 KEYS = sorted(valid_keys())
 DEFAULTS = flatten(Config().model_dump())

@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from gaussian_mixture import GaussianMixturePrior, asd_latent_gradient, per_sample
 
 from scaledreamer.distillation import (
     asd_gradient,
@@ -19,6 +18,7 @@ from scaledreamer.distillation import (
     weight_of,
 )
 from scaledreamer.schedules import parse_schedule
+from tests.support.gaussian_mixture import GaussianMixturePrior, asd_latent_gradient, per_sample
 
 WORDS = ["frog", "cat"]
 

@@ -6,7 +6,6 @@ import math
 
 import pytest
 import torch
-from analytic_scenes import AnalyticScene, ball, box
 from torch import Tensor
 
 from scaledreamer.evaluation import ground_truth
@@ -15,6 +14,7 @@ from scaledreamer.evaluation.ground_truth import Observation, Observer
 from scaledreamer.rendering.volume import VolumeRenderer
 from scaledreamer.tinyworld.grammar import Meaning
 from scaledreamer.tinyworld.shapes import WorldScene
+from tests.support.analytic_scenes import AnalyticScene, ball, box
 
 CAT = Meaning("cat", "orange", "green", wear="hat", wear_color="red")
 MEANINGS = [

@@ -11,7 +11,7 @@ from torch import Tensor
 from scaledreamer.fields import hash_grid
 from scaledreamer.fields.hash_grid import HashGrid
 from scaledreamer.fields.hash_grid_backend import Backend, choose_backend
-from tests import reference_fields
+from tests.support import reference_fields
 
 # Resolutions 4, 6, 10, 16, 25, 39: up to 512 entries only 4 and 6 are dense; up to 32,768 entries all but the
 # last.

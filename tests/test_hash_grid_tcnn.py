@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from scaledreamer.fields import hash_grid_backend, hash_grid_torch
 from scaledreamer.fields.hash_grid import HashGrid
 from scaledreamer.fields.pyramid import Pyramid, make_pyramid
-from tests import reference_fields
+from tests.support import reference_fields
 
 SHAPE = {"num_levels": 3, "base_resolution": 4, "growth": 1.58, "log2_table_size": 8}
 TWIN = "scaledreamer.fields.hash_grid_tcnn"

@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from fake_hub import FakeHub, serve
-from tiny_export import tiny_pipeline
 
 from scaledreamer import build
 from scaledreamer.cli import infer
@@ -24,6 +22,8 @@ from scaledreamer.exported import check_files, check_generator, find_generator, 
 from scaledreamer.pipeline import TextTo3D
 from scaledreamer.priors.hub_lookup import Access
 from scaledreamer.training.engine import Process
+from tests.support.fake_hub import FakeHub, serve
+from tests.support.tiny_export import tiny_pipeline
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
 evaluate = importlib.import_module("evaluate")

@@ -10,8 +10,8 @@ from torch import nn
 
 from scaledreamer.generators.hyper_ingp import HyperINGP
 from scaledreamer.scene import Scene, TextCondition
-from tests import reference_fields
-from tests.generator_laws import (
+from tests.support import reference_fields
+from tests.support.generator_laws import (
     assert_a_batch_of_two_equals_two_batches_of_one,
     assert_equal_on,
     assert_every_parameter_gets_a_gradient,
@@ -22,7 +22,7 @@ from tests.generator_laws import (
     points,
     relative,
 )
-from tests.generator_laws import pooled_condition as condition
+from tests.support.generator_laws import pooled_condition as condition
 
 SMALL = {
     "num_levels": 3,

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 import trimesh
-from tiny_export import tiny_pipeline
 
 from scaledreamer.build import make_generator
 from scaledreamer.cli.infer import main
 from scaledreamer.cli.infer_options import make_parser
+from tests.support.tiny_export import tiny_pipeline
 
 ROOT = Path(__file__).parent.parent
 PROMPT = "a red-eyed tree frog"

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_export import tiny_pipeline
 
 from scaledreamer.cli import infer_files
 from scaledreamer.cli.infer import main
 from scaledreamer.exported import SHIPPED
 from scaledreamer.tinyworld import grammar
 from scaledreamer.trained_on import TrainedOn
+from tests.support.tiny_export import tiny_pipeline
 
 PROMPTS = ["a red cube", "a green frog", "a blue car", "a cat", "a tree", "a mug", "a ball", "a red cone"]
 SMALL = ["--resolution", "32", "--texture-size", "64", "--max-faces", "500", "--device", "cpu"]

@@ -17,7 +17,7 @@ from scaledreamer.generators.triplane_transformer import TriplaneTransformer
 from scaledreamer.pipeline import TextTo3D
 from scaledreamer.prompts.interpolation import interpolate_conditions
 from scaledreamer.scene import TextCondition
-from tests.tiny_export import tiny_pipeline
+from tests.support.tiny_export import tiny_pipeline
 
 ENDS = ("a red cube", "a red-eyed tree frog on a blue ball")
 DIM = 6

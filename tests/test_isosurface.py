@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-from analytic_scenes import AnalyticScene, ball, box, union
 
 from scaledreamer.meshing.isosurface import (
     EmptySurfaceError,
@@ -20,6 +19,7 @@ from scaledreamer.meshing.isosurface import (
 )
 from scaledreamer.meshing.mesh import Mesh
 from scaledreamer.meshing.topology import inspect
+from tests.support.analytic_scenes import AnalyticScene, ball, box, union
 
 
 def as_trimesh(mesh: Mesh) -> trimesh.Trimesh:

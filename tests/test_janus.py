@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from analytic_scenes import AnalyticScene, ball
 from torch import Tensor
 
 from scaledreamer.cameras import orbit_cameras
@@ -23,6 +22,7 @@ from scaledreamer.rendering.volume import VolumeRenderer
 from scaledreamer.tinyworld import dataset, grammar, shapes
 from scaledreamer.tinyworld.grammar import KINDS, Meaning
 from scaledreamer.tinyworld.shapes import WorldScene, primitives_of, two_faced, without_face
+from tests.support.analytic_scenes import AnalyticScene, ball
 
 CAT = Meaning("cat", "orange", "green", wear="hat", wear_color="red")
 RED = FaceProbe({SHARED: (1.0, -1.0, 0.0)})

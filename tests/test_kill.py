@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.training_fakes import write_config, write_random_prior
+from tests.support.training_fakes import write_config, write_random_prior
 
 NUM_STEPS, NUM_MOMENTS = 14, 10
 PRELOADED = [

@@ -9,9 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from ldm_checkpoint import save_single_file
 from safetensors.torch import load_file, save_file
-from test_sdxl import save_random_pipeline
 
 from scaledreamer import build
 from scaledreamer.cli import train
@@ -21,6 +19,8 @@ from scaledreamer.priors import layout
 from scaledreamer.priors.scheduler import CONFIG, read_marks
 from scaledreamer.priors.sdxl import SDXLPrior
 from scaledreamer.priors.weights import WeightsError, check_weights, find_weights
+from tests.support.ldm_checkpoint import save_single_file
+from tests.test_sdxl import save_random_pipeline
 
 EDM = {"edm_mean": torch.full((1, 4, 1, 1), 1.5), "edm_std": torch.full((1, 4, 1, 1), 6.0)}
 V = {"v_pred": torch.zeros(1)}

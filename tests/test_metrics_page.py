@@ -11,10 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from evaluation_fakes import save_tiny_clip
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny_export import tiny_pipeline
 
 from scaledreamer import captions
 from scaledreamer.config_file import load_config
@@ -27,7 +25,9 @@ from scaledreamer.evaluation.validation import SCORES
 from scaledreamer.rendering.volume import VolumeRenderer
 from scaledreamer.tinyworld.grammar import ATTRIBUTES
 from scaledreamer.training import loop, regularizers
-from tests.training_fakes import write_config, write_random_prior
+from tests.support.evaluation_fakes import save_tiny_clip
+from tests.support.tiny_export import tiny_pipeline
+from tests.support.training_fakes import write_config, write_random_prior
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))

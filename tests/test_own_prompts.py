@@ -10,9 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from evaluation_fakes import Oracle, perfect_scenes, save_tiny_clip, text_vector
 from PIL import Image
-from tiny_export import tiny_pipeline
 
 from scaledreamer.evaluation import own_prompts, report
 from scaledreamer.evaluation.clip_scores import TinyClip
@@ -20,6 +18,8 @@ from scaledreamer.evaluation.ground_truth import Observer
 from scaledreamer.rendering.volume import VolumeRenderer
 from scaledreamer.tinyworld import grammar
 from scaledreamer.tinyworld.shapes import WorldScene
+from tests.support.evaluation_fakes import Oracle, perfect_scenes, save_tiny_clip, text_vector
+from tests.support.tiny_export import tiny_pipeline
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
 evaluate = importlib.import_module("evaluate")

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-from analytic_scenes import AnalyticScene, ball, box, position_color, union
 from PIL import Image
 from safetensors.torch import load_file
-from tiny_export import tiny_pipeline
 from trimesh.visual import TextureVisuals
 
 from scaledreamer.exported import SHIPPED, find_generator, read_index
 from scaledreamer.meshing.isosurface import EmptySurfaceError
 from scaledreamer.pipeline import Asset, TextTo3D
+from tests.support.analytic_scenes import AnalyticScene, ball, box, position_color, union
+from tests.support.tiny_export import tiny_pipeline
 
 PROMPT = "a red-eyed tree frog"
 

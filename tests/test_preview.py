@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from analytic_scenes import AnalyticScene, ball, box, position_color, union
 from PIL import Image
 
 from scaledreamer.asset import Asset
@@ -13,6 +12,7 @@ from scaledreamer.cameras import orbit_cameras
 from scaledreamer.meshing import backdrop, preview
 from scaledreamer.meshing.first_hits import PlainHits
 from scaledreamer.meshing.isosurface import Mesh, extract_surface
+from tests.support.analytic_scenes import AnalyticScene, ball, box, position_color, union
 
 ORBIT = orbit_cameras(8, elevation_deg=15, distance=2.6, fov_deg=41)
 SHAPE = union(ball((0.3, -0.2, 0.1), 0.3), box((0.2, 0.3, -0.2), (0.1, 0.4, 0.1)))

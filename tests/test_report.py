@@ -6,7 +6,6 @@ import json
 
 import pytest
 import torch
-from evaluation_fakes import Oracle, perfect_scenes
 
 from scaledreamer.evaluation import report
 from scaledreamer.evaluation.draws import Draw, draw_prompts
@@ -17,6 +16,7 @@ from scaledreamer.evaluation.validation import SCORES, ValidationScore
 from scaledreamer.rendering.volume import VolumeRenderer
 from scaledreamer.tinyworld import grammar
 from scaledreamer.tinyworld.grammar import SPLITS
+from tests.support.evaluation_fakes import Oracle, perfect_scenes
 
 ENTRY = {"value", "standard_error", "ceiling", "floor", "normalised"}
 RATES = {"true": (0.0, 0.0, 0.0), "united": (1.0, 0.0, 1.0), "faceless": (0.0, 1.0, 1.0)}

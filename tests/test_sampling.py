@@ -16,7 +16,7 @@ from scaledreamer.rendering.sampling import (
     stratified_depths,
     union_edges,
 )
-from tests import reference_fields
+from tests.support import reference_fields
 
 
 def generator(seed: int = 0) -> torch.Generator:

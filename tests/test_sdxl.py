@@ -25,7 +25,7 @@ from scaledreamer.prompts.encodings import EncodingCache
 from scaledreamer.tinyworld.text import build_tokenizer
 from scaledreamer.training.conditioning import PriorTerm, encode_texts
 from scaledreamer.training.step import distill
-from tests.training_fakes import write_config
+from tests.support.training_fakes import write_config
 
 PROMPTS = ["a red cat", "a blue car, side view", " ".join(["a green cube"] * 10)]
 """The last is too long and is cut."""

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-from analytic_scenes import AnalyticScene, ball, box, union
 
 from scaledreamer.meshing.isosurface import Lattice, extract_surface, march
 from scaledreamer.meshing.mesh import Mesh
 from scaledreamer.meshing.simplify import collapse_short_edges, simplify
 from scaledreamer.meshing.topology import inspect, signed_volumes
+from tests.support.analytic_scenes import AnalyticScene, ball, box, union
 
 
 def volume(mesh: Mesh) -> float:

@@ -15,7 +15,7 @@ from scaledreamer.schedules import Constant, Linear
 from scaledreamer.training.conditioning import PriorTerm, encode_texts
 from scaledreamer.training.regularizers import Regularizers
 from scaledreamer.training.step import distill, upsample
-from tests.training_fakes import RandomPrior, gradients_of, make_trainer, parameters_of
+from tests.support.training_fakes import RandomPrior, gradients_of, make_trainer, parameters_of
 
 NONE = Regularizers(num_points=8)
 

@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from analytic_scenes import AnalyticScene, ball, box, position_color, union
 
 from scaledreamer.meshing.isosurface import extract_surface
 from scaledreamer.meshing.mesh import Mesh
@@ -19,6 +18,7 @@ from scaledreamer.meshing.texture import (
     unwrap,
     visible_depths,
 )
+from tests.support.analytic_scenes import AnalyticScene, ball, box, position_color, union
 
 SHAPE = union(ball((0.0, 0.0, 0.2), 0.4), box((0, 0, -0.5), (0.5, 0.4, 0.2)))
 

@@ -8,11 +8,11 @@ import math
 import numpy as np
 import pytest
 import trimesh
-from analytic_scenes import AnalyticScene, ball, box
 
 from scaledreamer.meshing.isosurface import extract_surface
 from scaledreamer.meshing.mesh import Mesh
 from scaledreamer.meshing.topology import inspect, is_inside, label_bodies, signed_volumes
+from tests.support.analytic_scenes import AnalyticScene, ball, box
 
 TETRAHEDRON = np.array([[0, 2, 1], [0, 1, 3], [1, 2, 3], [2, 0, 3]])
 CORNER = [[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]

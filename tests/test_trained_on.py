@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny_export import tiny_pipeline
 
 from scaledreamer.exported import SHIPPED
 from scaledreamer.pipeline import TextTo3D
@@ -19,6 +18,7 @@ from scaledreamer.prompts.words import WordCount, words_of
 from scaledreamer.tinyworld import grammar
 from scaledreamer.trained_on import FILE, TrainedOn, World
 from scaledreamer.vocabulary import Vocabulary
+from tests.support.tiny_export import tiny_pipeline
 
 PROMPTS = ["a red frog", "a Green cat wearing a hat", "a blue-eyed frog"]
 FEW = TrainedOn("tinyworld", 3, PromptList(PROMPTS).words(), World(("frog", "cat"), 1))

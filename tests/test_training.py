@@ -31,7 +31,7 @@ from scaledreamer.training import loop
 from scaledreamer.training.checkpoint import load_newest
 from scaledreamer.training.metrics import Board
 from scaledreamer.training.step import Trainer
-from tests.training_fakes import (
+from tests.support.training_fakes import (
     PROMPTS,
     gradients_of,
     make_trainer,

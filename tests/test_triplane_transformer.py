@@ -16,7 +16,7 @@ from scaledreamer.config_file import load_config
 from scaledreamer.generators.triplane_transformer import TriplaneTransformer
 from scaledreamer.pipeline import TextTo3D
 from scaledreamer.scene import Scene, TextCondition
-from tests.generator_laws import (
+from tests.support.generator_laws import (
     assert_a_batch_of_two_equals_two_batches_of_one,
     assert_equal_on,
     assert_every_parameter_gets_a_gradient,
@@ -28,7 +28,7 @@ from tests.generator_laws import (
     points,
     relative,
 )
-from tests.tiny_export import tiny_pipeline
+from tests.support.tiny_export import tiny_pipeline
 
 SMALL: dict[str, Any] = {
     "width": 16,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from analytic_scenes import AnalyticScene, ball, box, position_color, union
 
 from scaledreamer.cameras import Cameras, orbit_cameras
 from scaledreamer.fields.sdf import volsdf_density
 from scaledreamer.meshing.isosurface import sample_near_surface
 from scaledreamer.meshing.turntable import Space, march_rays, render_frames
+from tests.support.analytic_scenes import AnalyticScene, ball, box, position_color, union
 
 CAMERAS = orbit_cameras(3, elevation_deg=20, distance=2.6, fov_deg=41, start_azimuth_deg=25)
 SHAPE = union(ball((0.0, 0.2, 0.3), 0.3), box((0.1, 0, -0.3), (0.4, 0.3, 0.15)))

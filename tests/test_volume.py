@@ -15,7 +15,7 @@ from scaledreamer.accounting import count
 from scaledreamer.cameras import Cameras, orbit_cameras
 from scaledreamer.fields.sdf import volsdf_density
 from scaledreamer.rendering.volume import VolumeRenderer
-from tests import reference_fields
+from tests.support import reference_fields
 
 
 @dataclass

@@ -13,7 +13,7 @@ from scaledreamer.cameras import Cameras, orbit_cameras
 from scaledreamer.fields.sdf import volsdf_density
 from scaledreamer.rendering.sampling import cube_interval
 from scaledreamer.rendering.volume import VolumeRenderer
-from tests import reference_fields
+from tests.support import reference_fields
 from tests.test_volume import FunctionScene, ball, bumpy, counted, front
 
 PUBLISHED: dict[str, Any] = {

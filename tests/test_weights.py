@@ -27,11 +27,11 @@ from scaledreamer.priors.sdxl import SDXLPrior
 from scaledreamer.priors.stable_diffusion import StableDiffusionPrior
 from scaledreamer.priors.weights import WeightsError, check_weights, find_weights
 from scaledreamer.prompts.conditioner import TextConditioner
-from tests.fake_hub import COMMIT, FakeHub, serve
-from tests.ldm_checkpoint import save_single_file
+from tests.support.fake_hub import COMMIT, FakeHub, serve
+from tests.support.ldm_checkpoint import save_single_file
+from tests.support.training_fakes import write_config
 from tests.test_sdxl import save_random_pipeline as save_sdxl
 from tests.test_stable_diffusion import save_random_pipeline
-from tests.training_fakes import write_config
 
 ROOT = Path(__file__).parent.parent
 SD = layout.STABLE_DIFFUSION

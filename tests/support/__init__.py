@@ -1,0 +1,1 @@
+"""What tests share: oracles, stand-ins and small models with random weights."""
