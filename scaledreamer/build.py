@@ -54,7 +54,7 @@ def make_generator(name: str, settings: Mapping[str, Any]) -> nn.Module:
         case "field":
             from scaledreamer.generators.field import Field as Generator
         case _:
-            accepted = ", ".join(map(repr, get_args(cfg.Generator.model_fields["name"].annotation)))
+            accepted = ", ".join(map(repr, get_args(cfg.GeneratorSettings.model_fields["name"].annotation)))
             raise ValueError(f"generator.name: got {name!r}; accepted are {accepted}.")
     try:
         missing = _missing_memory(Generator, settings)
@@ -101,7 +101,7 @@ def make_renderer(settings: Mapping[str, Any]) -> VolumeRenderer:
     return VolumeRenderer(**settings)
 
 
-def generator_settings(config: cfg.Generator) -> dict[str, Any]:
+def generator_settings(config: cfg.GeneratorSettings) -> dict[str, Any]:
     """Constructor settings of the chosen architecture, without what the conditioner decides."""
     match config.name:
         case "hyper_ingp":
@@ -115,7 +115,7 @@ def generator_settings(config: cfg.Generator) -> dict[str, Any]:
 
 
 def conditioned_settings(
-    config: cfg.Generator, *, condition_dim: int, token_dim: int | None = None
+    config: cfg.GeneratorSettings, *, condition_dim: int, token_dim: int | None = None
 ) -> dict[str, Any]:
     """All constructor settings of the chosen architecture.
 
@@ -133,7 +133,7 @@ def conditioned_settings(
     return generator_settings(config) | text
 
 
-def grid_line(config: cfg.Generator, device: torch.device) -> str | None:
+def grid_line(config: cfg.GeneratorSettings, device: torch.device) -> str | None:
     """One line on what computes the generator's hash grid on a device; None for generators without one.
 
     Raises: ValueError if the setting's choice does not work there, with how to get it.
@@ -147,12 +147,12 @@ def grid_line(config: cfg.Generator, device: torch.device) -> str | None:
         raise ValueError(f"generator.{config.name}.grid_{error}") from None
 
 
-def renderer_settings(config: cfg.Renderer) -> dict[str, Any]:
+def renderer_settings(config: cfg.RendererSettings) -> dict[str, Any]:
     """Constructor settings of the renderer."""
     return config.model_dump(exclude={"image_size", "random_background"})
 
 
-def hub_access(weights: cfg.Weights, unreachable: dict[str, str] | None = None) -> Access:
+def hub_access(weights: cfg.WeightSettings, unreachable: dict[str, str] | None = None) -> Access:
     """How hubs are asked, as configured; those in `unreachable` are not asked again."""
     from scaledreamer.priors.hub_lookup import Access
 
@@ -202,7 +202,7 @@ def fit_whitening(generator: nn.Module, conditioner: TextConditioner, prompts: S
             module.fit(torch.cat([conditioner(chunk).pooled for chunk in chunks]))
 
 
-def build_prompts(config: cfg.Prompts) -> list[str]:
+def build_prompts(config: cfg.PromptSettings) -> list[str]:
     """Training prompts of a corpus or file, in memory."""
     from scaledreamer.prompts.corpus import corpus_file, read_prompts, split_prompts, tinyworld_prompts
     from scaledreamer.prompts.shard_writer import shuffled
@@ -224,7 +224,7 @@ def build_prompts(config: cfg.Prompts) -> list[str]:
     return kept[: config.limit]
 
 
-def build_prompt_source(config: cfg.Prompts) -> PromptSource:
+def build_prompt_source(config: cfg.PromptSettings) -> PromptSource:
     """Where the stream reads from: memory, or shards, which are made or copied here if need be."""
     from scaledreamer.prompts.remote import shard_files
     from scaledreamer.prompts.shard_writer import build_once, shuffled
@@ -333,7 +333,7 @@ def _download_size(found: Availability | Found) -> str:
     return f"{len(found.missing_files)} files, {found.num_bytes / 2**30:.2f} GiB"
 
 
-def conditioner_places(config: cfg.Conditioner, weights: cfg.Weights) -> dict[str, Any]:
+def conditioner_places(config: cfg.ConditionerSettings, weights: cfg.WeightSettings) -> dict[str, Any]:
     """Arguments of `check_weights` and `find_weights`."""
     from scaledreamer.priors.layout import TEXT_ENCODER
 
@@ -343,7 +343,7 @@ def conditioner_places(config: cfg.Conditioner, weights: cfg.Weights) -> dict[st
     return places | ({"models": config.models} if config.models else SHIPPED_PLACES)
 
 
-def prior_places(config: cfg.Prior, weights: cfg.Weights) -> dict[str, Any]:
+def prior_places(config: cfg.PriorSettings, weights: cfg.WeightSettings) -> dict[str, Any]:
     """Arguments of `check_weights` and `find_weights`."""
     from scaledreamer.priors.layout import SDXL, STABLE_DIFFUSION
 
@@ -356,7 +356,7 @@ def prior_places(config: cfg.Prior, weights: cfg.Weights) -> dict[str, Any]:
 
 
 def build_conditioner(
-    config: cfg.Conditioner, weights: cfg.Weights, device: torch.device | str
+    config: cfg.ConditionerSettings, weights: cfg.WeightSettings, device: torch.device | str
 ) -> TextConditioner:
     """The generator's text encoder, frozen, on a device; downloaded if need be."""
     from scaledreamer.priors.weights import WeightsError, find_weights
@@ -371,7 +371,7 @@ def build_conditioner(
 
 
 def build_prior(
-    config: cfg.Prior, weights: cfg.Weights, device: torch.device | str, key: str = "priors.N"
+    config: cfg.PriorSettings, weights: cfg.WeightSettings, device: torch.device | str, key: str = "priors.N"
 ) -> DiffusionPrior:
     """A frozen prior on a device, downloaded if need be, run as its settings say.
 
@@ -411,8 +411,8 @@ def build_prior(
 
 
 def build_prior_terms(
-    configs: list[cfg.Prior],
-    weights: cfg.Weights,
+    configs: list[cfg.PriorSettings],
+    weights: cfg.WeightSettings,
     device: torch.device,
     text_cache: int,
     source: PromptSource | None = None,
@@ -466,7 +466,7 @@ def _encode_all(term: PriorTerm, source: PromptSource | None, text_cache: int, k
     prior.drop_text_encoder()
 
 
-def build_regularizers(config: cfg.Regularizers, max_steps: int) -> Regularizers:
+def build_regularizers(config: cfg.RegularizerSettings, max_steps: int) -> Regularizers:
     """All regularizers with their schedules."""
     from scaledreamer.training.regularizers import NAMES, Regularizers
 
@@ -479,7 +479,7 @@ def build_regularizers(config: cfg.Regularizers, max_steps: int) -> Regularizers
     return Regularizers(**weights, num_points=config.eikonal.num_points, epsilon=config.eikonal.epsilon)
 
 
-def build_views(cameras: cfg.Cameras, renderer: cfg.Renderer, max_steps: int) -> Views:
+def build_views(cameras: cfg.CameraSettings, renderer: cfg.RendererSettings, max_steps: int) -> Views:
     """Which cameras look at a scene, and how many pixels they see."""
     from scaledreamer.training.step import Views
 
@@ -493,7 +493,7 @@ def build_views(cameras: cfg.Cameras, renderer: cfg.Renderer, max_steps: int) ->
     )
 
 
-def build_distillation(config: cfg.Distillation, max_steps: int) -> Distillation:
+def build_distillation(config: cfg.DistillationSettings, max_steps: int) -> Distillation:
     """Method, timesteps and pixel clipping."""
     from scaledreamer.training.step import Distillation
 

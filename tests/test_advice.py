@@ -10,8 +10,7 @@ import torch
 import yaml
 
 from scaledreamer import build
-from scaledreamer.config import Config
-from scaledreamer.config_file import load_config
+from scaledreamer.config import Config, load_config
 
 ROOT = Path(__file__).parent.parent
 

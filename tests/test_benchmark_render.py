@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import pytest
 
-from scaledreamer.config import Generator
+from scaledreamer.config import GeneratorSettings
 
 TOOLS = Path(__file__).parent.parent / "tools"
 
@@ -64,7 +64,7 @@ def test_generator_measures_every_architecture(main: Any, tmp_path: Path, capsys
     options = ["--prompts", "2", "--repeats", "1", "--points", "64"]
     assert main(["generator", *options, "--json", str(tmp_path / "report.json")]) == 0
     report = json.loads((tmp_path / "report.json").read_text())
-    assert set(report["rows"]) == set(get_args(Generator.model_fields["name"].annotation))
+    assert set(report["rows"]) == set(get_args(GeneratorSettings.model_fields["name"].annotation))
     text = capsys.readouterr().out
     for name, row in report["rows"].items():
         assert name in text

@@ -11,8 +11,7 @@ import torch
 import yaml
 
 from scaledreamer import build
-from scaledreamer.config import Config
-from scaledreamer.config_file import dump_config, flatten, load_config, parse_config, read_yaml, valid_keys
+from scaledreamer.config import Config, dump_config, flatten, load_config, parse_config, read_yaml, valid_keys
 
 ROOT = Path(__file__).parent.parent
 
@@ -110,7 +109,7 @@ def test_image_size_is_a_number_or_a_schedule_and_memory_is_for_the_largest() ->
 
 def test_config_and_help_need_no_torch() -> None:
     code = (
-        "import sys, contextlib, scaledreamer.config_file, scaledreamer.build, scaledreamer.cli.train as t\n"
+        "import sys, contextlib, scaledreamer.config, scaledreamer.build, scaledreamer.cli.train as t\n"
         "with contextlib.suppress(SystemExit): t.main(['--help'])\n"
         "assert 'torch' not in sys.modules and 'numpy' not in sys.modules\n"
     )

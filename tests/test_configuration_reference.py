@@ -10,8 +10,7 @@ from typing import Annotated, Any
 import pytest
 from pydantic import BaseModel, Field
 
-from scaledreamer.config import Config
-from scaledreamer.config_file import flatten, load_config, valid_keys
+from scaledreamer.config import Config, flatten, load_config, valid_keys
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from scaledreamer.build import make_generator as build_generator
 from scaledreamer.cli.train import main
-from scaledreamer.config_file import load_config
+from scaledreamer.config import load_config
 from scaledreamer.doctor import networks
 from scaledreamer.generators.conv3d_net import Conv3DNet
 from scaledreamer.generators.styled import Dense, StyledConv, modulated_conv3d

@@ -16,7 +16,7 @@ import pytest
 
 from scaledreamer.build import TINY_PRIOR
 from scaledreamer.cli import doctor
-from scaledreamer.config_file import load_config
+from scaledreamer.config import load_config
 from scaledreamer.doctor import files, machine, memory, networks, speed
 from scaledreamer.doctor.child import ChildError, ask
 from scaledreamer.doctor.findings import WIDTH, Finding, Section, num_errors, size, summary
@@ -27,7 +27,7 @@ LARGER = ["training.batch_size=16", "renderer.image_size=64", "generator.hyper_i
 STEPS = """
 import sys
 from scaledreamer.build import build_trainer
-from scaledreamer.config_file import load_config
+from scaledreamer.config import load_config
 from scaledreamer.training.process import start_process
 trainer = build_trainer(load_config("tiny", sys.argv[1:]), start_process("cpu"))
 for step in range(3):

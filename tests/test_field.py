@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from scaledreamer import build
-from scaledreamer.config import Config
-from scaledreamer.config_file import load_config
+from scaledreamer.config import Config, load_config
 from scaledreamer.doctor.files import check_prompts
 from scaledreamer.generators.field import Field, noise_at
 from scaledreamer.pipeline import TextTo3D

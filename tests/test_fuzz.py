@@ -16,8 +16,7 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from scaledreamer.config import Config
-from scaledreamer.config_file import dump_config, flatten, load_config, valid_keys
+from scaledreamer.config import Config, dump_config, flatten, load_config, valid_keys
 from scaledreamer.exported import INDEX, WEIGHTS, read_index
 from scaledreamer.meshing.export import file_stem
 from scaledreamer.pipeline import TextTo3D

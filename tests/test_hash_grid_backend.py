@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from scaledreamer import build
-from scaledreamer.config_file import load_config
+from scaledreamer.config import load_config
 from scaledreamer.fields import hash_grid_backend
 from scaledreamer.fields.hash_grid import HashGrid
 from scaledreamer.fields.hash_grid_backend import INSTALL, choose_backend

@@ -10,7 +10,7 @@ import pytest
 
 from scaledreamer import build
 from scaledreamer.cli.infer_options import make_parser
-from scaledreamer.config_file import load_config
+from scaledreamer.config import load_config
 from scaledreamer.doctor import files as doctor
 from scaledreamer.exported import find_generator
 from scaledreamer.home import expand_home

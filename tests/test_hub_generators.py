@@ -15,8 +15,7 @@ import torch
 
 from scaledreamer import build
 from scaledreamer.cli import infer
-from scaledreamer.config import Config, Generator, Weights
-from scaledreamer.config_file import load_config
+from scaledreamer.config import Config, GeneratorSettings, WeightSettings, load_config
 from scaledreamer.doctor.files import check_models as doctor_check_models
 from scaledreamer.exported import check_files, check_generator, find_generator, read_index
 from scaledreamer.pipeline import TextTo3D
@@ -72,7 +71,7 @@ def hub(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 
 def config_with(start: str, **weights: Any) -> Config:
-    return Config(generator=Generator(start=start), weights=Weights(**weights))
+    return Config(generator=GeneratorSettings(start=start), weights=WeightSettings(**weights))
 
 
 def test_exactly_the_files_of_the_export_are_downloaded_once(hub: FakeHub, exported: Path) -> None:

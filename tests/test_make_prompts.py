@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from scaledreamer.build import build_prompts
-from scaledreamer.config_file import load_config
+from scaledreamer.config import load_config
 from scaledreamer.prompts.check import check_prompt
 from scaledreamer.prompts.corpus import comparison_key, split_prompts
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from scaledreamer import build
 from scaledreamer.cli import train
-from scaledreamer.config_file import load_config
+from scaledreamer.config import load_config
 from scaledreamer.doctor.files import check_models
 from scaledreamer.priors import layout
 from scaledreamer.priors.scheduler import CONFIG, read_marks

@@ -15,7 +15,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from scaledreamer import captions
-from scaledreamer.config_file import load_config
+from scaledreamer.config import load_config
 from scaledreamer.evaluation.clip_scores import TinyClip
 from scaledreamer.evaluation.faces import SHARED, FaceProbe
 from scaledreamer.evaluation.ground_truth import Observer

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from scaledreamer.accounting import count
 from scaledreamer.build import build_prior, build_prior_terms
-from scaledreamer.config import Prior, Weights
+from scaledreamer.config import PriorSettings, WeightSettings
 from scaledreamer.priors import latent_diffusion
 from scaledreamer.priors.cost import StepInputs
 from scaledreamer.priors.full_size import assemble, fill_with_noise, full_size
@@ -175,7 +175,9 @@ def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch):
         r"^priors\.0\.tinyworld\.compile: needs a compiler, and none of g\+\+, clang\+\+, c\+\+ is there"
     )
     with pytest.raises(ValueError, match=message):
-        build_prior_terms([Prior(tinyworld={"compile": True})], Weights(), torch.device("cpu"), 10)
+        build_prior_terms(
+            [PriorSettings(tinyworld={"compile": True})], WeightSettings(), torch.device("cpu"), 10
+        )
     with pytest.raises(ValueError, match=r"^x: needs a compiler, and none of gcc, clang, cc is there"):
         check_compiler("x", torch.device("cuda"))
     check_compiler("x", torch.device("cpu"), backend="eager")
@@ -183,7 +185,7 @@ def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch):
 
 def test_cuda_graphs_need_a_gpu():
     with pytest.raises(ValueError, match=r"^priors\.N\.tinyworld\.cuda_graphs: needs a GPU, .* on cpu"):
-        build_prior(Prior(tinyworld={"compile": True, "cuda_graphs": True}), Weights(), "cpu")
+        build_prior(PriorSettings(tinyworld={"compile": True, "cuda_graphs": True}), WeightSettings(), "cpu")
 
 
 @pytest.mark.gpu
@@ -199,9 +201,9 @@ def test_replayed_networks_give_the_same():
 
 
 def test_full_precision_is_refused_on_a_gpu(folder: Path):
-    config = Prior(name="sdxl", model=str(folder), sdxl={"dtype": "float32"})
+    config = PriorSettings(name="sdxl", model=str(folder), sdxl={"dtype": "float32"})
     with pytest.raises(ValueError, match=r"^priors\.0\.sdxl\.dtype: got 'float32' on a GPU"):
-        build_prior_terms([config], Weights(), torch.device("cuda"), 10)
+        build_prior_terms([config], WeightSettings(), torch.device("cuda"), 10)
     for name, dtype, device in (
         ("tinyworld", torch.float32, "cuda:1"),
         ("sdxl", torch.bfloat16, "cuda"),
@@ -255,8 +257,8 @@ def test_images_of_another_size_are_refused(folder: Path):
 @pytest.mark.parametrize("name", ["sdxl", "tinyworld"])
 def test_a_freed_text_encoder_is_gone_and_missed(folder: Path, name: str):
     model = str(folder) if name == "sdxl" else None
-    config = Prior(name=name, model=model, sdxl={"dtype": "float32"})
-    (term,) = build_prior_terms([config], Weights(), torch.device("cpu"), 10)
+    config = PriorSettings(name=name, model=model, sdxl={"dtype": "float32"})
+    (term,) = build_prior_terms([config], WeightSettings(), torch.device("cpu"), 10)
     prior: Any = term.prior
     before = term.texts(["a red cat", ""])
     assert "text_encoder" in prior.networks()

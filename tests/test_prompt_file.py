@@ -15,7 +15,7 @@ import pytest
 from scaledreamer.build import build_prompts
 from scaledreamer.cli.infer_options import make_parser
 from scaledreamer.cli.infer_prompts import read_prompts
-from scaledreamer.config import Prompts
+from scaledreamer.config import PromptSettings
 from scaledreamer.prompts.importing import import_prompts
 from scaledreamer.prompts.prompt_file import (
     MAX_NAMED,
@@ -36,7 +36,7 @@ def of_import(path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def of_training(path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    return build_prompts(Prompts(file=str(path)))
+    return build_prompts(PromptSettings(file=str(path)))
 
 
 def of_inference(path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:

@@ -11,8 +11,7 @@ import pytest
 
 from scaledreamer.build import TINY_PRIOR, build_prompt_source, check_embeddings
 from scaledreamer.cli.train import main
-from scaledreamer.config import Prompts
-from scaledreamer.config_file import parse_config
+from scaledreamer.config import PromptSettings, parse_config
 from scaledreamer.prompts.check import normalize_prompt
 from scaledreamer.prompts.conditioner import TextConditioner
 from scaledreamer.prompts.corpus import comparison_key, read_prompts, split_prompts
@@ -34,8 +33,8 @@ def corpus(tmp_path: Path) -> Path:
 
 
 def test_a_file_in_memory_and_in_shards_holds_the_same_prompts(corpus: Path, tmp_path: Path) -> None:
-    plain = build_prompt_source(Prompts(file=str(corpus)))
-    sharded = build_prompt_source(Prompts(file=str(corpus), shard_size=8, cache=str(tmp_path)))
+    plain = build_prompt_source(PromptSettings(file=str(corpus)))
+    sharded = build_prompt_source(PromptSettings(file=str(corpus), shard_size=8, cache=str(tmp_path)))
     assert isinstance(plain, PromptList)
     read = [sharded.read(i // 8, [i % 8]).prompts[0] for i in range(30)]
     assert sorted(read) == sorted(plain.read(0, range(30)).prompts) == sorted(PROMPTS)
@@ -45,7 +44,7 @@ def test_a_file_in_memory_and_in_shards_holds_the_same_prompts(corpus: Path, tmp
 def test_shards_of_a_corpus_are_made_once_and_anew_when_it_changes(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = Prompts(file=str(corpus), shard_size=8, cache=str(tmp_path / "cache"))
+    config = PromptSettings(file=str(corpus), shard_size=8, cache=str(tmp_path / "cache"))
     first = build_prompt_source(config)
     assert "made shard 4 of" in capsys.readouterr().out
     assert build_prompt_source(config).fingerprint == first.fingerprint
@@ -71,7 +70,7 @@ def test_stored_embeddings_belong_to_the_conditioner(tmp_path: Path) -> None:
         encode=encode,
         encoder=Encoder("tinyworld", conditioner.fingerprint()),
     )
-    source = build_prompt_source(Prompts(shards=str(tmp_path / "shards")))
+    source = build_prompt_source(PromptSettings(shards=str(tmp_path / "shards")))
     assert check_embeddings(source, conditioner)
     with pytest.raises(ValueError, match=r"prompts\.shards: they carry embeddings of the encoder tinyworld"):
         check_embeddings(source, other)

@@ -17,8 +17,7 @@ import pytest
 import torch
 
 from scaledreamer.build import build_views, make_renderer, renderer_settings
-from scaledreamer.config import Config
-from scaledreamer.config_file import flatten, load_config
+from scaledreamer.config import Config, flatten, load_config
 from scaledreamer.evaluation.ground_truth import sharpened
 from scaledreamer.rendering.volume import VolumeRenderer
 from scaledreamer.schedules import parse_schedule

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from scaledreamer.build import build_prior, build_prior_terms
 from scaledreamer.cli.train import main
-from scaledreamer.config import Prior, Weights
+from scaledreamer.config import PriorSettings, WeightSettings
 from scaledreamer.priors.base import TextEmbedding
 from scaledreamer.priors.sdxl import LAYOUT, SDXLPrior
 from scaledreamer.priors.stable_diffusion import StableDiffusionPrior
@@ -302,7 +302,9 @@ def test_autoencoder_is_float32_unless_marked_safe(
     copy: Path, force_upcast: bool, expected: torch.dtype
 ) -> None:
     change_json(copy / "vae" / "config.json", force_upcast=force_upcast)
-    prior = build_prior(Prior(name="sdxl", model=str(copy), sdxl={"dtype": "bfloat16"}), Weights(), "cpu")
+    prior = build_prior(
+        PriorSettings(name="sdxl", model=str(copy), sdxl={"dtype": "bfloat16"}), WeightSettings(), "cpu"
+    )
     assert isinstance(prior, SDXLPrior)
     assert (prior._autoencoder.dtype, prior._unet.dtype) == (expected, torch.bfloat16)
     text = prior.encode_text(PROMPTS)
@@ -408,14 +410,15 @@ def test_the_other_loader_says_whose_the_folder_is(folder: Path) -> None:
 def test_the_key_of_a_prior_that_cannot_be_loaded_is_named(folder: Path, copy: Path) -> None:
     shutil.rmtree(copy / "text_encoder_2")
     priors = [
-        Prior(name="sdxl", model=str(path), sdxl={"dtype": "float32"}, weight=2.0) for path in (folder, copy)
+        PriorSettings(name="sdxl", model=str(path), sdxl={"dtype": "float32"}, weight=2.0)
+        for path in (folder, copy)
     ]
-    (term,) = build_prior_terms(priors[:1], Weights(), torch.device("cpu"), 10)
+    (term,) = build_prior_terms(priors[:1], WeightSettings(), torch.device("cpu"), 10)
     assert isinstance(term.prior, SDXLPrior) and term.weight == 2 and term.texts(["a cat"]).pooled is not None
     with pytest.raises(ValueError, match=r"^priors\.1: prior .*copy: no text_encoder_2/ in this folder"):
-        build_prior_terms(priors, Weights(), torch.device("cpu"), 10)
+        build_prior_terms(priors, WeightSettings(), torch.device("cpu"), 10)
 
 
 def test_the_model_has_to_be_given() -> None:
     with pytest.raises(ValueError, match=r"\.model: missing; sdxl needs a hub id or a folder"):
-        Prior(name="sdxl")
+        PriorSettings(name="sdxl")

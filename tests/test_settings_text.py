@@ -9,7 +9,7 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from scaledreamer.config_file import dump_config, flatten, load_config, parse_config, read_yaml
+from scaledreamer.config import dump_config, flatten, load_config, parse_config, read_yaml
 from scaledreamer.settings_text import Dumper, Loader, parse_setting
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils.tensorboard.summary import scalar
 
 from scaledreamer.cli.train import main
-from scaledreamer.config_file import load_config
+from scaledreamer.config import load_config
 from scaledreamer.files import append
 from scaledreamer.pipeline import TextTo3D
 from scaledreamer.trained_on import TrainedOn

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from scaledreamer.cli.train import out_of_memory
-from scaledreamer.config_file import load_config
+from scaledreamer.config import load_config
 from scaledreamer.evaluation.clip_scores import TinyClip
 from scaledreamer.priors.stable_diffusion import StableDiffusionPrior
 

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from scaledreamer import build
-from scaledreamer.config import Generator
-from scaledreamer.config_file import load_config
+from scaledreamer.config import GeneratorSettings, load_config
 from scaledreamer.generators.triplane_transformer import TriplaneTransformer
 from scaledreamer.pipeline import TextTo3D
 from scaledreamer.scene import Scene, TextCondition
@@ -93,7 +92,7 @@ def test_activations_begin_with_a_deviation_near_one_at_any_depth(num_layers: in
 
 
 def test_default_sizes_fit_into_six_megabytes() -> None:
-    settings = build.conditioned_settings(Generator(name="triplane_transformer"), condition_dim=128)
+    settings = build.conditioned_settings(GeneratorSettings(name="triplane_transformer"), condition_dim=128)
     generator = build.make_generator("triplane_transformer", settings)
     assert sum(p.numel() for p in generator.parameters()) < 3_000_000
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from scaledreamer import build
-from scaledreamer.config_file import load_config
+from scaledreamer.config import load_config
 from scaledreamer.generators.hyper_ingp import HyperINGP
 from scaledreamer.generators.whitening import MIN_DEVIATION, TextWhitening
 from scaledreamer.prompts.conditioner import TextConditioner

@@ -39,7 +39,7 @@ from _benchmark_render import add_options as add_render_options
 from _benchmark_render import format_render, measure_render
 
 from scaledreamer.cli import fail, program
-from scaledreamer.config_file import load_config
+from scaledreamer.config import load_config
 
 if TYPE_CHECKING:
     from scaledreamer.config import Config

@@ -147,7 +147,7 @@ def load_conditioner(place: str) -> TextConditioner:
     from scaledreamer.priors.weights import WeightsError, check_weights
 
     logging.disable_progress_bar()
-    section, weights = config.Conditioner(name="clip", model=place), config.Weights()
+    section, weights = config.ConditionerSettings(name="clip", model=place), config.WeightSettings()
     try:
         check_weights(**build.conditioner_places(section, weights))
         return build.build_conditioner(section, weights, "cpu")

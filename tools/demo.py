@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import evaluate
 
 from scaledreamer.cli import fail, program
-from scaledreamer.config_file import load_config
+from scaledreamer.config import load_config
 from scaledreamer.tinyworld import grammar
 from scaledreamer.tinyworld.grammar import Meaning
 

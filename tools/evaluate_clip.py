@@ -22,7 +22,7 @@ from torch import Tensor
 from scaledreamer.build import make_renderer, renderer_settings
 from scaledreamer.cameras import Cameras
 from scaledreamer.cli import program
-from scaledreamer.config import Renderer
+from scaledreamer.config import RendererSettings
 from scaledreamer.evaluation import janus_cache
 from scaledreamer.evaluation.clip_scores import (
     TINY_CLIP,
@@ -83,7 +83,7 @@ def main() -> None:
     args = parser.parse_args()
 
     encoder = TinyClip.from_pretrained(args.clip)
-    observer = Observer(sharpened(make_renderer(renderer_settings(Renderer()))))
+    observer = Observer(sharpened(make_renderer(renderer_settings(RendererSettings()))))
     if args.only_janus:
         test = make_janus_test(encoder, observer)
         key = janus_cache.test_key(encoder.fingerprint, observer)

@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from scaledreamer import build
 from scaledreamer.cameras import Cameras
 from scaledreamer.cli import Parser, fail, program
-from scaledreamer.config_file import load_config
+from scaledreamer.config import load_config
 from scaledreamer.exported import INDEX
 from scaledreamer.pipeline import TextTo3D
 from scaledreamer.tinyworld import dataset, grammar

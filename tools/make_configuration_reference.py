@@ -1,4 +1,4 @@
-"""Writes docs/configuration.md, the table of all settings, from `scaledreamer/config.py`. Needs no torch.
+"""Writes docs/configuration.md, the table of all settings, from `scaledreamer/config/`. Needs no torch.
 
     python tools/make_configuration_reference.py [--check]
 
@@ -21,13 +21,13 @@ from pydantic.fields import FieldInfo
 
 from scaledreamer import config as cfg
 from scaledreamer.cli import program
-from scaledreamer.config_file import valid_keys
+from scaledreamer.config import types, valid_keys
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
 
 HEAD = """# Configuration
 
-Every setting of a training run, with its default. This page is made from `scaledreamer/config.py` by
+Every setting of a training run, with its default. This page is made from `scaledreamer/config/` by
 
     python tools/make_configuration_reference.py
 
@@ -176,16 +176,16 @@ def _alternatives(annotation: Any) -> tuple[Any, ...]:
 
 def _words(kind: Any, metadata: list[Any]) -> str:
     functions = [item.func for item in metadata if hasattr(item, "func")]
-    # The limits that `_schedule_from` and `_range_from` have given their checks.
+    # The limits that `schedule_from` and `range_from` have given their checks.
     closures = [inspect.getclosurevars(inspect.unwrap(function)).nonlocals for function in functions]
     limits = next(((each["low"], each["high"]) for each in closures if "low" in each), None)
-    if cfg._schedule in functions:
+    if types.check_schedule in functions:
         return "Schedule" + (f", {_between(*limits)}" if limits else "")
-    if cfg._check_size in functions:
+    if types.check_size in functions:
         return "Schedule, whole numbers from 4 to 1024"
-    if cfg._check_betas in functions or cfg._check_optional_betas in functions:
+    if types.check_betas in functions or types.check_optional_betas in functions:
         return "two numbers, each from 0 to below 1"
-    if cfg._check_weights in functions:
+    if types.check_weights in functions:
         return "three numbers, each at least 0"
     if kind == list[float] and limits:
         return f"Range, within {_between(*limits)}"
@@ -240,7 +240,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(PAGE)
     elif not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != text:
         command = "python tools/make_configuration_reference.py"
-        print(f"error: {PAGE} differs from scaledreamer/config.py; run {command}", file=sys.stderr)
+        print(f"error: {PAGE} differs from scaledreamer/config/; run {command}", file=sys.stderr)
         return 1
     return 0
 

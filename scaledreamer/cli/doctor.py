@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _load(path: str | None, settings: list[str]) -> Config | None:
     if path is None and not settings:
         return None
-    from scaledreamer.config_file import load_config
+    from scaledreamer.config import load_config
 
     return load_config(path, settings)
 

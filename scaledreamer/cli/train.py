@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status."""
     arguments = make_parser().parse_intermixed_args(argv)
     from scaledreamer.build import check_models
-    from scaledreamer.config_file import load_config
+    from scaledreamer.config import load_config
 
     try:
         config = load_config(arguments.config, arguments.settings)

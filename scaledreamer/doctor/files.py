@@ -17,7 +17,7 @@ from scaledreamer.build import (
     hub_access,
     prior_places,
 )
-from scaledreamer.config import Config, Prompts
+from scaledreamer.config import Config, PromptSettings
 from scaledreamer.doctor.findings import Section, one_line, size
 from scaledreamer.exported import check_generator
 from scaledreamer.home import expand_home
@@ -177,7 +177,7 @@ def check_disk(config: Config, *, num_parameters: int, download_bytes: int, num_
 
 
 def _check_cache(
-    section: Section, prompts: Prompts, num_prompts: int, needs: list[tuple[Path, str, int]]
+    section: Section, prompts: PromptSettings, num_prompts: int, needs: list[tuple[Path, str, int]]
 ) -> None:
     """The folder for shards, if there will be some in it."""
     shards = prompts.shards or ""

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from scaledreamer.config import Config
-from scaledreamer.config_file import load_config
+from scaledreamer.config import Config, load_config
 from scaledreamer.doctor import networks
 from scaledreamer.doctor.child import ask
 from scaledreamer.doctor.files import Model, num_moments
@@ -31,7 +30,7 @@ from scaledreamer.doctor.child import peak_bytes
 from scaledreamer.doctor.memory import smallest_run
 import scaledreamer.training.loop
 from scaledreamer.build import build_prompts, build_trainer
-from scaledreamer.config_file import parse_config
+from scaledreamer.config import parse_config
 from scaledreamer.prompts.source import PromptList
 from scaledreamer.training.process import start_process
 trainer = build_trainer(smallest_run(), start_process("cpu"))

@@ -47,7 +47,7 @@ def conditioner_bytes(model: Model) -> int:
     return 4 * sum(parameter.numel() for parameter in network.parameters())
 
 
-def meta_prior(config: cfg.Prior, model: Model) -> LatentDiffusionPrior:
+def meta_prior(config: cfg.PriorSettings, model: Model) -> LatentDiffusionPrior:
     """A prior on the meta device, run as configured; of the guessed full-size family where its files are not
     here.
 
@@ -73,7 +73,7 @@ def meta_prior(config: cfg.Prior, model: Model) -> LatentDiffusionPrior:
     return prior
 
 
-def cost_of(prior: LatentDiffusionPrior, config: cfg.Prior, method: str, images: int) -> PriorCost:
+def cost_of(prior: LatentDiffusionPrior, config: cfg.PriorSettings, method: str, images: int) -> PriorCost:
     """A prior's part of one backward pass of a step."""
     branches = {"asd": 3}.get(method, 2)
     if config.perp_neg > 0 and method != "csd":
@@ -111,7 +111,7 @@ def _text_encoder(folder: Path, number: str) -> nn.Module:
 # --- the generator -----------------------------------------------------------------------------------------
 
 
-def num_parameters(config: cfg.Generator, width: int) -> dict[str, int]:
+def num_parameters(config: cfg.GeneratorSettings, width: int) -> dict[str, int]:
     """Of the generator's parts."""
     settings = build.conditioned_settings(config, condition_dim=width)
     with torch.device("meta"):
@@ -157,7 +157,7 @@ class RenderCost:
         self.peak_bytes = max(peak + made.kept_bytes, made.peak_bytes)
 
 
-def _small(config: cfg.Generator) -> dict[str, Any]:
+def _small(config: cfg.GeneratorSettings) -> dict[str, Any]:
     """Settings of a generator whose points cost the same, and everything before them next to nothing."""
     settings = build.conditioned_settings(config, condition_dim=8)
     match config.name:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from scaledreamer.config import Config
-from scaledreamer.config_file import parse_config
+from scaledreamer.config import Config, parse_config
 from scaledreamer.doctor.child import ChildError, ask, peak_bytes
 from scaledreamer.doctor.findings import Section, one_line, size
 from scaledreamer.doctor.memory import Estimate, rank_prompts

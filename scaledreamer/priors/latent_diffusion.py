@@ -184,7 +184,7 @@ class LatentDiffusionPrior:
         backend: str = "inductor",
     ) -> None:
         """Settles how the networks are run, once, before their first call; see
-        `scaledreamer.config.LatentDiffusionPrior` for the settings.
+        `scaledreamer.config.LatentDiffusionSettings` for the settings.
 
         Encoding in parts or tiles computes each of them twice where a gradient is asked for, so that the
         graph of one alone is alive; the autoencoder is then compiled without CUDA graphs.

@@ -19,8 +19,7 @@ import torch.distributed as dist
 
 from scaledreamer.build import build_trainer, build_validation, hub_access, make_renderer, renderer_settings
 from scaledreamer.cameras import orbit_cameras
-from scaledreamer.config import Config
-from scaledreamer.config_file import dump_config, flatten
+from scaledreamer.config import Config, dump_config, flatten
 from scaledreamer.exported import find_generator
 from scaledreamer.files import replace_text
 from scaledreamer.os_errors import one_line

@@ -8,8 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from scaledreamer.config import Config
-from scaledreamer.config_file import read_yaml
+from scaledreamer.config import Config, read_yaml
 from scaledreamer.exported import INDEX
 from scaledreamer.files import clean_up, clean_up_beside, is_mount_point, moved_aside
 from scaledreamer.os_errors import advice, reason

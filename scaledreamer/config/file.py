@@ -14,11 +14,12 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from scaledreamer.config import KEY, Config
+from scaledreamer.config.run import Config
+from scaledreamer.config.types import KEY
 from scaledreamer.home import expand_home
 from scaledreamer.settings_text import Dumper, Loader, parse_setting
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parent.parent
 SHIPPED = (PACKAGE / "configs", PACKAGE.parent / "configs")
 """Where the shipped configurations are: installed from a wheel, or in the repository."""
 
