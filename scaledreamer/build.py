@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from torch import nn
 
     from scaledreamer.evaluation.validation import ValidationScore
+    from scaledreamer.launch.process import Process
     from scaledreamer.priors.base import DiffusionPrior
-    from scaledreamer.priors.hub_lookup import Access, Found
-    from scaledreamer.priors.weights import Availability
     from scaledreamer.prompts.conditioner import TextConditioner
     from scaledreamer.prompts.source import PromptSource
     from scaledreamer.rendering.volume import VolumeRenderer
     from scaledreamer.training.conditioning import PriorTerm
-    from scaledreamer.training.process import Process
     from scaledreamer.training.regularizers import Regularizers
     from scaledreamer.training.step import Distillation, Trainer, Views
+    from scaledreamer.weights.find import Availability
+    from scaledreamer.weights.hub_lookup import Access, Found
 
 ASSETS = Path(__file__).parent / "assets"
 TINY_PRIOR = ASSETS / "tiny_prior"
@@ -154,7 +154,7 @@ def renderer_settings(config: cfg.RendererSettings) -> dict[str, Any]:
 
 def hub_access(weights: cfg.WeightSettings, unreachable: dict[str, str] | None = None) -> Access:
     """How hubs are asked, as configured; those in `unreachable` are not asked again."""
-    from scaledreamer.priors.hub_lookup import Access
+    from scaledreamer.weights.hub_lookup import Access
 
     known = {} if unreachable is None else unreachable
     return Access(mirrors=weights.mirrors, offline=weights.offline, unreachable=known)
@@ -304,7 +304,7 @@ def check_models(config: cfg.Config) -> list[str]:
     Raises: ValueError, in less than 10 seconds, with the key of a model that cannot be had.
     """
     from scaledreamer.exported import check_generator
-    from scaledreamer.priors.weights import WeightsError, check_weights
+    from scaledreamer.weights.find import WeightsError, check_weights
 
     unreachable: dict[str, str] = {}
     keys = [("conditioner", conditioner_places(config.conditioner, config.weights))]
@@ -335,7 +335,7 @@ def _download_size(found: Availability | Found) -> str:
 
 def conditioner_places(config: cfg.ConditionerSettings, weights: cfg.WeightSettings) -> dict[str, Any]:
     """Arguments of `check_weights` and `find_weights`."""
-    from scaledreamer.priors.layout import TEXT_ENCODER
+    from scaledreamer.weights.layout import TEXT_ENCODER
 
     if config.name == "clip" and not config.models:
         raise ValueError("conditioner.model: missing; clip needs a folder or a hub id.")
@@ -345,7 +345,7 @@ def conditioner_places(config: cfg.ConditionerSettings, weights: cfg.WeightSetti
 
 def prior_places(config: cfg.PriorSettings, weights: cfg.WeightSettings) -> dict[str, Any]:
     """Arguments of `check_weights` and `find_weights`."""
-    from scaledreamer.priors.layout import SDXL, STABLE_DIFFUSION
+    from scaledreamer.weights.layout import SDXL, STABLE_DIFFUSION
 
     places = {
         "parts": SDXL if config.name == "sdxl" else STABLE_DIFFUSION,
@@ -359,8 +359,8 @@ def build_conditioner(
     config: cfg.ConditionerSettings, weights: cfg.WeightSettings, device: torch.device | str
 ) -> TextConditioner:
     """The generator's text encoder, frozen, on a device; downloaded if need be."""
-    from scaledreamer.priors.weights import WeightsError, find_weights
     from scaledreamer.prompts.conditioner import TextConditioner
+    from scaledreamer.weights.find import WeightsError, find_weights
 
     try:
         found = find_weights(**conditioner_places(config, weights))
@@ -384,7 +384,7 @@ def build_prior(
     import torch
 
     from scaledreamer.priors.latent_diffusion import check_dtype
-    from scaledreamer.priors.weights import WeightsError, find_weights
+    from scaledreamer.weights.find import WeightsError, find_weights
 
     settings = config.networks.model_dump(exclude={"dtype", "drop_text_encoder"})
     key, dtype = f"{key}.{config.name}", getattr(torch, config.networks.dtype)
@@ -562,10 +562,10 @@ def build_trainer(config: cfg.Config, process: Process) -> Trainer:
 
     Raises: ValueError for settings that do not go together, or models that cannot be loaded.
     """
+    from scaledreamer.launch.engine import Engine
     from scaledreamer.prompts.encodings import EncodingCache, join_conditions
     from scaledreamer.prompts.stream import PromptStream, rank_indices
     from scaledreamer.prompts.views import VIEW_WORDS
-    from scaledreamer.training.engine import Engine
     from scaledreamer.training.optimizers import AveragedWeights, LearningRates, make_optimizer
     from scaledreamer.training.step import RenderedGenerator, Trainer
 

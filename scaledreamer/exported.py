@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaledreamer.home import expand_home
-from scaledreamer.priors.hub import PATIENCE
-from scaledreamer.priors.hub_lookup import Access, Found, Wanted, find_model, is_hub_id
-from scaledreamer.priors.layout import Files, PlaceError, Read, read_json
+from scaledreamer.weights.hub import PATIENCE
+from scaledreamer.weights.hub_lookup import Access, Found, Wanted, find_model, is_hub_id
+from scaledreamer.weights.layout import Files, PlaceError, Read, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

@@ -20,7 +20,7 @@ from scaledreamer.config import load_config
 from scaledreamer.doctor import files, machine, memory, networks, speed
 from scaledreamer.doctor.child import ChildError, ask
 from scaledreamer.doctor.findings import WIDTH, Finding, Section, num_errors, size, summary
-from scaledreamer.environment import LAUNCHED
+from scaledreamer.launch.environment import LAUNCHED
 
 ROOT = Path(__file__).parent.parent
 LARGER = ["training.batch_size=16", "renderer.image_size=64", "generator.hyper_ingp.hyper_width=512"]
@@ -28,7 +28,7 @@ STEPS = """
 import sys
 from scaledreamer.build import build_trainer
 from scaledreamer.config import load_config
-from scaledreamer.training.process import start_process
+from scaledreamer.launch.process import start_process
 trainer = build_trainer(load_config("tiny", sys.argv[1:]), start_process("cpu"))
 for step in range(3):
     trainer.step(step)

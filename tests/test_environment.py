@@ -12,11 +12,10 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
-from scaledreamer import environment
 from scaledreamer.cli import train
 from scaledreamer.doctor.machine import check_environment
-from scaledreamer.environment import LAUNCHED
-from scaledreamer.training import process
+from scaledreamer.launch import environment, process
+from scaledreamer.launch.environment import LAUNCHED
 
 LEFT = {"RANK": "0", "WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29512"}
 LINE = (

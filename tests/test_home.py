@@ -14,9 +14,9 @@ from scaledreamer.config import load_config
 from scaledreamer.doctor import files as doctor
 from scaledreamer.exported import find_generator
 from scaledreamer.home import expand_home
-from scaledreamer.priors import hub
-from scaledreamer.priors.weights import WeightsError, check_weights
 from scaledreamer.prompts.remote import shard_files
+from scaledreamer.weights import hub
+from scaledreamer.weights.find import WeightsError, check_weights
 
 SHARDS = ["prompts.shard_size=100", "prompts.limit=4", "evaluation.every=null"]
 

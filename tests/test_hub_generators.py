@@ -18,9 +18,9 @@ from scaledreamer.cli import infer
 from scaledreamer.config import Config, GeneratorSettings, WeightSettings, load_config
 from scaledreamer.doctor.files import check_models as doctor_check_models
 from scaledreamer.exported import check_files, check_generator, find_generator, read_index
+from scaledreamer.launch.engine import Process
 from scaledreamer.pipeline import TextTo3D
-from scaledreamer.priors.hub_lookup import Access
-from scaledreamer.training.engine import Process
+from scaledreamer.weights.hub_lookup import Access
 from tests.support.fake_hub import FakeHub, serve
 from tests.support.tiny_export import tiny_pipeline
 

@@ -15,10 +15,10 @@ from scaledreamer import build
 from scaledreamer.cli import train
 from scaledreamer.config import load_config
 from scaledreamer.doctor.files import check_models
-from scaledreamer.priors import layout
-from scaledreamer.priors.scheduler import CONFIG, read_marks
 from scaledreamer.priors.sdxl import SDXLPrior
-from scaledreamer.priors.weights import WeightsError, check_weights, find_weights
+from scaledreamer.weights import layout
+from scaledreamer.weights.find import WeightsError, check_weights, find_weights
+from scaledreamer.weights.scheduler import CONFIG, read_marks
 from tests.support.ldm_checkpoint import save_single_file
 from tests.test_sdxl import save_random_pipeline
 

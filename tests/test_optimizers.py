@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from scaledreamer.launch.engine import total_norm
 from scaledreamer.schedules import Constant, Linear
 from scaledreamer.training.optimizers import (
     AveragedWeights,
@@ -13,7 +14,6 @@ from scaledreamer.training.optimizers import (
     make_optimizer,
     parameter_groups,
     set_learning_rates,
-    total_norm,
 )
 
 

@@ -21,11 +21,11 @@ from safetensors.torch import load_file, save_file
 
 from scaledreamer import build
 from scaledreamer.config import ConditionerSettings, Config, PriorSettings, WeightSettings
-from scaledreamer.priors import layout
 from scaledreamer.priors.sdxl import SDXLPrior
 from scaledreamer.priors.stable_diffusion import StableDiffusionPrior
-from scaledreamer.priors.weights import WeightsError, check_weights, find_weights
 from scaledreamer.prompts.conditioner import TextConditioner
+from scaledreamer.weights import layout
+from scaledreamer.weights.find import WeightsError, check_weights, find_weights
 from tests.support.fake_hub import COMMIT, FakeHub, serve
 from tests.support.ldm_checkpoint import save_single_file
 from tests.support.training_fakes import write_config
@@ -132,7 +132,7 @@ def test_a_folder_is_taken_as_it_is(pipelines: Path) -> None:
 
 
 def test_nothing_is_imported_but_what_is_needed() -> None:
-    code = "import sys; from scaledreamer.priors import weights; weights.check_weights(sys.argv[1:], "
+    code = "import sys; from scaledreamer.weights import find; find.check_weights(sys.argv[1:], "
     code += "parts=('vae', 'unet')); assert not {'torch', 'diffusers', 'huggingface_hub'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code, str(build.TINY_PRIOR)], cwd=ROOT, check=True)
 
@@ -712,7 +712,7 @@ def test_hubs_that_keep_silent_are_left_in_time(hub: FakeHub, monkeypatch: pytes
 
 
 def test_each_file_is_downloaded_by_one_process(hub: FakeHub, tmp_path: Path) -> None:
-    code = "from scaledreamer.priors import layout, weights; print(weights.find_weights(['owner/sd'], "
+    code = "from scaledreamer.weights import find, layout; print(find.find_weights(['owner/sd'], "
     code += "parts=layout.STABLE_DIFFUSION).folder)"
     changes = {"HF_ENDPOINT": hub.address, "HF_HUB_CACHE": str(tmp_path / "shared"), "HF_HUB_OFFLINE": "0"}
     hub.delay = 0.05

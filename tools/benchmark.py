@@ -141,7 +141,7 @@ def measure_step(config: Config, num_steps: int, num_warmup: int) -> dict[str, A
     from transformers.utils import logging as transformers_logging
 
     from scaledreamer.build import build_trainer
-    from scaledreamer.training.process import start_process
+    from scaledreamer.launch.process import start_process
 
     transformers_logging.disable_progress_bar()
     process = start_process(config.training.device)

@@ -144,7 +144,7 @@ def load_conditioner(place: str) -> TextConditioner:
     from transformers.utils import logging
 
     from scaledreamer import build, config
-    from scaledreamer.priors.weights import WeightsError, check_weights
+    from scaledreamer.weights.find import WeightsError, check_weights
 
     logging.disable_progress_bar()
     section, weights = config.ConditionerSettings(name="clip", model=place), config.WeightSettings()

@@ -13,8 +13,9 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from scaledreamer import __version__, environment
+from scaledreamer import __version__
 from scaledreamer.cli import Parser, fail, is_out_of_memory, program
+from scaledreamer.launch import environment
 
 if TYPE_CHECKING:
     from scaledreamer.config import Config

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from scaledreamer.environment import LAUNCHED
+from scaledreamer.launch.environment import LAUNCHED
 
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "doctor-result: "

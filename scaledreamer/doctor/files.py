@@ -21,10 +21,10 @@ from scaledreamer.config import Config, PromptSettings
 from scaledreamer.doctor.findings import Section, one_line, size
 from scaledreamer.exported import check_generator
 from scaledreamer.home import expand_home
-from scaledreamer.priors.weights import Availability, Weights, WeightsError, check_weights, find_weights
 from scaledreamer.prompts.remote import shard_files
 from scaledreamer.prompts.shards import MANIFEST
 from scaledreamer.training.output import check_output
+from scaledreamer.weights.find import Availability, Weights, WeightsError, check_weights, find_weights
 
 SHARD_BYTES_PER_PROMPT = 1100
 """A record is a tar member of its own, a header and padded text; 1,048 measured, with the index."""
@@ -166,7 +166,7 @@ def check_disk(config: Config, *, num_parameters: int, download_bytes: int, num_
     needs.append((output, "exported generators", EXPORTS * 4 * num_parameters))
     _check_cache(section, prompts, num_prompts, needs)
     if download_bytes:
-        from scaledreamer.priors.hub import cache_folder
+        from scaledreamer.weights.hub import cache_folder
 
         hub = cache_folder()
         needs.append((hub, "weights to be downloaded", download_bytes))

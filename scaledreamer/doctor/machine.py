@@ -8,10 +8,10 @@ import platform
 import shutil
 import tomllib
 
-from scaledreamer import environment
 from scaledreamer.doctor.child import ROOT, ChildError, ask
 from scaledreamer.doctor.findings import Section, size
 from scaledreamer.fields import hash_grid_backend
+from scaledreamer.launch import environment
 from scaledreamer.memory import memory_bytes, read_text
 
 INSTALL = {

@@ -32,7 +32,7 @@ import scaledreamer.training.loop
 from scaledreamer.build import build_prompts, build_trainer
 from scaledreamer.config import parse_config
 from scaledreamer.prompts.source import PromptList
-from scaledreamer.training.process import start_process
+from scaledreamer.launch.process import start_process
 trainer = build_trainer(smallest_run(), start_process("cpu"))
 trainer.step(0)
 prior = trainer.priors[0].prior

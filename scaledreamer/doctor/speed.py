@@ -26,7 +26,7 @@ def measure_steps(data: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from scaledreamer.build import build_trainer
-    from scaledreamer.training.process import start_process
+    from scaledreamer.launch.process import start_process
 
     config = parse_config(data)
     process = start_process(config.training.device)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from scaledreamer.priors.base import TextEmbedding
 from scaledreamer.priors.latent_diffusion import LatentDiffusionPrior
-from scaledreamer.priors.loading import (
+from scaledreamer.prompts.conditioner import load_text_encoder
+from scaledreamer.weights.loading import (
     check_folder,
     load_network,
     load_scheduler,
@@ -20,7 +21,6 @@ from scaledreamer.priors.loading import (
     load_single_file_autoencoder,
     loading,
 )
-from scaledreamer.prompts.conditioner import load_text_encoder
 
 LAYOUT = ("model_index.json", "vae/", "unet/", "text_encoder/", "tokenizer/", "scheduler/")
 

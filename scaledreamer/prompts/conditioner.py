@@ -11,9 +11,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from scaledreamer.priors.layout import part_variant
 from scaledreamer.prompts.words import WORDS_FILE, read_words, unknown_words
 from scaledreamer.scene import TextCondition
+from scaledreamer.weights.layout import part_variant
 
 
 class TextConditioner:

@@ -26,8 +26,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from scaledreamer.files import remove, replace_text, replacing_folder
+from scaledreamer.launch.engine import State
 from scaledreamer.os_errors import advice, reason
-from scaledreamer.training.engine import State
 
 FORMAT_VERSION = 1
 INDEX = "checkpoint.json"

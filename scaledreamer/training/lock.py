@@ -20,7 +20,7 @@ import weakref
 from pathlib import Path
 from typing import Any
 
-from scaledreamer import environment
+from scaledreamer.launch import environment
 
 NAME = ".lock"
 RENEW_SECONDS = 4.0

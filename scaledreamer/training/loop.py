@@ -22,6 +22,8 @@ from scaledreamer.cameras import orbit_cameras
 from scaledreamer.config import Config, dump_config, flatten
 from scaledreamer.exported import find_generator
 from scaledreamer.files import replace_text
+from scaledreamer.launch.engine import Update
+from scaledreamer.launch.process import Process, start_process
 from scaledreamer.os_errors import one_line
 from scaledreamer.pipeline import TextTo3D, draw_noise
 from scaledreamer.prompts.conditioner import TextConditioner
@@ -30,11 +32,9 @@ from scaledreamer.scene import Scene
 from scaledreamer.tinyworld import grammar
 from scaledreamer.trained_on import TrainedOn, World
 from scaledreamer.training.checkpoint import Checkpoint, load_newest, save_checkpoint
-from scaledreamer.training.engine import Update
 from scaledreamer.training.lock import RunLock
 from scaledreamer.training.metrics import PromptRecord, Report
 from scaledreamer.training.output import check_output, claim_output
-from scaledreamer.training.process import Process, start_process
 from scaledreamer.training.signals import StopSignals
 from scaledreamer.training.step import Trainer
 

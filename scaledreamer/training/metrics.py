@@ -25,7 +25,7 @@ from torch import Tensor
 
 from scaledreamer.captions import captioned_rows
 from scaledreamer.files import append, replace_bytes, replace_text
-from scaledreamer.training.process import Process
+from scaledreamer.launch.process import Process
 
 if TYPE_CHECKING:
     from scaledreamer.training.step import Batch

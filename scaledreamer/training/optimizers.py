@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from scaledreamer.schedules import Schedule
 from scaledreamer.training.adan import Adan
@@ -117,8 +116,3 @@ class AveragedWeights:
         kept = min(self.decay, (1 + step) / (10 + step))
         current = [p.detach() for p in module.parameters()]
         torch._foreach_lerp_(list(self.module.parameters()), current, 1 - kept)
-
-
-def total_norm(gradients: Sequence[Tensor]) -> Float[Tensor, ""]:
-    """L2 norm of all gradients as one vector."""
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(gradients))))

@@ -30,6 +30,7 @@ from scaledreamer.distillation import (
     sds_gradient,
     weight_of,
 )
+from scaledreamer.launch.engine import Engine, Update
 from scaledreamer.priors.base import TextEmbedding
 from scaledreamer.prompts.stream import BatchRandom, PromptStream, rank_indices
 from scaledreamer.prompts.views import view_index, with_view
@@ -39,7 +40,6 @@ from scaledreamer.scene import TextCondition
 from scaledreamer.schedules import Constant, Schedule
 from scaledreamer.training.background import Background, Begun
 from scaledreamer.training.conditioning import Conditioning, PriorTerm, encode_views
-from scaledreamer.training.engine import Engine, Update
 from scaledreamer.training.metrics import Averages, PartTimer
 from scaledreamer.training.optimizers import AveragedWeights, LearningRates, set_learning_rates
 from scaledreamer.training.regularizers import Regularizers

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 import yaml
 from torch import Tensor, nn
 
+from scaledreamer.launch.engine import Engine
+from scaledreamer.launch.process import Process, start_process
 from scaledreamer.priors.base import TextEmbedding
 from scaledreamer.prompts.source import PromptList
 from scaledreamer.prompts.stream import PromptStream
@@ -20,9 +22,7 @@ from scaledreamer.rendering.volume import VolumeRenderer
 from scaledreamer.scene import TextCondition
 from scaledreamer.schedules import Constant, Linear
 from scaledreamer.training.conditioning import PriorTerm
-from scaledreamer.training.engine import Engine
 from scaledreamer.training.optimizers import AveragedWeights, LearningRates, make_optimizer
-from scaledreamer.training.process import Process, start_process
 from scaledreamer.training.regularizers import Regularizers
 from scaledreamer.training.step import Distillation, RenderedGenerator, Trainer, Views
 

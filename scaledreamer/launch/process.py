@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from scaledreamer import environment
+from scaledreamer.launch import environment
 
 Value = TypeVar("Value")
 SILENT_SECONDS = 3.0

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scaledreamer.priors import hub, layout
-from scaledreamer.priors.layout import PlaceError
+from scaledreamer.weights import hub, layout
+from scaledreamer.weights.layout import PlaceError
 
 
 @dataclass

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +19,7 @@ import torch.distributed as dist
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from scaledreamer.training.optimizers import total_norm
-from scaledreamer.training.process import Process, import_deepspeed
+from scaledreamer.launch.process import Process, import_deepspeed
 
 State = dict[str, dict[str, Tensor]]
 """Optimizer state: parameter name -> name of the state (exp_avg, step ...) -> tensor."""
@@ -214,6 +213,11 @@ class Engine:
                 part.narrow(0, there.start, there.numel).copy_(
                     value.flatten().narrow(0, here.start, here.numel)
                 )
+
+
+def total_norm(gradients: Sequence[Tensor]) -> Float[Tensor, ""]:
+    """L2 norm of all gradients as one vector."""
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(gradients))))
 
 
 @contextlib.contextmanager

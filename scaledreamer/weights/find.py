@@ -13,11 +13,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from scaledreamer.priors import hub, layout
-from scaledreamer.priors.hub_lookup import Access, Wanted, find_model, is_hub_id
-from scaledreamer.priors.layout import PlaceError
-from scaledreamer.priors.scheduler import CONFIG as SCHEDULER
-from scaledreamer.priors.scheduler import check_edm, check_marks, check_scheduler, read_marks
+from scaledreamer.weights import hub, layout
+from scaledreamer.weights.hub_lookup import Access, Wanted, find_model, is_hub_id
+from scaledreamer.weights.layout import PlaceError
+from scaledreamer.weights.scheduler import CONFIG as SCHEDULER
+from scaledreamer.weights.scheduler import check_edm, check_marks, check_scheduler, read_marks
 
 CONFIGURATIONS = {
     "v1": "stable-diffusion-v1-5/stable-diffusion-v1-5",

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from scaledreamer.home import is_home
-from scaledreamer.priors.layout import PlaceError
+from scaledreamer.weights.layout import PlaceError
 
 T = TypeVar("T")
 SECONDS = 3.0

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from scaledreamer.priors import layout
-from scaledreamer.priors.scheduler import scheduler_problem
+from scaledreamer.weights import layout
+from scaledreamer.weights.scheduler import scheduler_problem
 
 
 def check_folder(source: str, required: tuple[str, ...], parts: tuple[str, ...]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from scaledreamer.priors.layout import PlaceError
+from scaledreamer.weights.layout import PlaceError
 
 CONFIG = "scheduler/scheduler_config.json"
 EDM_MARKS = ("edm_mean", "edm_std", "edm_vpred.sigma_max")
