@@ -13,6 +13,7 @@ import trimesh
 from jaxtyping import UInt8
 
 from scaledreamer.cameras import orbit_cameras
+from scaledreamer.contracts import Scene
 from scaledreamer.meshing import MAX_FACES, RENDERERS, RESOLUTION, TEXTURE_SIZE, backdrop, export, preview
 from scaledreamer.meshing.isosurface import (
     EmptySurfaceError,
@@ -25,7 +26,6 @@ from scaledreamer.meshing.isosurface import (
 from scaledreamer.meshing.simplify import simplify
 from scaledreamer.meshing.texture import TexturedMesh, texture_mesh
 from scaledreamer.meshing.turntable import Space, render_frames
-from scaledreamer.scene import Scene
 
 FRAMES_PER_SECOND = 12
 MESHES, VIDEOS = (".glb", ".obj", ".ply"), (".mp4", ".gif")

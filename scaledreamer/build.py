@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from scaledreamer.contracts import Prior
     from scaledreamer.evaluation.validation import ValidationScore
     from scaledreamer.launch.process import Process
-    from scaledreamer.priors.base import DiffusionPrior
     from scaledreamer.prompts.conditioner import TextConditioner
     from scaledreamer.prompts.source import PromptSource
     from scaledreamer.rendering.volume import VolumeRenderer
-    from scaledreamer.training.conditioning import PriorTerm
+    from scaledreamer.training.conditioning import Judge
     from scaledreamer.training.regularizers import Regularizers
-    from scaledreamer.training.step import Distillation, Trainer, Views
+    from scaledreamer.training.step import Distillation, Trainer
     from scaledreamer.weights.find import Availability
     from scaledreamer.weights.hub_lookup import Access, Found
 
@@ -372,7 +372,7 @@ def build_conditioner(
 
 def build_prior(
     config: cfg.PriorSettings, weights: cfg.WeightSettings, device: torch.device | str, key: str = "priors.N"
-) -> DiffusionPrior:
+) -> Prior:
     """A frozen prior on a device, downloaded if need be, run as its settings say.
 
     Args:
@@ -416,7 +416,7 @@ def build_prior_terms(
     device: torch.device,
     text_cache: int,
     source: PromptSource | None = None,
-) -> list[PriorTerm]:
+) -> list[Judge]:
     """All priors of a run with their guidance, eta and weight.
 
     Args:
@@ -425,9 +425,9 @@ def build_prior_terms(
 
     Raises: ValueError with the key of a prior that cannot be loaded.
     """
-    from scaledreamer.priors.base import TextEmbedding
+    from scaledreamer.contracts import PriorText
     from scaledreamer.prompts.encodings import EncodingCache
-    from scaledreamer.training.conditioning import PriorTerm
+    from scaledreamer.training.conditioning import Judge
 
     terms = []
     for number, config in enumerate(configs):
@@ -437,18 +437,18 @@ def build_prior_terms(
         except ValueError as error:
             text = str(error)
             raise ValueError(text if text.startswith(f"{key}.") else f"{key}: {text}") from None
-        texts = EncodingCache(prior.encode_text, TextEmbedding.cat, capacity=text_cache)
-        term = PriorTerm(prior, texts, **config.model_dump(include=TERM_SETTINGS))
+        texts = EncodingCache(prior.encode_text, PriorText.cat, capacity=text_cache)
+        term = Judge(prior, texts, **config.model_dump(include=TERM_SETTINGS))
         if config.networks.drop_text_encoder:
             _encode_all(term, source, text_cache, f"priors.{number}.{config.name}.drop_text_encoder")
         terms.append(term)
     return terms
 
 
-def _encode_all(term: PriorTerm, source: PromptSource | None, text_cache: int, key: str) -> None:
+def _encode_all(term: Judge, source: PromptSource | None, text_cache: int, key: str) -> None:
     """Fills a prior's cache with all texts of a run and frees its text encoder."""
     from scaledreamer.prompts.source import PromptList
-    from scaledreamer.prompts.views import VIEW_WORDS, with_view
+    from scaledreamer.prompts.view_words import VIEW_WORDS, with_view
 
     if not isinstance(source, PromptList):
         raise ValueError(f"{key}: prompts in shards are not in memory at once; set {key}=false.")
@@ -479,12 +479,12 @@ def build_regularizers(config: cfg.RegularizerSettings, max_steps: int) -> Regul
     return Regularizers(**weights, num_points=config.eikonal.num_points, epsilon=config.eikonal.epsilon)
 
 
-def build_views(cameras: cfg.CameraSettings, renderer: cfg.RendererSettings, max_steps: int) -> Views:
+def build_views(cameras: cfg.CameraSettings, renderer: cfg.RendererSettings, max_steps: int) -> CameraSampler:
     """Which cameras look at a scene, and how many pixels they see."""
-    from scaledreamer.training.step import Views
+    from scaledreamer.training.step import CameraSampler
 
     pairs = cameras.model_dump(exclude={"num_views", "elevation_on_sphere"})
-    return Views(
+    return CameraSampler(
         **{name: (low, high) for name, (low, high) in pairs.items()},
         elevation_on_sphere=cameras.elevation_on_sphere,
         num_views=cameras.num_views,
@@ -565,7 +565,7 @@ def build_trainer(config: cfg.Config, process: Process) -> Trainer:
     from scaledreamer.launch.engine import Engine
     from scaledreamer.prompts.encodings import EncodingCache, join_conditions
     from scaledreamer.prompts.stream import PromptStream, rank_indices
-    from scaledreamer.prompts.views import VIEW_WORDS
+    from scaledreamer.prompts.view_words import VIEW_WORDS
     from scaledreamer.training.optimizers import AveragedWeights, LearningRates, make_optimizer
     from scaledreamer.training.step import RenderedGenerator, Trainer
 

@@ -26,6 +26,7 @@ from torch import Tensor
 from scaledreamer import __version__
 from scaledreamer.asset import Asset
 from scaledreamer.build import make_generator
+from scaledreamer.contracts import GeneratorText, Scene, SceneBatch
 from scaledreamer.exported import (
     CLASS_NAME,
     FORMAT_VERSION,
@@ -46,7 +47,6 @@ from scaledreamer.prompts.conditioner import TextConditioner
 from scaledreamer.prompts.interpolation import interpolate_conditions
 from scaledreamer.prompts.stream import SampleRandom
 from scaledreamer.prompts.words import short
-from scaledreamer.scene import Scene, SceneBatch, TextCondition
 from scaledreamer.trained_on import FILE as TRAINED_ON
 from scaledreamer.trained_on import TrainedOn
 from scaledreamer.vocabulary import Vocabulary
@@ -68,7 +68,7 @@ class TextTo3D:
 
     Args:
         conditioner: text encoder that the generator was trained with.
-        generator: maps a `TextCondition`, and noise where it has any, to scenes; its `config` holds its
+        generator: maps a `GeneratorText`, and noise where it has any, to scenes; its `config` holds its
             constructor's settings.
         generator_name: as in the configuration.
         cameras, renderer: the configuration's sections; of ranges the middle is taken for turntables.
@@ -207,7 +207,7 @@ class TextTo3D:
         """
         return self._generate(self.conditioner(list(prompts)), seed, truncation)
 
-    def _generate(self, condition: TextCondition, seed: int, truncation: float) -> SceneBatch:
+    def _generate(self, condition: GeneratorText, seed: int, truncation: float) -> SceneBatch:
         """See `scenes`."""
         z = draw_noise(self.generator, seed, len(condition.pooled))
         if z is None:

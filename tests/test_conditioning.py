@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from scaledreamer.contracts import PriorText
 from scaledreamer.distillation import guided_noise, perp_neg, rescale_guidance, weight_of
-from scaledreamer.priors.base import TextEmbedding
-from scaledreamer.training.conditioning import PriorTerm, encode_views
+from scaledreamer.training.conditioning import Judge, encode_views
 from scaledreamer.training.step import distill
 from tests.support.training_fakes import RandomPrior
 
@@ -23,18 +23,18 @@ AZIMUTH = torch.tensor([0.2, 2.0, 1.0, -2.9])
 class PooledPrior(RandomPrior):
     """As SDXL: a vector of the whole text beside its tokens, which the prediction depends on."""
 
-    def encode_text(self, prompts: list[str]) -> TextEmbedding:
+    def encode_text(self, prompts: list[str]) -> PriorText:
         tokens = super().encode_text(prompts).tokens
-        return TextEmbedding(tokens, tokens.sum(1))
+        return PriorText(tokens, tokens.sum(1))
 
-    def predict_noise(self, x_t: Tensor, t: Tensor, conditioning: TextEmbedding) -> Tensor:
+    def predict_noise(self, x_t: Tensor, t: Tensor, conditioning: PriorText) -> Tensor:
         assert conditioning.pooled is not None
         return super().predict_noise(x_t, t, conditioning) * conditioning.pooled[:, :, None, None].cos()
 
 
-def make_term(prior: RandomPrior | None = None, **settings: object) -> PriorTerm:
+def make_term(prior: RandomPrior | None = None, **settings: object) -> Judge:
     prior = prior or RandomPrior()
-    return PriorTerm(prior, lambda texts: prior.encode_text(list(texts)), **settings)  # pyright: ignore
+    return Judge(prior, lambda texts: prior.encode_text(list(texts)), **settings)  # pyright: ignore
 
 
 def draws(number: int) -> tuple[Tensor, ...]:
@@ -43,7 +43,7 @@ def draws(number: int) -> tuple[Tensor, ...]:
     return torch.randn(4, 2, 4, 4), torch.randn(4, 2, 4, 4), t, torch.rand(len(PROMPTS)) * 0.1
 
 
-def gradient(term: PriorTerm, method: str, rows: Sequence[int]) -> Tensor:
+def gradient(term: Judge, method: str, rows: Sequence[int]) -> Tensor:
     latents, noise, t, shift = (value[list(rows)] for value in draws(0))
     conditioning = encode_views(term, [PROMPTS[i] for i in rows], ELEVATION[list(rows)], AZIMUTH[list(rows)])
     return distill(term, method, latents, conditioning, noise, t, shift)
@@ -76,7 +76,7 @@ def test_perp_neg_is_its_formula_with_each_images_own_texts():
     def predict(row: int, tokens: Tensor, late: float = 0.0) -> Tensor:
         at = t[row : row + 1] + late
         x_t = prior.alpha(at) * latents[row : row + 1] + prior.sigma(at) * noise[row : row + 1]
-        return prior.predict_noise(x_t, at, TextEmbedding(tokens[None]))
+        return prior.predict_noise(x_t, at, PriorText(tokens[None]))
 
     for row, prompt in enumerate(PROMPTS):
         quarters = abs(float(AZIMUTH[row])) / (math.pi / 2)

@@ -14,11 +14,11 @@ from torch import Tensor
 from scaledreamer.build import make_generator as build_generator
 from scaledreamer.cli.train import main
 from scaledreamer.config import load_config
+from scaledreamer.contracts import GeneratorText, Scene
 from scaledreamer.doctor import networks
 from scaledreamer.generators.conv3d_net import Conv3DNet
 from scaledreamer.generators.styled import Dense, StyledConv, modulated_conv3d
 from scaledreamer.pipeline import TextTo3D, draw_noise
-from scaledreamer.scene import Scene, TextCondition
 from scaledreamer.training.step import RenderedGenerator
 from tests.support.generator_laws import (
     assert_a_batch_of_two_equals_two_batches_of_one,
@@ -351,7 +351,7 @@ def test_missing_noise_and_other_shapes_are_refused() -> None:
         generator(condition(1))
     with pytest.raises(ValueError, match=r"z has shape \(2, 8\)"):
         generator(condition(1), noise(generator, 2))
-    other = TextCondition(torch.zeros(1, 5), torch.zeros(1, 1, 5), torch.ones(1, 1, dtype=torch.bool))
+    other = GeneratorText(torch.zeros(1, 5), torch.zeros(1, 1, 5), torch.ones(1, 1, dtype=torch.bool))
     with pytest.raises(ValueError, match="condition has 5 numbers, the generator was built for 6"):
         generator(other, noise(generator, 1))
 

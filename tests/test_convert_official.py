@@ -19,9 +19,9 @@ from torch.nn import functional as F
 
 from scaledreamer import build
 from scaledreamer.build import make_generator
+from scaledreamer.contracts import GeneratorText
 from scaledreamer.exported import load_weights, read_index
 from scaledreamer.pipeline import TextTo3D
-from scaledreamer.scene import TextCondition
 from tests.support import reference_fields
 from tests.support.tiny_export import tiny_pipeline
 from tests.test_official_conv3d_net import official_state as official_conv_state
@@ -91,10 +91,10 @@ def triplane_state(width: int = 8, num_layers: int = 2) -> dict[str, Tensor]:
     return randomly(names)
 
 
-def condition() -> TextCondition:
+def condition() -> GeneratorText:
     random = torch.Generator().manual_seed(2)
     pooled, tokens = torch.randn(1, DIM, generator=random), torch.randn(1, 6, DIM, generator=random)
-    return TextCondition(pooled, tokens, torch.arange(6)[None] < 4)
+    return GeneratorText(pooled, tokens, torch.arange(6)[None] < 4)
 
 
 def points() -> Tensor:

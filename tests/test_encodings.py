@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from scaledreamer.contracts import GeneratorText
 from scaledreamer.prompts.encodings import EncodingCache, join_conditions
-from scaledreamer.scene import TextCondition
 
 
 class Encoder:
@@ -51,6 +51,6 @@ def test_without_capacity_each_request_is_one_batch() -> None:
 
 
 def test_conditions_are_joined_part_by_part() -> None:
-    one = TextCondition(torch.ones(1, 2), torch.ones(1, 3, 2), torch.ones(1, 3, dtype=torch.bool))
+    one = GeneratorText(torch.ones(1, 2), torch.ones(1, 3, 2), torch.ones(1, 3, dtype=torch.bool))
     both = join_conditions([one, one])
     assert both.pooled.shape == (2, 2) and both.tokens.shape == (2, 3, 2) and both.mask.all()

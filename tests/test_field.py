@@ -12,12 +12,12 @@ from torch import Tensor
 
 from scaledreamer import build
 from scaledreamer.config import Config, load_config
+from scaledreamer.contracts import GeneratorText, Scene
 from scaledreamer.doctor.files import check_prompts
 from scaledreamer.generators.field import Field, noise_at
 from scaledreamer.pipeline import TextTo3D
 from scaledreamer.prompts.source import PromptList
 from scaledreamer.rendering.volume import VolumeRenderer
-from scaledreamer.scene import Scene, TextCondition
 from scaledreamer.training.step import RenderedGenerator
 from tests.support import generator_laws, reference_fields
 from tests.support.generator_laws import (
@@ -45,8 +45,8 @@ def make_field(dtype: torch.dtype = torch.float64, **settings: Any) -> Field:
     return field.to(dtype)
 
 
-def condition(batch: int) -> TextCondition:
-    return TextCondition(torch.zeros(batch, 5), torch.zeros(batch, 1, 5), torch.ones(batch, 1) > 0)
+def condition(batch: int) -> GeneratorText:
+    return GeneratorText(torch.zeros(batch, 5), torch.zeros(batch, 1, 5), torch.ones(batch, 1) > 0)
 
 
 def points(batch: int, n: int = 40, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from scaledreamer.contracts import GeneratorText, Scene
 from scaledreamer.generators.hyper_ingp import HyperINGP
-from scaledreamer.scene import Scene, TextCondition
 from tests.support import reference_fields
 from tests.support.generator_laws import (
     assert_a_batch_of_two_equals_two_batches_of_one,
@@ -148,7 +148,7 @@ def test_shared_points_give_the_same_values_and_gradients_as_copies() -> None:
 
 def test_the_order_of_prompts_is_the_order_of_scenes() -> None:
     generator, given, at = trained(torch.float64), condition(3, torch.float64), points(3, dtype=torch.float64)
-    turned = TextCondition(*(values.flip(0) for values in given))
+    turned = GeneratorText(*(values.flip(0) for values in given))
     torch.testing.assert_close(generator(turned).sdf(at.flip(0)), generator(given).sdf(at).flip(0))
 
 
@@ -204,7 +204,7 @@ def test_noise_and_conditions_of_another_length_are_refused() -> None:
     generator = make_generator()
     with pytest.raises(ValueError, match="takes no noise z"):
         generator(condition(1), torch.zeros(1, 4))
-    other = TextCondition(torch.zeros(1, 5), torch.zeros(1, 1, 5), torch.ones(1, 1, dtype=torch.bool))
+    other = GeneratorText(torch.zeros(1, 5), torch.zeros(1, 1, 5), torch.ones(1, 1, dtype=torch.bool))
     with pytest.raises(ValueError, match="condition has 5 numbers, the generator was built for 6"):
         generator(other)
 

@@ -13,21 +13,21 @@ from torch import Tensor
 
 from scaledreamer.asset import Asset
 from scaledreamer.cli.infer import main
+from scaledreamer.contracts import GeneratorText
 from scaledreamer.generators.triplane_transformer import TriplaneTransformer
 from scaledreamer.pipeline import TextTo3D
 from scaledreamer.prompts.interpolation import interpolate_conditions
-from scaledreamer.scene import TextCondition
 from tests.support.tiny_export import tiny_pipeline
 
 ENDS = ("a red cube", "a red-eyed tree frog on a blue ball")
 DIM = 6
 
 
-def condition(length: int, seed: int, padded: int = 9, dtype: torch.dtype = torch.float64) -> TextCondition:
+def condition(length: int, seed: int, padded: int = 9, dtype: torch.dtype = torch.float64) -> GeneratorText:
     random = torch.Generator().manual_seed(seed)
     tokens = torch.randn(1, padded, DIM, generator=random).to(dtype)
     pooled = torch.randn(1, DIM, generator=random).to(dtype)
-    return TextCondition(pooled, tokens, torch.arange(padded)[None] < length)
+    return GeneratorText(pooled, tokens, torch.arange(padded)[None] < length)
 
 
 def make_generator() -> TriplaneTransformer:
@@ -86,7 +86,7 @@ def test_padding_does_not_matter() -> None:
 
 def test_conditions_of_several_prompts_or_without_tokens_are_refused() -> None:
     one, empty = condition(3, 0), condition(0, 1)
-    two = TextCondition(*(torch.cat([part, part]) for part in one))
+    two = GeneratorText(*(torch.cat([part, part]) for part in one))
     for bad in (two, empty):
         with pytest.raises(ValueError, match="one prompt each, with tokens"):
             interpolate_conditions(one, bad, torch.tensor([0.5]).double())
@@ -117,7 +117,7 @@ def test_assets_of_a_long_way_are_made_as_they_are_asked_for(monkeypatch: pytest
     pipe, asked = tiny_pipeline(), list[int]()
     forward = pipe.generator.forward
 
-    def count(condition: TextCondition, *rest: object) -> object:
+    def count(condition: GeneratorText, *rest: object) -> object:
         asked.append(len(condition.pooled))
         return forward(condition, *rest)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "scaledreamer"
-LOW = ("distillation", "fields", "cameras", "schedules", "scene", "memory", "rendering.sampling")
+LOW = ("distillation", "fields", "cameras", "schedules", "contracts", "memory", "rendering.sampling")
 """Import nothing of the package above them: only each other, of their own folder or of this list."""
 APART = ("generators", "rendering", "priors")
 """Do not import each other."""
@@ -42,7 +42,7 @@ MODULES = {module_name(path): imports_of(path) for path in sorted(PACKAGE.rglob(
 
 
 def test_the_reader_sees_the_imports():
-    assert "scene" in MODULES["generators.hyper_ingp"]
+    assert "contracts" in MODULES["generators.hyper_ingp"]
     assert belongs("rendering.volume", ("rendering",)) and not belongs("renderings", ("rendering",))
 
 
@@ -63,5 +63,5 @@ def test_only_the_top_sees_everything(module: str):
     assert [name for name in MODULES[module] if belongs(name, EVERYTHING)] == []
 
 
-def test_scene_imports_nothing_of_the_package():
-    assert MODULES["scene"] == set()
+def test_contracts_import_nothing_of_the_package():
+    assert MODULES["contracts"] == set()

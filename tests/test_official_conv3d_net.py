@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scaledreamer.contracts import GeneratorText
 from scaledreamer.generators.conv3d_net import Conv3DNet
-from scaledreamer.scene import TextCondition
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
@@ -164,7 +164,7 @@ def test_converted_weights_give_the_scene_of_the_naive_reference(state: dict[str
     reference = NaiveReference(state)
     volume = reference.volume(z[0].numpy(), c[0].numpy())
     ones = torch.ones(1, generator.noise_dim - Z).double()
-    condition = TextCondition(c, c[:, None], torch.ones(1, 1, dtype=torch.bool))
+    condition = GeneratorText(c, c[:, None], torch.ones(1, 1, dtype=torch.bool))
     scene = generator(condition, torch.cat([z, ones], 1))
     torch.testing.assert_close(scene.features.values[0], torch.from_numpy(volume), rtol=1e-7, atol=1e-7)
     sdf, rgb = (values.detach() for values in scene.query(at))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from scaledreamer.accounting import count
 from scaledreamer.cameras import orbit_cameras
+from scaledreamer.contracts import GeneratorText
 from scaledreamer.generators.hyper_ingp import HyperINGP
 from scaledreamer.rendering.packing import (
     COMPOSITING_BYTES,
@@ -22,14 +23,13 @@ from scaledreamer.rendering.packing import (
     first_of,
 )
 from scaledreamer.rendering.volume import VolumeRenderer
-from scaledreamer.scene import TextCondition
 
 
 def default_scene(batch: int = 2, **config: Any):
     torch.manual_seed(0)
     pooled = torch.randn(batch, 8)
     generator = HyperINGP(condition_dim=8, **config)
-    return generator, TextCondition(pooled, torch.zeros(batch, 1, 8), torch.ones(batch, 1, dtype=torch.bool))
+    return generator, GeneratorText(pooled, torch.zeros(batch, 1, 8), torch.ones(batch, 1, dtype=torch.bool))
 
 
 class Together:

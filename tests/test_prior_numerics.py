@@ -17,7 +17,7 @@ from torch import Tensor
 from scaledreamer.distillation import guided_noise
 from scaledreamer.priors.sdxl import SDXLPrior
 from scaledreamer.priors.stable_diffusion import StableDiffusionPrior
-from scaledreamer.training.conditioning import PriorTerm, encode_texts, encode_views
+from scaledreamer.training.conditioning import Judge, encode_texts, encode_views
 from scaledreamer.training.step import distill
 from tests.test_sdxl import save_random_pipeline as save_sdxl
 from tests.test_stable_diffusion import save_random_pipeline as save_stable_diffusion
@@ -74,7 +74,7 @@ def test_guidance_is_that_of_diffusers_pipeline(prior: Prior, pipeline: Any) -> 
     if pipeline.scheduler.config["prediction_type"] == "v_prediction":
         guided = alpha_bar.sqrt() * guided + (1 - alpha_bar).sqrt() * x_t
 
-    term = PriorTerm(prior, lambda texts: prior.encode_text(list(texts)), guidance_scale=scale)
+    term = Judge(prior, lambda texts: prior.encode_text(list(texts)), guidance_scale=scale)
     conditioning = encode_texts(term, PROMPTS)
     torch.testing.assert_close(conditioning.text.tokens, text, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(conditioning.uncond.tokens, null, atol=1e-5, rtol=1e-5)
@@ -109,7 +109,7 @@ def test_gradient_to_the_image_by_finite_differences_in_float64(family: tuple[ty
 @pytest.mark.parametrize("perp_neg", [0.0, 0.5])
 def test_two_prompts_together_are_each_alone(prior: Prior, perp_neg: float) -> None:
     """With view words and with Perp-Neg: pairs of texts, cameras and latents are never mixed up."""
-    term = PriorTerm(prior, lambda texts: prior.encode_text(list(texts)), perp_neg=perp_neg)
+    term = Judge(prior, lambda texts: prior.encode_text(list(texts)), perp_neg=perp_neg)
     prompts, elevation, azimuth = (
         ["a red cat", "a blue car"],
         torch.tensor([0.1, 0.3]),

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from scaledreamer.cameras import Cameras, orbit_cameras
-from scaledreamer.rendering.volume import Rendering, VolumeRenderer
+from scaledreamer.contracts import Rendering
+from scaledreamer.rendering.volume import VolumeRenderer
 from scaledreamer.schedules import Constant, Linear
 from scaledreamer.training.regularizers import (
     Regularizers,

@@ -18,12 +18,12 @@ from torch import Tensor
 from scaledreamer.build import build_prior, build_prior_terms
 from scaledreamer.cli.train import main
 from scaledreamer.config import PriorSettings, WeightSettings
-from scaledreamer.priors.base import TextEmbedding
+from scaledreamer.contracts import PriorText
 from scaledreamer.priors.sdxl import LAYOUT, SDXLPrior
 from scaledreamer.priors.stable_diffusion import StableDiffusionPrior
 from scaledreamer.prompts.encodings import EncodingCache
 from scaledreamer.tinyworld.text import build_tokenizer
-from scaledreamer.training.conditioning import PriorTerm, encode_texts
+from scaledreamer.training.conditioning import Judge, encode_texts
 from scaledreamer.training.step import distill
 from tests.support.training_fakes import write_config
 
@@ -193,7 +193,7 @@ def test_added_conditions_reach_the_network(prior: SDXLPrior) -> None:
     text, x_t, t = prior.encode_text(PROMPTS[:1]), torch.randn(1, 4, 8, 8), torch.tensor([0.4])
     assert text.pooled is not None
     eps = prior.predict_noise(x_t, t, text)
-    other = prior.predict_noise(x_t, t, TextEmbedding(text.tokens, text.pooled + 1))
+    other = prior.predict_noise(x_t, t, PriorText(text.tokens, text.pooled + 1))
     assert (eps - other).abs().max() > 1e-3
 
 
@@ -242,7 +242,7 @@ class FixedOutput(torch.nn.Module):
 
 
 def test_a_network_of_v_and_one_of_epsilon_give_the_same_epsilon(folder: Path) -> None:
-    pipe, text = pipeline(folder), TextEmbedding(torch.zeros(2, 16, 24), torch.zeros(2, 12))
+    pipe, text = pipeline(folder), PriorText(torch.zeros(2, 16, 24), torch.zeros(2, 12))
     clean, noise, t = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8), torch.tensor([0.1, 0.7])
     alpha_bar = pipe.scheduler.alphas_cumprod
     alpha, sigma = (x[(t * 1000).round().long()].sqrt().view(2, 1, 1, 1) for x in (alpha_bar, 1 - alpha_bar))
@@ -269,7 +269,7 @@ def test_a_batch_of_two_equals_two_batches_of_one(prior: SDXLPrior) -> None:
 def test_joining_and_choosing_texts_carries_the_pooled_part(prior: SDXLPrior) -> None:
     text = prior.encode_text(PROMPTS)
     assert text.pooled is not None
-    joined = TextEmbedding.cat([text[:1], text[1:]])
+    joined = PriorText.cat([text[:1], text[1:]])
     assert joined.pooled is not None
     assert torch.equal(joined.tokens, text.tokens) and torch.equal(joined.pooled, text.pooled)
     chosen = text[torch.tensor([2, 0, 2])].pooled
@@ -277,8 +277,8 @@ def test_joining_and_choosing_texts_carries_the_pooled_part(prior: SDXLPrior) ->
 
 
 def test_distillation_gives_each_image_the_pooled_part_of_its_own_text(prior: SDXLPrior) -> None:
-    cache = EncodingCache(prior.encode_text, TextEmbedding.cat, capacity=10)
-    term = PriorTerm(prior, cache, guidance_scale=3.0)
+    cache = EncodingCache(prior.encode_text, PriorText.cat, capacity=10)
+    term = Judge(prior, cache, guidance_scale=3.0)
     prompts = [PROMPTS[1], PROMPTS[0], PROMPTS[1]]
     latents, noise = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8)
     t, shift = torch.tensor([0.2, 0.5, 0.8]), torch.tensor([0.05, 0.1, 0.1])

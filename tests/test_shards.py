@@ -19,6 +19,7 @@ import pytest
 import torch
 import webdataset
 
+from scaledreamer.contracts import GeneratorText
 from scaledreamer.prompts import remote, shard_writer
 from scaledreamer.prompts.remote import CachedFiles, shard_files
 from scaledreamer.prompts.shard_writer import build_once, build_shards, shuffled
@@ -33,7 +34,6 @@ from scaledreamer.prompts.shards import (
     verify_shards,
 )
 from scaledreamer.prompts.stream import PromptStream
-from scaledreamer.scene import TextCondition
 
 ROOT = Path(__file__).parent.parent
 PROMPTS = [f"prompt {i}, größer" for i in range(50)]
@@ -113,7 +113,7 @@ def test_embeddings_are_read_with_their_prompts(tmp_path: Path) -> None:
     assert found.condition is not None
     expected = encode(found.prompts)
     assert found.condition["pooled"].dtype == np.float16
-    for name in TextCondition._fields:
+    for name in GeneratorText._fields:
         np.testing.assert_array_equal(found.condition[name], expected[name])
     # Through the stream, whose batch may lie in two shards: in the order of the prompts.
     stream = PromptStream(source, seed=0, batch_size=20, use_embeddings=True)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from scaledreamer.priors.base import TextEmbedding
+from scaledreamer.contracts import PriorText
 from scaledreamer.priors.stable_diffusion import StableDiffusionPrior
 from scaledreamer.tinyworld.text import build_tokenizer
 
@@ -151,7 +151,7 @@ def test_a_batch_of_two_equals_two_batches_of_one(prior: StableDiffusionPrior):
     for i in range(2):
         alone = prior.predict_noise(x_t[i : i + 1], t[i : i + 1], text[i : i + 1])
         torch.testing.assert_close(together[i : i + 1], alone, atol=1e-5, rtol=1e-4)
-    joined = TextEmbedding.cat([text[:1], text[1:]])
+    joined = PriorText.cat([text[:1], text[1:]])
     assert torch.equal(joined.tokens, text.tokens) and len(joined) == 2
     assert torch.equal(text[torch.tensor([1, 0])].tokens[0], text.tokens[1])
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from scaledreamer.distillation import clip_gradient
 from scaledreamer.schedules import Constant, Linear
-from scaledreamer.training.conditioning import PriorTerm, encode_texts
+from scaledreamer.training.conditioning import Judge, encode_texts
 from scaledreamer.training.regularizers import Regularizers
 from scaledreamer.training.step import distill, upsample
 from tests.support.training_fakes import RandomPrior, gradients_of, make_trainer, parameters_of
@@ -81,7 +81,7 @@ def test_gradient_equals_one_backward_pass_through_everything(method: str) -> No
 )
 def test_distill_is_its_formula_in_one_call(method: str, formula: object) -> None:
     prior = RandomPrior()
-    term = PriorTerm(prior, lambda texts: prior.encode_text(list(texts)), guidance_scale=3.0)
+    term = Judge(prior, lambda texts: prior.encode_text(list(texts)), guidance_scale=3.0)
     latents, noise = torch.randn(3, 2, 4, 4), torch.randn(3, 2, 4, 4)
     t, shift = torch.tensor([0.2, 0.5, 0.9]), torch.tensor([0.01, 0.0, 0.05])
     got = distill(term, method, latents, encode_texts(term, ["a", "b", "a"]), noise, t, shift)
@@ -226,11 +226,10 @@ def test_prior_is_no_part_of_the_trained_module() -> None:
 
 
 def test_several_priors_add_up_with_their_weights() -> None:
-    def terms(*weights: float) -> list[PriorTerm]:
+    def terms(*weights: float) -> list[Judge]:
         prior = RandomPrior()
         return [
-            PriorTerm(prior, lambda texts: prior.encode_text(list(texts)), weight=weight)
-            for weight in weights
+            Judge(prior, lambda texts: prior.encode_text(list(texts)), weight=weight) for weight in weights
         ]
 
     first = gradients_of(make_trainer(regularizers=NONE, priors=terms(1.0)))

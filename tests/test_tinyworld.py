@@ -254,7 +254,7 @@ def test_views_are_reproducible_and_survive_a_file(tmp_path):
 
 def test_data_shows_all_four_view_words():
     cameras = dataset.draw_cameras(torch.Generator().manual_seed(0), 2000)
-    from scaledreamer.prompts.views import view_index
+    from scaledreamer.prompts.view_words import view_index
 
     share = view_index(cameras.elevation, cameras.azimuth).flatten().bincount(minlength=4) / 2000
     assert (share > 0.05).all()

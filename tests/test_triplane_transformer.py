@@ -12,9 +12,9 @@ from torch import Tensor
 
 from scaledreamer import build
 from scaledreamer.config import GeneratorSettings, load_config
+from scaledreamer.contracts import GeneratorText, Scene
 from scaledreamer.generators.triplane_transformer import TriplaneTransformer
 from scaledreamer.pipeline import TextTo3D
-from scaledreamer.scene import Scene, TextCondition
 from tests.support.generator_laws import (
     assert_a_batch_of_two_equals_two_batches_of_one,
     assert_equal_on,
@@ -60,12 +60,12 @@ def trained(dtype: torch.dtype = torch.float32, **settings: Any) -> TriplaneTran
     return generator.to(dtype)
 
 
-def condition(batch: int, dtype: torch.dtype = torch.float32, length: int = 5) -> TextCondition:
+def condition(batch: int, dtype: torch.dtype = torch.float32, length: int = 5) -> GeneratorText:
     """Prompts of 2, 3, 4, ... tokens, padded with numbers that must not matter."""
     random = torch.Generator().manual_seed(2)
     tokens = torch.randn(batch, length, DIM, generator=random).to(dtype)
     mask = torch.arange(length) < torch.arange(2, batch + 2)[:, None]
-    return TextCondition(torch.zeros(batch, DIM, dtype=dtype), tokens, mask)
+    return GeneratorText(torch.zeros(batch, DIM, dtype=dtype), tokens, mask)
 
 
 def test_initial_scene_is_a_grey_sphere_for_every_prompt() -> None:
@@ -180,7 +180,7 @@ def test_padding_does_not_matter_and_every_token_does() -> None:
     planes = generator.planes(given)
     longer = torch.cat([given.tokens, torch.full((2, 4, DIM), 7.0, dtype=torch.float64)], 1)
     longer_mask = torch.cat([given.mask, torch.zeros(2, 4, dtype=torch.bool)], 1)
-    other = generator.planes(TextCondition(given.pooled, longer, longer_mask))
+    other = generator.planes(GeneratorText(given.pooled, longer, longer_mask))
     torch.testing.assert_close(other, planes, rtol=1e-10, atol=1e-10)
     noisy = given.tokens + 3.0 * ~given.mask[..., None]
     torch.testing.assert_close(generator.planes(given._replace(tokens=noisy)), planes)
@@ -202,7 +202,7 @@ def test_padding_is_seen_where_masks_are_switched_off() -> None:
 def test_the_order_of_tokens_and_of_prompts_is_that_of_the_input() -> None:
     """Text attention is a set's: what order means, the text encoder has put into the vectors."""
     generator, given = trained(torch.float64), condition(3, torch.float64)
-    turned = TextCondition(*(values.flip(0) for values in given))
+    turned = GeneratorText(*(values.flip(0) for values in given))
     torch.testing.assert_close(generator.planes(turned).flip(0), generator.planes(given))
     reversed_text = given._replace(tokens=given.tokens.flip(1), mask=given.mask.flip(1))
     torch.testing.assert_close(generator.planes(reversed_text), generator.planes(given))
@@ -345,6 +345,6 @@ def test_noise_and_tokens_of_another_length_are_refused() -> None:
     generator = make_generator()
     with pytest.raises(ValueError, match="takes no noise z"):
         generator(condition(1), torch.zeros(1, 4))
-    other = TextCondition(torch.zeros(1, 5), torch.zeros(1, 1, 5), torch.ones(1, 1, dtype=torch.bool))
+    other = GeneratorText(torch.zeros(1, 5), torch.zeros(1, 1, 5), torch.ones(1, 1, dtype=torch.bool))
     with pytest.raises(ValueError, match="tokens have 5 numbers, the generator was built for 6"):
         generator(other)

@@ -9,11 +9,11 @@ import torch
 
 from scaledreamer import build
 from scaledreamer.config import load_config
+from scaledreamer.contracts import GeneratorText
 from scaledreamer.generators.hyper_ingp import HyperINGP
 from scaledreamer.generators.whitening import MIN_DEVIATION, TextWhitening
 from scaledreamer.prompts.conditioner import TextConditioner
 from scaledreamer.prompts.source import PromptList
-from scaledreamer.scene import TextCondition
 
 
 def texts(*deviations: float, count: int = 4000) -> torch.Tensor:
@@ -73,7 +73,7 @@ def test_hyper_ingp_reads_the_whitened_text():
         state | {"hyper.0.weight": weight @ matrix.T, "hyper.0.bias": bias - weight @ (mean @ matrix)}
     )
     points = torch.rand(4, 9, 3) * 2 - 1
-    condition = TextCondition(pooled[:4], pooled[:4, None], torch.ones(4, 1, dtype=torch.bool))
+    condition = GeneratorText(pooled[:4], pooled[:4, None], torch.ones(4, 1, dtype=torch.bool))
     for ours, expected in zip(
         generator(condition).query(points), plain(condition).query(points), strict=True
     ):
@@ -89,9 +89,9 @@ def test_a_training_begins_with_a_whitening_fitted_to_its_corpus():
     class Conditioner:
         condition_dim = token_dim = 2
 
-        def __call__(self, prompts: list[str]) -> TextCondition:
+        def __call__(self, prompts: list[str]) -> GeneratorText:
             found = torch.stack([table[prompt] for prompt in prompts])
-            return TextCondition(found, found[:, None], torch.ones(len(prompts), 1, dtype=torch.bool))
+            return GeneratorText(found, found[:, None], torch.ones(len(prompts), 1, dtype=torch.bool))
 
     config = load_config("tiny", ["generator.hyper_ingp.whitening=1"])
     conditioner, device = cast(TextConditioner, Conditioner()), torch.device("cpu")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from scaledreamer.contracts import Scene
     from scaledreamer.rendering.volume import VolumeRenderer
-    from scaledreamer.scene import Scene
 
 BACKGROUND = 0.35
 """Of all images that are compared."""

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from scaledreamer.cameras import Cameras
     from scaledreamer.config import Config
+    from scaledreamer.contracts import Scene
     from scaledreamer.rendering.volume import VolumeRenderer
-    from scaledreamer.scene import Scene
 
 
 def add_options(render: argparse.ArgumentParser, generator: argparse.ArgumentParser) -> None:

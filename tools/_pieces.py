@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from scaledreamer.prompts.views import view_index, with_view
+from scaledreamer.prompts.view_words import view_index, with_view
 from scaledreamer.tinyworld import dataset, grammar
 from scaledreamer.tinyworld.grammar import Meaning
 

@@ -26,7 +26,7 @@ from scaledreamer.cli import program
 from scaledreamer.evaluation.clip_scores import TINY_CLIP, TinyClip, hard_retrieval, pool_views
 from scaledreamer.evaluation.report import save_sheet
 from scaledreamer.priors.stable_diffusion import StableDiffusionPrior
-from scaledreamer.prompts.views import VIEW_WORDS, view_index, with_view
+from scaledreamer.prompts.view_words import VIEW_WORDS, view_index, with_view
 from scaledreamer.tinyworld import dataset, grammar
 from scaledreamer.tinyworld.grammar import KINDS, Meaning
 

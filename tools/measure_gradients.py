@@ -30,10 +30,10 @@ from scaledreamer.cli import fail, program
 from scaledreamer.distillation import clip_gradient, sample_timestep_shift
 from scaledreamer.pipeline import TextTo3D
 from scaledreamer.priors.stable_diffusion import StableDiffusionPrior
-from scaledreamer.prompts.views import view_index, with_view
+from scaledreamer.prompts.view_words import view_index, with_view
 from scaledreamer.tinyworld import dataset, grammar
 from scaledreamer.tinyworld.shapes import WorldScene
-from scaledreamer.training.conditioning import PriorTerm, encode_texts
+from scaledreamer.training.conditioning import Judge, encode_texts
 from scaledreamer.training.step import distill, upsample
 
 T_MIN = 0.02
@@ -127,7 +127,7 @@ def main() -> int:
     way = F.avg_pool2d(images - true, 2)
     rows = []
     for method, scale, eta, t in itertools.product(args.method, args.guidance, args.eta, args.timesteps):
-        term = PriorTerm(prior, lambda texts: prior.encode_text(list(texts)), scale, eta)
+        term = Judge(prior, lambda texts: prior.encode_text(list(texts)), scale, eta)
         conditioning = encode_texts(term, prompts)
         gradients = []
         for number in range(args.num_noises):

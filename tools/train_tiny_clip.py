@@ -26,7 +26,7 @@ from train_tiny_prior import load_module
 
 from scaledreamer.cli import program
 from scaledreamer.evaluation.clip_scores import TinyClip, hard_retrieval
-from scaledreamer.prompts.views import VIEW_WORDS, with_view
+from scaledreamer.prompts.view_words import VIEW_WORDS, with_view
 from scaledreamer.tinyworld import grammar
 from scaledreamer.tinyworld.grammar import KINDS
 from scaledreamer.tinyworld.text import ATTRIBUTE_VALUES, MAX_TOKENS, attribute_labels, build_tokenizer

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from scaledreamer.cli import program
 from scaledreamer.priors.stable_diffusion import StableDiffusionPrior
 from scaledreamer.prompts.conditioner import TextConditioner
-from scaledreamer.prompts.views import BACK, FRONT, VIEW_WORDS, with_view
+from scaledreamer.prompts.view_words import BACK, FRONT, VIEW_WORDS, with_view
 from scaledreamer.tinyworld import grammar
 from scaledreamer.tinyworld.text import ATTRIBUTE_VALUES, MAX_TOKENS, attribute_labels, build_tokenizer
 

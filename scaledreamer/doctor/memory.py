@@ -10,7 +10,7 @@ from scaledreamer.doctor import networks
 from scaledreamer.doctor.child import ask
 from scaledreamer.doctor.files import Model, num_moments
 from scaledreamer.doctor.findings import Section, size
-from scaledreamer.prompts.views import VIEW_WORDS
+from scaledreamer.prompts.view_words import VIEW_WORDS
 
 CUDA_BYTES = 900 * 2**20
 """Of a GPU, for CUDA itself and its libraries; of one's first use of them."""

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from scaledreamer import build
 from scaledreamer import config as cfg
 from scaledreamer.accounting import Cost, count
+from scaledreamer.contracts import GeneratorText
 from scaledreamer.doctor.files import Model
 from scaledreamer.priors.cost import PriorCost, prior_cost
 from scaledreamer.priors.full_size import Name, assemble, full_size
 from scaledreamer.priors.latent_diffusion import LatentDiffusionPrior
-from scaledreamer.scene import TextCondition
 
 GUESSED_WIDTH = {"sd15": 768, "sd21": 1024, "sdxl": 768}
 """Of the first text encoder."""
@@ -187,7 +187,7 @@ def _made_before(config: cfg.Config, batch: int) -> Cost:
         generator: Any = build.make_generator(config.generator.name, settings)
         z = torch.empty(batch, generator.noise_dim) if generator.has_noise else None
         ones = torch.empty(batch, 1, dtype=torch.bool)
-        condition = TextCondition(torch.empty(batch, 8), torch.empty(batch, 1, 8), ones)
+        condition = GeneratorText(torch.empty(batch, 8), torch.empty(batch, 1, 8), ones)
 
     def forward() -> list[Tensor]:
         features = generator(condition, z).features
@@ -228,7 +228,7 @@ def _passes(
     module = RenderedGenerator(generator, renderer, regularizers, views)
     stream = PromptStream(PromptList(["a"]), seed=0, batch_size=batch)
     drawn = stream.samples(0, range(batch), torch.device("cpu"))
-    condition = TextCondition(
+    condition = GeneratorText(
         torch.randn(batch, 8), torch.zeros(batch, 1, 8), torch.ones(batch, 1, dtype=torch.bool)
     )
     looked = views.cameras(drawn.random.uniform("cameras", 1, 4))

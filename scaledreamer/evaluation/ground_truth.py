@@ -15,8 +15,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from scaledreamer.cameras import Cameras, orbit_cameras
+from scaledreamer.contracts import Scene
 from scaledreamer.rendering.volume import VolumeRenderer
-from scaledreamer.scene import Scene
 from scaledreamer.tinyworld.grammar import Meaning
 from scaledreamer.tinyworld.shapes import WorldScene
 

@@ -25,12 +25,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from scaledreamer.cameras import Cameras
+from scaledreamer.contracts import Scene
 from scaledreamer.evaluation import faces
 from scaledreamer.evaluation.clip_scores import ImageTextEncoder
 from scaledreamer.evaluation.draws import draw_prompts
 from scaledreamer.evaluation.faces import FaceProbe
 from scaledreamer.evaluation.ground_truth import DISTANCE, ELEVATION_DEG, FOV_DEG, Observer
-from scaledreamer.scene import Scene
 from scaledreamer.tinyworld.grammar import Meaning
 from scaledreamer.tinyworld.shapes import WorldScene, primitives_of, two_faced, without_face
 

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from scaledreamer.captions import captioned_rows
+from scaledreamer.contracts import Scene
 from scaledreamer.evaluation import faces
 from scaledreamer.evaluation.alignment import aligned_iou
 from scaledreamer.evaluation.clip_scores import (
@@ -38,7 +39,6 @@ from scaledreamer.evaluation.ground_truth import (
 )
 from scaledreamer.evaluation.janus import SHARES, JanusTest
 from scaledreamer.meshing.export import save_png
-from scaledreamer.scene import Scene
 from scaledreamer.tinyworld.grammar import ATTRIBUTES, Meaning
 from scaledreamer.tinyworld.shapes import WorldScene
 

@@ -1,4 +1,4 @@
-"""Features of points, looked up in a volume of features. Axes and cube are those of `scaledreamer.scene`."""
+"""Features of points, looked up in a volume of features; axes and cube as in `scaledreamer.contracts`."""
 
 from __future__ import annotations
 

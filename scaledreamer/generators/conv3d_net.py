@@ -20,10 +20,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from scaledreamer.contracts import GeneratorText
 from scaledreamer.fields.volume import FeatureVolume
 from scaledreamer.generators.decoded import DecodedScene, Decoder, check_settings
 from scaledreamer.generators.styled import Dense, StyledConv, StyledOutput, double
-from scaledreamer.scene import TextCondition
 
 BASE_RESOLUTION = 4
 """Of the learned constant that the convolutions begin with."""
@@ -195,7 +195,7 @@ class Conv3DNet(nn.Module):
         self.decoder = Decoder(num_features, mlp_width, mlp_depth, sphere_radius, background)
 
     def forward(
-        self, condition: TextCondition, z: Tensor | None = None, *, truncation: float = 1.0
+        self, condition: GeneratorText, z: Tensor | None = None, *, truncation: float = 1.0
     ) -> DecodedScene:
         """The scenes of a batch of prompts.
 

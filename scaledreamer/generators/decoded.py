@@ -1,7 +1,7 @@
 """Scenes whose points have features, which two MLPs that all prompts share turn into distance and colour.
 
 What the 3DConv-net, the Triplane-Transformer and the plain field have in common; they differ in where the
-features come from. World and axes are those of `scaledreamer.scene`.
+features come from. World and axes are those of `scaledreamer.contracts`.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Decoder(nn.Module):
 
 @dataclass(frozen=True)
 class DecodedScene:
-    """Scenes of a batch of prompts (a `scaledreamer.scene.SceneBatch`), differentiable in the generator."""
+    """Scenes of a batch of prompts (a `contracts.SceneBatch`), differentiable in the generator."""
 
     features: PointFeatures
     decoder: Decoder

@@ -15,9 +15,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from scaledreamer.contracts import GeneratorText
 from scaledreamer.fields.hash_grid import HashGrid
 from scaledreamer.generators.decoded import DecodedScene, Decoder, check_settings
-from scaledreamer.scene import TextCondition
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class GridFeatures:
 
 @dataclass(frozen=True)
 class JitteredScene:
-    """A scene whose colour is asked beside the points (a `scaledreamer.scene.SceneBatch`).
+    """A scene whose colour is asked beside the points (a `scaledreamer.contracts.SceneBatch`).
 
     Attributes:
         z: from which the displacements come.
@@ -136,7 +136,7 @@ class Field(nn.Module):
         """Whether it takes noise z: while training with jitter. Finished scenes have none."""
         return self.training and self.config["color_jitter"] > 0
 
-    def forward(self, condition: TextCondition, z: Tensor | None = None) -> DecodedScene | JitteredScene:
+    def forward(self, condition: GeneratorText, z: Tensor | None = None) -> DecodedScene | JitteredScene:
         """The scene, once for each prompt of the batch; without z there is no jitter.
 
         Raises: ValueError for noise where there is no jitter, or of another shape.

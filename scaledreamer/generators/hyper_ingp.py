@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from scaledreamer.contracts import GeneratorText
 from scaledreamer.fields.hash_grid import HashGrid
 from scaledreamer.fields.sdf import sphere_bias
 from scaledreamer.generators.decoded import check_settings
 from scaledreamer.generators.whitening import TextWhitening
-from scaledreamer.scene import TextCondition
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class PromptMLP:
 
 @dataclass(frozen=True)
 class HyperINGPScene:
-    """Scenes of a batch of prompts (a `scaledreamer.scene.SceneBatch`), differentiable in the generator."""
+    """Scenes of a batch of prompts (a `contracts.SceneBatch`), differentiable in the generator."""
 
     grid: HashGrid
     sdf_mlp: PromptMLP
@@ -175,7 +175,7 @@ class HyperINGP(nn.Module):
         self.hyper = nn.Sequential(*hidden)
         self.heads = nn.ModuleDict({name: _head(hyper_width, layers) for name, layers in self.layers.items()})
 
-    def forward(self, condition: TextCondition, z: Tensor | None = None) -> HyperINGPScene:
+    def forward(self, condition: GeneratorText, z: Tensor | None = None) -> HyperINGPScene:
         """The scenes of a batch of prompts.
 
         Raises: ValueError for noise, of which this generator has none, and for a condition of another length.

@@ -19,9 +19,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from scaledreamer.contracts import GeneratorText
 from scaledreamer.fields.planes import FeaturePlanes
 from scaledreamer.generators.decoded import DecodedScene, Decoder, check_settings
-from scaledreamer.scene import TextCondition
 
 _MLP_RATIO = 4
 """Width of the hidden layer of a transformer's MLP, in widths of a token."""
@@ -115,7 +115,7 @@ class TriplaneTransformer(nn.Module):
         num_features = 3 * plane_features + (3 if coordinates else 0)
         self.decoder = Decoder(num_features, mlp_width, mlp_depth, sphere_radius, background)
 
-    def forward(self, condition: TextCondition, z: Tensor | None = None) -> DecodedScene:
+    def forward(self, condition: GeneratorText, z: Tensor | None = None) -> DecodedScene:
         """The scenes of a batch of prompts.
 
         Raises: ValueError for noise, of which this generator has none, and for tokens of another length.
@@ -131,7 +131,7 @@ class TriplaneTransformer(nn.Module):
         planes = FeaturePlanes(self.planes(condition), self.config["coordinates"])
         return DecodedScene(planes, self.decoder)
 
-    def planes(self, condition: TextCondition) -> Float[Tensor, "batch 3 c h w"]:
+    def planes(self, condition: GeneratorText) -> Float[Tensor, "batch 3 c h w"]:
         """Features of the planes' pixels, in the dtype of the parameters."""
         tokens = condition.tokens.to(self.positions.dtype)
         mask = condition.mask if self.config["mask_padding"] else torch.ones_like(condition.mask)

@@ -16,11 +16,11 @@ from jaxtyping import Bool, Float
 from skimage.measure import marching_cubes
 from torch import Tensor
 
+from scaledreamer.contracts import Scene
 from scaledreamer.meshing import MAX_RESOLUTION, MIN_RESOLUTION, RESOLUTION
 from scaledreamer.meshing.mesh import Mesh
 from scaledreamer.meshing.simplify import collapse_short_edges, simplify
 from scaledreamer.meshing.topology import is_inside, label_bodies, signed_volumes
-from scaledreamer.scene import Scene
 
 BLOCK = 4
 

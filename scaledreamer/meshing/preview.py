@@ -15,10 +15,10 @@ from jaxtyping import Float
 from scipy.ndimage import gaussian_filter, map_coordinates, maximum_filter, minimum_filter
 
 from scaledreamer.cameras import Cameras
+from scaledreamer.contracts import Scene
 from scaledreamer.meshing.first_hits import FirstHits, make_first_hits
 from scaledreamer.meshing.mesh import Mesh
 from scaledreamer.meshing.texture import surface_colors, visible_depths
-from scaledreamer.scene import Scene
 
 NUM_SKY_DIRECTIONS = 40
 GROUND_CELLS = 48

@@ -16,10 +16,10 @@ import xatlas
 from jaxtyping import Bool, Float, Int, UInt8
 from scipy.ndimage import distance_transform_edt
 
+from scaledreamer.contracts import Scene
 from scaledreamer.meshing import MAX_TEXTURE_SIZE, MIN_TEXTURE_SIZE, TEXTURE_SIZE
 from scaledreamer.meshing.mesh import Mesh
 from scaledreamer.meshing.topology import MeshReport, inspect
-from scaledreamer.scene import Scene
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from scaledreamer.cameras import Cameras
+from scaledreamer.contracts import Scene
 from scaledreamer.fields.sdf import volsdf_density
 from scaledreamer.meshing.isosurface import Lattice
-from scaledreamer.scene import Scene
 
 VISIBLE_WITHIN = 5.0
 """Deviations outside a flat surface beyond which density is left out; it would take 0.3 % of the light."""

@@ -1,6 +1,6 @@
 """What all latent diffusion models of the diffusers layout share: the autoencoder, and how networks are run.
 
-Letters and axes as in `priors/base.py`.
+Letters and axes as in `contracts.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from scaledreamer.priors.base import TextEmbedding
+from scaledreamer.contracts import PriorText
 from scaledreamer.priors.noise_schedule import NoiseSchedule, ddim
 from scaledreamer.priors.running import (
     Checkpointed,
@@ -37,7 +37,7 @@ def encode_image(
     images: Float[Tensor, "image 3 h w"],
     noise: Float[Tensor, "image c h_latent w_latent"] | None = None,
 ) -> Float[Tensor, "image c h_latent w_latent"]:
-    """See `DiffusionPrior.encode_image`.
+    """See `Prior.encode_image`.
 
     Raises: ValueError if the autoencoder does not divide the images' size.
     """
@@ -152,11 +152,11 @@ class LatentDiffusionPrior:
         }
         return {"unet": self._unet, "vae": self._autoencoder, **encoders}
 
-    def blank_conditioning(self, num_texts: int) -> TextEmbedding:
+    def blank_conditioning(self, num_texts: int) -> PriorText:
         """Zeros of the shape and dtype of encoded texts."""
         options: Any = {"device": self.device, "dtype": self._unet.dtype}
         pooled = None if self.pooled_dim is None else torch.zeros(num_texts, self.pooled_dim, **options)
-        return TextEmbedding(torch.zeros(num_texts, *self.text_shape, **options), pooled)
+        return PriorText(torch.zeros(num_texts, *self.text_shape, **options), pooled)
 
     def drop_text_encoder(self) -> None:
         """Frees text encoders and tokenizers, once all texts are encoded; `encode_text` raises after it."""
@@ -249,7 +249,7 @@ class LatentDiffusionPrior:
         images: Float[Tensor, "image 3 h w"],
         noise: Float[Tensor, "image c h_latent w_latent"] | None = None,
     ) -> Float[Tensor, "image c h_latent w_latent"]:
-        """See `DiffusionPrior.encode_image`; images at the prior's `image_size`.
+        """See `Prior.encode_image`; images at the prior's `image_size`.
 
         Raises: ValueError for images of another size.
         """
@@ -276,7 +276,7 @@ class LatentDiffusionPrior:
         self,
         x_t: Float[Tensor, "image c h_latent w_latent"],
         t: Float[Tensor, " image"],
-        conditioning: TextEmbedding,
+        conditioning: PriorText,
     ) -> Float[Tensor, "image c h_latent w_latent"]:
         """Epsilon from the UNet, whatever it predicts."""
         dtype, steps = self._unet.dtype, self._schedule.steps(t)
@@ -288,7 +288,7 @@ class LatentDiffusionPrior:
         self._watch(1, dtype, x_t, output)
         return self._schedule.epsilon(output, x_t, t)
 
-    def _network_output(self, x_t: Tensor, steps: Tensor, conditioning: TextEmbedding) -> Tensor:
+    def _network_output(self, x_t: Tensor, steps: Tensor, conditioning: PriorText) -> Tensor:
         """The UNet's output on latents in its dtype."""
         raise NotImplementedError
 

@@ -1,6 +1,6 @@
 """The noise schedule of latent diffusion networks, and sampling with it.
 
-Letters and axes as in `priors/base.py`; `v` is the network's output where it predicts v.
+Letters and axes as in `contracts.py`; `v` is the network's output where it predicts v.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from scaledreamer.priors.base import TextEmbedding
+from scaledreamer.contracts import PriorText
 
 if TYPE_CHECKING:
-    from scaledreamer.priors.base import DiffusionPrior
+    from scaledreamer.contracts import Prior
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class NoiseSchedule:
 
 @torch.no_grad()
 def ddim(
-    prior: DiffusionPrior,
+    prior: Prior,
     prompts: list[str],
     noise: Float[Tensor, "image c h w"],
     *,
@@ -79,7 +79,7 @@ def ddim(
     """Latents of prompts by DDIM (Song et al. 2021) with classifier-free guidance."""
     text, null = prior.encode_text(prompts), prior.encode_text([""])
     null = null[torch.zeros(len(prompts), dtype=torch.long)]
-    conditioning = TextEmbedding.cat([text, null])
+    conditioning = PriorText.cat([text, null])
     times = torch.linspace(1, 0, num_steps + 1, device=noise.device)
     x = noise
     for now, then in zip(times[:-1], times[1:], strict=True):

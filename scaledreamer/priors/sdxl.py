@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from scaledreamer.priors.base import TextEmbedding
+from scaledreamer.contracts import PriorText
 from scaledreamer.priors.latent_diffusion import LatentDiffusionPrior
 from scaledreamer.prompts.conditioner import load_text_encoder
 from scaledreamer.weights.loading import (
@@ -42,7 +42,7 @@ LAYOUT = (
 
 
 class SDXLPrior(LatentDiffusionPrior):
-    """SDXL's AutoencoderKL, UNet2DConditionModel and two CLIP text encoders behind the `DiffusionPrior`
+    """SDXL's AutoencoderKL, UNet2DConditionModel and two CLIP text encoders behind the `Prior`
     contract.
 
     Args:
@@ -134,7 +134,7 @@ class SDXLPrior(LatentDiffusionPrior):
             raise ValueError(f"prior {source}: {error}") from None
 
     @torch.no_grad()
-    def encode_text(self, prompts: list[str]) -> TextEmbedding:
+    def encode_text(self, prompts: list[str]) -> PriorText:
         """Both encoders' tokens side by side and the second's pooled embedding, padded to their full length;
         longer text is cut. "" is zeros where `zeros_for_empty_prompt`."""
         self._check_text_encoders(prompts)
@@ -151,14 +151,14 @@ class SDXLPrior(LatentDiffusionPrior):
             tokens.append(output.hidden_states[-2])
             pooled = output.get("text_embeds")
         assert pooled is not None
-        encoded = TextEmbedding(torch.cat(tokens, dim=-1), pooled)
+        encoded = PriorText(torch.cat(tokens, dim=-1), pooled)
         if self._zeros_for_empty_prompt:
             is_empty = torch.tensor([not prompt for prompt in prompts], device=pooled.device)
             encoded.tokens[is_empty] = 0
             pooled[is_empty] = 0
         return encoded
 
-    def _network_output(self, x_t: Tensor, steps: Tensor, conditioning: TextEmbedding) -> Tensor:
+    def _network_output(self, x_t: Tensor, steps: Tensor, conditioning: PriorText) -> Tensor:
         assert conditioning.pooled is not None
         added = {
             "text_embeds": conditioning.pooled.to(x_t.dtype),

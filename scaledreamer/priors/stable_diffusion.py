@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from scaledreamer.priors.base import TextEmbedding
+from scaledreamer.contracts import PriorText
 from scaledreamer.priors.latent_diffusion import LatentDiffusionPrior
 from scaledreamer.prompts.conditioner import load_text_encoder
 from scaledreamer.weights.loading import (
@@ -26,7 +26,7 @@ LAYOUT = ("model_index.json", "vae/", "unet/", "text_encoder/", "tokenizer/", "s
 
 
 class StableDiffusionPrior(LatentDiffusionPrior):
-    """AutoencoderKL, UNet2DConditionModel and CLIP text encoder behind the `DiffusionPrior` contract.
+    """AutoencoderKL, UNet2DConditionModel and CLIP text encoder behind the `Prior` contract.
 
     Args:
         autoencoder, unet, text_encoder, tokenizer: diffusers' and transformers' objects.
@@ -88,7 +88,7 @@ class StableDiffusionPrior(LatentDiffusionPrior):
             raise ValueError(f"prior {source}: {error}") from None
 
     @torch.no_grad()
-    def encode_text(self, prompts: list[str]) -> TextEmbedding:
+    def encode_text(self, prompts: list[str]) -> PriorText:
         """Token embeddings padded to the encoder's full length, as Stable Diffusion reads them; longer text
         is cut."""
         self._check_text_encoders(prompts)
@@ -100,9 +100,9 @@ class StableDiffusionPrior(LatentDiffusionPrior):
             max_length=encoder.config.max_position_embeddings,
             return_tensors="pt",
         ).input_ids
-        return TextEmbedding(encoder(ids.to(self._unet.device)).last_hidden_state)
+        return PriorText(encoder(ids.to(self._unet.device)).last_hidden_state)
 
-    def _network_output(self, x_t: Tensor, steps: Tensor, conditioning: TextEmbedding) -> Tensor:
+    def _network_output(self, x_t: Tensor, steps: Tensor, conditioning: PriorText) -> Tensor:
         return self._unet(x_t, steps, conditioning.tokens.to(x_t.dtype)).sample
 
 

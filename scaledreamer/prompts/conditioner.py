@@ -11,13 +11,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from scaledreamer.contracts import GeneratorText
 from scaledreamer.prompts.words import WORDS_FILE, read_words, unknown_words
-from scaledreamer.scene import TextCondition
 from scaledreamer.weights.layout import part_variant
 
 
 class TextConditioner:
-    """A frozen CLIP text encoder: plain prompts, without view words, to `TextCondition`.
+    """A frozen CLIP text encoder: plain prompts, without view words, to `GeneratorText`.
 
     Args:
         text_encoder, tokenizer: transformers' CLIPTextModel and CLIPTokenizer.
@@ -49,12 +49,12 @@ class TextConditioner:
 
     @property
     def condition_dim(self) -> int:
-        """Length of `TextCondition.pooled`."""
+        """Length of `GeneratorText.pooled`."""
         return self._encoder.config.hidden_size
 
     @property
     def token_dim(self) -> int:
-        """Length of a vector of `TextCondition.tokens`."""
+        """Length of a vector of `GeneratorText.tokens`."""
         return self._encoder.config.hidden_size
 
     @property
@@ -68,7 +68,7 @@ class TextConditioner:
         return self
 
     @torch.no_grad()
-    def __call__(self, prompts: list[str]) -> TextCondition:
+    def __call__(self, prompts: list[str]) -> GeneratorText:
         """Encodes prompts; `mask` is False on padding.
 
         Raises: ValueError if there is no prompt.
@@ -80,7 +80,7 @@ class TextConditioner:
         )
         device = self._encoder.device
         output = self._encoder(batch.input_ids.to(device))
-        return TextCondition(
+        return GeneratorText(
             output.pooler_output, output.last_hidden_state, batch.attention_mask.to(device).bool()
         )
 

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 import torch
 
-from scaledreamer.scene import TextCondition
+from scaledreamer.contracts import GeneratorText
 
 Encoding = TypeVar("Encoding")
 
@@ -54,6 +54,6 @@ class EncodingCache(Generic[Encoding]):
         return self._join([found[text] for text in texts])
 
 
-def join_conditions(conditions: list[TextCondition]) -> TextCondition:
+def join_conditions(conditions: list[GeneratorText]) -> GeneratorText:
     """One batch of several; all have the same number of tokens."""
-    return TextCondition(*(torch.cat(parts) for parts in zip(*conditions, strict=True)))
+    return GeneratorText(*(torch.cat(parts) for parts in zip(*conditions, strict=True)))

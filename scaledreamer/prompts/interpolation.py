@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from scaledreamer.scene import TextCondition
+from scaledreamer.contracts import GeneratorText
 
 
 def interpolate_conditions(
-    first: TextCondition, second: TextCondition, fraction: Float[Tensor, " frame"]
-) -> TextCondition:
+    first: GeneratorText, second: GeneratorText, fraction: Float[Tensor, " frame"]
+) -> GeneratorText:
     """Conditions on the straight line from one text to another, one for each fraction, without padding.
 
     Pooled vectors are mixed. Of tokens the texts have different numbers m and n, so each token of the first
@@ -37,4 +37,4 @@ def interpolate_conditions(
     start, end = (text.repeat_interleave(length // len(text), 0) for text in texts)
     tokens = torch.lerp(start, end, fraction[:, None, None])
     pooled = torch.lerp(first.pooled, second.pooled, fraction[:, None])
-    return TextCondition(pooled, tokens, torch.ones_like(tokens[..., 0], dtype=torch.bool))
+    return GeneratorText(pooled, tokens, torch.ones_like(tokens[..., 0], dtype=torch.bool))

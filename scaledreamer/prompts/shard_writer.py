@@ -26,7 +26,7 @@ from scaledreamer.prompts.shards import (
 from scaledreamer.prompts.words import WordCount
 
 Encode = Callable[[list[str]], Mapping[str, NDArray[np.generic]]]
-"""Prompts to the parts of `TextCondition`, with a first axis of prompts."""
+"""Prompts to the parts of `GeneratorText`, with a first axis of prompts."""
 
 
 def build_shards(

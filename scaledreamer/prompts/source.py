@@ -21,7 +21,7 @@ class Records(NamedTuple):
 
     Attributes:
         prompts: one a row.
-        condition: their text embeddings where the shards carry them, by name of `TextCondition`'s parts, with
+        condition: their text embeddings where the shards carry them, by name of `GeneratorText`'s parts, with
             a first axis of rows; else None.
         num_replaced: damaged rows in whose place their neighbours are given.
     """

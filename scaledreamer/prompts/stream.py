@@ -22,9 +22,9 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scaledreamer.contracts import GeneratorText
 from scaledreamer.prompts.order import EpochOrder
 from scaledreamer.prompts.source import PromptSource, Records
-from scaledreamer.scene import TextCondition
 
 
 def _generator(*key: object) -> np.random.Generator:
@@ -84,7 +84,7 @@ class Drawn(NamedTuple):
 
     prompts: list[str]
     random: BatchRandom
-    condition: TextCondition | None = None
+    condition: GeneratorText | None = None
     num_replaced: int = 0
 
 
@@ -127,9 +127,9 @@ class PromptStream:
         condition = None
         if self._use_embeddings and records.condition is not None:
             pooled, tokens, mask = (
-                torch.from_numpy(records.condition[name]) for name in TextCondition._fields
+                torch.from_numpy(records.condition[name]) for name in GeneratorText._fields
             )
-            condition = TextCondition(pooled.float().to(device), tokens.float().to(device), mask.to(device))
+            condition = GeneratorText(pooled.float().to(device), tokens.float().to(device), mask.to(device))
         samples = tuple(SampleRandom(self.seed, step, index) for index in indices)
         random = BatchRandom(samples, torch.device(device))
         return Drawn(records.prompts, random, condition, records.num_replaced)

@@ -16,9 +16,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from scaledreamer.accounting import Cost, count
+from scaledreamer.contracts import Scene
 from scaledreamer.fields.sdf import finite_difference_gradient, volsdf_density
 from scaledreamer.rendering.sampling import running_sum
-from scaledreamer.scene import Scene
 
 COMPOSITING_BYTES = 160
 """Of one sample, wanted or not, beside what the scene takes: some 20 numbers, and as many for gradients."""

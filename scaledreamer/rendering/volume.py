@@ -42,6 +42,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from scaledreamer.cameras import Cameras
+from scaledreamer.contracts import Rendering, Scene
 from scaledreamer.fields.sdf import volsdf_density
 from scaledreamer.rendering.packing import (
     COMPOSITING_BYTES,
@@ -58,30 +59,11 @@ from scaledreamer.rendering.sampling import (
     stratified_depths,
     union_edges,
 )
-from scaledreamer.scene import Scene
 
 _POINTS_AT_ONCE = 2**15
 """Of all prompts, without gradients, on a CPU: hidden layers then stay in its cache."""
 _EVEN_SHARE = 0.2
 """Share of the fine samples that goes evenly along the ray, to find what the coarse pass overlooked."""
-
-
-@dataclass
-class Rendering:
-    """Images of a batch of scenes, row 0 on top.
-
-    Attributes:
-        rgb: composited over the background, in [0, 1].
-        opacity: share of a pixel that the scene covers, in [0, 1].
-        depth: mean distance along the unit ray of what covers the pixel; the renderer's `far` where nothing
-            does.
-        normal: mean unit normal in world axes, times opacity. None unless asked for.
-    """
-
-    rgb: Float[Tensor, "batch view 3 h w"]
-    opacity: Float[Tensor, "batch view 1 h w"]
-    depth: Float[Tensor, "batch view 1 h w"]
-    normal: Float[Tensor, "batch view 3 h w"] | None = None
 
 
 @dataclass(frozen=True)

@@ -14,15 +14,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from scaledreamer.priors.base import TextEmbedding
-from scaledreamer.prompts.views import VIEW_WORDS, neighbouring_views, view_index, with_view
+from scaledreamer.contracts import PriorText
+from scaledreamer.prompts.view_words import VIEW_WORDS, neighbouring_views, view_index, with_view
 
 if TYPE_CHECKING:
-    from scaledreamer.priors.base import DiffusionPrior
+    from scaledreamer.contracts import Prior
 
 
 @dataclass(frozen=True)
-class PriorTerm:
+class Judge:
     """One of the priors of a run.
 
     Attributes:
@@ -35,8 +35,8 @@ class PriorTerm:
         perp_neg: strength of Perp-Neg, a factor of its weights; 0 is none.
     """
 
-    prior: DiffusionPrior
-    texts: Callable[[Sequence[str]], TextEmbedding]
+    prior: Prior
+    texts: Callable[[Sequence[str]], PriorText]
     guidance_scale: float = 7.5
     eta: float = 0.1
     weight: float = 1.0
@@ -56,14 +56,14 @@ class Conditioning:
         negative_weights: `w_i`, subtracted.
     """
 
-    text: TextEmbedding
-    uncond: TextEmbedding
-    negatives: tuple[TextEmbedding, ...] = ()
+    text: PriorText
+    uncond: PriorText
+    negatives: tuple[PriorText, ...] = ()
     negative_weights: Float[Tensor, "image negative"] | None = None
 
 
 def encode_views(
-    term: PriorTerm,
+    term: Judge,
     prompts: Sequence[str],
     elevation: Float[Tensor, " image"],
     azimuth: Float[Tensor, " image"],
@@ -89,7 +89,7 @@ def encode_views(
     return Conditioning(text, uncond, negatives, term.perp_neg * mix.negative_weights)
 
 
-def encode_texts(term: PriorTerm, texts: Sequence[str]) -> Conditioning:
+def encode_texts(term: Judge, texts: Sequence[str]) -> Conditioning:
     """Texts of images, as they are; no Perp-Neg, which needs cameras."""
     unique = list(dict.fromkeys([*texts, term.negative_prompt]))
     encoded = term.texts(unique)

@@ -20,6 +20,7 @@ import torch.distributed as dist
 from scaledreamer.build import build_trainer, build_validation, hub_access, make_renderer, renderer_settings
 from scaledreamer.cameras import orbit_cameras
 from scaledreamer.config import Config, dump_config, flatten
+from scaledreamer.contracts import Scene
 from scaledreamer.exported import find_generator
 from scaledreamer.files import replace_text
 from scaledreamer.launch.engine import Update
@@ -28,7 +29,6 @@ from scaledreamer.os_errors import one_line
 from scaledreamer.pipeline import TextTo3D, draw_noise
 from scaledreamer.prompts.conditioner import TextConditioner
 from scaledreamer.prompts.encodings import EncodingCache
-from scaledreamer.scene import Scene
 from scaledreamer.tinyworld import grammar
 from scaledreamer.trained_on import TrainedOn, World
 from scaledreamer.training.checkpoint import Checkpoint, load_newest, save_checkpoint

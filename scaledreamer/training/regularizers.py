@@ -14,10 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from scaledreamer.cameras import Cameras
+from scaledreamer.contracts import Rendering, Scene
 from scaledreamer.fields.sdf import finite_difference_gradient
 from scaledreamer.rendering.sampling import running_sum
-from scaledreamer.rendering.volume import Rendering
-from scaledreamer.scene import Scene
 from scaledreamer.schedules import Constant, Schedule
 
 NAMES = ("eikonal", "sparsity", "opaque", "orientation")

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from scaledreamer.cameras import Cameras, sample_cameras
+from scaledreamer.contracts import GeneratorText, PriorText
 from scaledreamer.distillation import (
     ClipStats,
     asd_gradient,
@@ -31,17 +32,15 @@ from scaledreamer.distillation import (
     weight_of,
 )
 from scaledreamer.launch.engine import Engine, Update
-from scaledreamer.priors.base import TextEmbedding
 from scaledreamer.prompts.stream import BatchRandom, PromptStream, rank_indices
-from scaledreamer.prompts.views import view_index, with_view
+from scaledreamer.prompts.view_words import view_index, with_view
 from scaledreamer.rendering.background import augmented_background
 from scaledreamer.rendering.volume import VolumeRenderer
-from scaledreamer.scene import TextCondition
 from scaledreamer.schedules import Constant, Schedule
-from scaledreamer.training.background import Background, Begun
-from scaledreamer.training.conditioning import Conditioning, PriorTerm, encode_views
+from scaledreamer.training.conditioning import Conditioning, Judge, encode_views
 from scaledreamer.training.metrics import Averages, PartTimer
 from scaledreamer.training.optimizers import AveragedWeights, LearningRates, set_learning_rates
+from scaledreamer.training.prefetch import Pending, PrefetchThread
 from scaledreamer.training.regularizers import Regularizers
 
 
@@ -60,7 +59,7 @@ class Distillation:
 
 
 @dataclass(frozen=True)
-class Views:
+class CameraSampler:
     """Which cameras look at a scene, and how many pixels they see."""
 
     elevation_deg: tuple[float, float]
@@ -99,7 +98,7 @@ class Batch:
     indices: range
     prompts: list[str]
     random: BatchRandom
-    condition: TextCondition
+    condition: GeneratorText
     cameras: Cameras
     conditionings: tuple[Conditioning, ...]
     image_size: int
@@ -118,7 +117,7 @@ class RenderedGenerator(nn.Module):
     generator: Any
 
     def __init__(
-        self, generator: nn.Module, renderer: VolumeRenderer, regularizers: Regularizers, views: Views
+        self, generator: nn.Module, renderer: VolumeRenderer, regularizers: Regularizers, views: CameraSampler
     ) -> None:
         super().__init__()
         self.generator = generator
@@ -161,7 +160,7 @@ def upsample(images: Float[Tensor, "image 3 h w"], size: int) -> Float[Tensor, "
 
 @torch.no_grad()
 def distill(
-    term: PriorTerm,
+    term: Judge,
     method: str,
     latents: Float[Tensor, "image c h w"],
     conditioning: Conditioning,
@@ -191,7 +190,7 @@ def distill(
     if method == "asd":
         branches.append((noised(t + shift), t + shift, text))
     x, times, texts = zip(*branches, strict=True)
-    eps = prior.predict_noise(torch.cat(x), torch.cat(times), TextEmbedding.cat(texts)).split(n)
+    eps = prior.predict_noise(torch.cat(x), torch.cat(times), PriorText.cat(texts)).split(n)
     eps_text, eps_uncond = eps[:2]
 
     weight = weight_of(prior.sigma(t))
@@ -224,9 +223,9 @@ class Trainer:
     engine: Engine
     averaged: AveragedWeights
     stream: PromptStream
-    conditioner: Callable[[Sequence[str]], TextCondition]
-    priors: Sequence[PriorTerm]
-    views: Views
+    conditioner: Callable[[Sequence[str]], GeneratorText]
+    priors: Sequence[Judge]
+    views: CameraSampler
     distillation: Distillation
     regularizers: Regularizers
     learning_rates: LearningRates
@@ -237,8 +236,8 @@ class Trainer:
 
     def __post_init__(self) -> None:
         device = self.engine.process.device
-        self.timer, self._background = PartTimer(device), Background(device)
-        self._begun: tuple[tuple[int, int], Begun[Batch]] | None = None
+        self.timer, self._background = PartTimer(device), PrefetchThread(device)
+        self._begun: tuple[tuple[int, int], Pending[Batch]] | None = None
 
     def step(self, step: int, *, wants_stop: bool = False) -> Update:
         """Optimizer step number `step`, a function of it and of the state of parameters and optimizer.
@@ -310,7 +309,7 @@ class Trainer:
         key = (step + (following == 0), following)
         self._begun = (key, self._background.begin(self._draw, *key))
 
-    def encode(self, prompts: Sequence[str]) -> TextCondition:
+    def encode(self, prompts: Sequence[str]) -> GeneratorText:
         """The conditioner's output; in the background too, where alone the encoders are ever run."""
         return self._background.run(self.conditioner, prompts)
 

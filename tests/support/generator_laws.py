@@ -10,21 +10,21 @@ import torch
 from torch import Tensor, nn
 
 from scaledreamer.cameras import sample_cameras
+from scaledreamer.contracts import GeneratorText, Scene
 from scaledreamer.rendering.volume import VolumeRenderer
-from scaledreamer.scene import Scene, TextCondition
 
 CONDITION_DIM = 6
 
 
-def pooled_condition(batch: int, dtype: torch.dtype = torch.float32) -> TextCondition:
+def pooled_condition(batch: int, dtype: torch.dtype = torch.float32) -> GeneratorText:
     """Prompts of one token, which is the pooled vector."""
     pooled = torch.randn(batch, CONDITION_DIM, generator=torch.Generator().manual_seed(2)).to(dtype)
-    return TextCondition(pooled, pooled[:, None], torch.ones(batch, 1, dtype=torch.bool))
+    return GeneratorText(pooled, pooled[:, None], torch.ones(batch, 1, dtype=torch.bool))
 
 
-def part(condition: TextCondition, index: slice) -> TextCondition:
+def part(condition: GeneratorText, index: slice) -> GeneratorText:
     """Some of the prompts."""
-    return TextCondition(*(values[index] for values in condition))
+    return GeneratorText(*(values[index] for values in condition))
 
 
 def points(batch: int, n: int = 50, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -150,6 +150,6 @@ def numbers_kept(run: Callable[[], object]) -> int:
     return sum(sizes)
 
 
-def moved(condition: TextCondition, device: str) -> TextCondition:
+def moved(condition: GeneratorText, device: str) -> GeneratorText:
     """The same on a device."""
-    return TextCondition(*(values.to(device) for values in condition))
+    return GeneratorText(*(values.to(device) for values in condition))

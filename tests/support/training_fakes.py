@@ -13,18 +13,17 @@ import torch.nn.functional as F
 import yaml
 from torch import Tensor, nn
 
+from scaledreamer.contracts import GeneratorText, PriorText
 from scaledreamer.launch.engine import Engine
 from scaledreamer.launch.process import Process, start_process
-from scaledreamer.priors.base import TextEmbedding
 from scaledreamer.prompts.source import PromptList
 from scaledreamer.prompts.stream import PromptStream
 from scaledreamer.rendering.volume import VolumeRenderer
-from scaledreamer.scene import TextCondition
 from scaledreamer.schedules import Constant, Linear
-from scaledreamer.training.conditioning import PriorTerm
+from scaledreamer.training.conditioning import Judge
 from scaledreamer.training.optimizers import AveragedWeights, LearningRates, make_optimizer
 from scaledreamer.training.regularizers import Regularizers
-from scaledreamer.training.step import Distillation, RenderedGenerator, Trainer, Views
+from scaledreamer.training.step import CameraSampler, Distillation, RenderedGenerator, Trainer
 
 PROMPTS = [
     f"a {color} {thing}" for color in ("red", "green", "blue") for thing in ("cat", "car", "cube", "cone")
@@ -39,7 +38,7 @@ def random_tensor(name: str, *shape: int) -> Tensor:
 
 
 class RandomPrior:
-    """A `DiffusionPrior` of random convolutions: nonlinear, smooth, and different for each text."""
+    """A `Prior` of random convolutions: nonlinear, smooth, and different for each text."""
 
     image_size = SIZE
     num_views = 1
@@ -50,8 +49,8 @@ class RandomPrior:
         self.mixer = random_tensor("mixer", 2, 2, 3, 3) / 4
         self.calls: list[int] = []
 
-    def encode_text(self, prompts: list[str]) -> TextEmbedding:
-        return TextEmbedding(torch.stack([random_tensor(prompt, 3, 2) for prompt in prompts]))
+    def encode_text(self, prompts: list[str]) -> PriorText:
+        return PriorText(torch.stack([random_tensor(prompt, 3, 2) for prompt in prompts]))
 
     def encode_image(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         mean = torch.tanh(F.conv2d(2 * images - 1, self.encoder, stride=4))
@@ -66,7 +65,7 @@ class RandomPrior:
     def why_not_finite(self) -> None:
         return None
 
-    def predict_noise(self, x_t: Tensor, t: Tensor, conditioning: TextEmbedding) -> Tensor:
+    def predict_noise(self, x_t: Tensor, t: Tensor, conditioning: PriorText) -> Tensor:
         self.calls.append(len(x_t))
         text = conditioning.tokens.mean(1)[:, :, None, None]
         return torch.tanh(F.conv2d(x_t, self.mixer, padding=1) * (1 + t[:, None, None, None]) + text)
@@ -77,9 +76,9 @@ class FakeConditioner:
 
     condition_dim = 6
 
-    def __call__(self, prompts: Sequence[str]) -> TextCondition:
+    def __call__(self, prompts: Sequence[str]) -> GeneratorText:
         pooled = torch.stack([random_tensor(f"pooled {prompt}", 6) for prompt in prompts])
-        return TextCondition(pooled, pooled[:, None], torch.ones(len(pooled), 1, dtype=torch.bool))
+        return GeneratorText(pooled, pooled[:, None], torch.ones(len(pooled), 1, dtype=torch.bool))
 
 
 class FakeScene:
@@ -107,7 +106,7 @@ class FakeGenerator(nn.Module):
         self.body = nn.Linear(6, 12)
         self.background = nn.Linear(6, 3)
 
-    def forward(self, condition: TextCondition, z: Tensor | None = None) -> FakeScene:
+    def forward(self, condition: GeneratorText, z: Tensor | None = None) -> FakeScene:
         weights = self.table + self.body(condition.pooled).view(-1, 3, 4)
         return FakeScene(weights, self.background(condition.pooled))
 
@@ -126,7 +125,7 @@ def make_trainer(
     max_norm: float | None = None,
     method: str = "asd",
     regularizers: Regularizers | None = None,
-    priors: Sequence[PriorTerm] | None = None,
+    priors: Sequence[Judge] | None = None,
     **distillation: Any,
 ) -> Trainer:
     """A trainer of the stand-ins; the same settings give the same initial weights."""
@@ -137,7 +136,7 @@ def make_trainer(
     regularizers = regularizers or Regularizers(
         eikonal=Linear(1.0, 0.1, 0, 10), sparsity=Constant(0.5), opaque=Constant(0.1), num_points=16
     )
-    views = Views(
+    views = CameraSampler(
         (-10.0, 45.0), (-180.0, 180.0), (2.5, 2.7), (38.0, 44.0), num_views=num_views, image_size=Constant(8)
     )
     renderer = VolumeRenderer(num_proposals=8, num_resampled=6, lattice_resolution=8)
@@ -157,7 +156,7 @@ def make_trainer(
         averaged=averaged,
         stream=PromptStream(PromptList(PROMPTS), seed=seed, batch_size=batch_size),
         conditioner=FakeConditioner(),
-        priors=priors or [PriorTerm(prior, lambda texts: prior.encode_text(list(texts)))],
+        priors=priors or [Judge(prior, lambda texts: prior.encode_text(list(texts)))],
         views=views,
         distillation=Distillation(
             method=method, t_min=Linear(0.5, 0.02, 0, 20), t_max=Linear(0.98, 0.5, 0, 20), **distillation

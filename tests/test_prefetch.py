@@ -10,22 +10,22 @@ import torch
 
 from scaledreamer.build import TINY_PRIOR
 from scaledreamer.prompts.conditioner import TextConditioner
-from scaledreamer.training.background import Background
-from scaledreamer.training.conditioning import PriorTerm
+from scaledreamer.training.conditioning import Judge
+from scaledreamer.training.prefetch import PrefetchThread
 from tests.support.training_fakes import FakeConditioner, RandomPrior, make_trainer
 
 CPU = torch.device("cpu")
 
 
 def test_work_is_done_in_one_other_thread_in_the_order_it_was_begun() -> None:
-    background, done = Background(CPU), []
+    background, done = PrefetchThread(CPU), []
     begun = [background.begin(lambda i=i: (done.append(i), threading.get_ident())[1]) for i in range(5)]
     threads = {work.result() for work in begun}
     assert done == list(range(5)) and len(threads) == 1 and threads != {threading.get_ident()}
 
 
 def test_an_error_arrives_where_the_result_is_asked_for() -> None:
-    background = Background(CPU)
+    background = PrefetchThread(CPU)
     begun = background.begin(lambda: 1 // 0)
     assert background.run(lambda: 2) == 2
     with pytest.raises(ZeroDivisionError):
@@ -36,9 +36,9 @@ def test_encoding_in_the_background_is_bit_for_bit_the_same() -> None:
     """Each thread of Python has a pool of torch's of its own; of another size, sums would differ."""
     encoder = TextConditioner.from_pretrained(TINY_PRIOR)
     prompts = ["a red frog", "a striped cat wearing a blue hat"]
-    here, there = encoder(prompts), Background(CPU).run(encoder, prompts)
+    here, there = encoder(prompts), PrefetchThread(CPU).run(encoder, prompts)
     assert all(torch.equal(a, b) for a, b in zip(here, there, strict=True))
-    assert Background(CPU).run(torch.get_num_threads) == torch.get_num_threads()
+    assert PrefetchThread(CPU).run(torch.get_num_threads) == torch.get_num_threads()
 
 
 def test_texts_of_the_next_step_are_encoded_while_a_step_is_computed() -> None:
@@ -56,7 +56,7 @@ def test_texts_of_the_next_step_are_encoded_while_a_step_is_computed() -> None:
             return super().predict_noise(x_t, t, conditioning)
 
     prior = SlowPrior()
-    trainer = make_trainer(priors=[PriorTerm(prior, lambda texts: prior.encode_text(list(texts)))])
+    trainer = make_trainer(priors=[Judge(prior, lambda texts: prior.encode_text(list(texts)))])
     trainer.conditioner = SlowConditioner()
     trainer.step(0)
     start = time.perf_counter()
@@ -81,7 +81,7 @@ def test_what_was_drawn_ahead_is_what_would_be_drawn() -> None:
 @pytest.mark.gpu
 def test_a_gpu_encodes_on_a_stream_of_its_own() -> None:
     device = torch.device("cuda")
-    background, x = Background(device), torch.randn(2048, 2048, device=device)
+    background, x = PrefetchThread(device), torch.randn(2048, 2048, device=device)
     wanted = x @ x
     streams = set()
 

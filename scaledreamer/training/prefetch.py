@@ -13,8 +13,8 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Begun(Generic[Result]):
-    """Work that was begun."""
+class Pending(Generic[Result]):
+    """Work that was begun and may not be done yet."""
 
     future: Future[tuple[Result, Any]]
 
@@ -29,7 +29,7 @@ class Begun(Generic[Result]):
         return value
 
 
-class Background:
+class PrefetchThread:
     """Runs functions one after the other in a thread of its own and, on a GPU, on a stream of its own.
 
     What they return may be used on the stream that was current when they were begun. Its memory is given out
@@ -40,10 +40,10 @@ class Background:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ahead")
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
-    def begin(self, function: Callable[..., Result], *args: object) -> Begun[Result]:
+    def begin(self, function: Callable[..., Result], *args: object) -> Pending[Result]:
         """Queues a function and returns at once."""
         if self._stream is None:
-            return Begun(self._thread.submit(lambda: (function(*args), None)))
+            return Pending(self._thread.submit(lambda: (function(*args), None)))
         stream, before = self._stream, torch.cuda.current_stream().record_event()
 
         def work() -> tuple[Result, Any]:
@@ -51,7 +51,7 @@ class Background:
                 stream.wait_event(before)
                 return function(*args), stream.record_event()
 
-        return Begun(self._thread.submit(work))
+        return Pending(self._thread.submit(work))
 
     def run(self, function: Callable[..., Result], *args: object) -> Result:
         """Runs a function after what was begun before it, and waits for it."""

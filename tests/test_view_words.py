@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from scaledreamer.prompts.views import (
+from scaledreamer.prompts.view_words import (
     BACK,
     FRONT,
     OVERHEAD,
