@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from scaledreamer import config as cfg
 from scaledreamer.home import expand_home
-from scaledreamer.schedules import parse_schedule
 
 if TYPE_CHECKING:
     import torch
@@ -468,13 +467,13 @@ def _encode_all(term: Judge, source: PromptSource | None, text_cache: int, key: 
 
 def build_regularizers(config: cfg.RegularizerSettings, max_steps: int) -> Regularizers:
     """All regularizers with their schedules."""
-    from scaledreamer.training.regularizers import NAMES, Regularizers
+    from scaledreamer.training.regularizers import Regularizers
 
     weights = {
-        name: parse_schedule(
-            getattr(config, name).weight, key=f"regularizers.{name}.weight", max_steps=max_steps
-        )
-        for name in NAMES
+        "eikonal": config.eikonal.weight.over(max_steps),
+        "sparsity": config.sparsity.weight.over(max_steps),
+        "opaque": config.opaque.weight.over(max_steps),
+        "orientation": config.orientation.weight.over(max_steps),
     }
     return Regularizers(**weights, num_points=config.eikonal.num_points, epsilon=config.eikonal.epsilon)
 
@@ -488,7 +487,7 @@ def build_views(cameras: cfg.CameraSettings, renderer: cfg.RendererSettings, max
         **{name: (low, high) for name, (low, high) in pairs.items()},
         elevation_on_sphere=cameras.elevation_on_sphere,
         num_views=cameras.num_views,
-        image_size=parse_schedule(renderer.image_size, key="renderer.image_size", max_steps=max_steps),
+        image_size=renderer.image_size.over(max_steps),
         random_background=renderer.random_background,
     )
 
@@ -499,8 +498,8 @@ def build_distillation(config: cfg.DistillationSettings, max_steps: int) -> Dist
 
     return Distillation(
         method=config.method,
-        t_min=parse_schedule(config.t_min, key="distillation.t_min", max_steps=max_steps),
-        t_max=parse_schedule(config.t_max, key="distillation.t_max", max_steps=max_steps),
+        t_min=config.t_min.over(max_steps),
+        t_max=config.t_max.over(max_steps),
         shift_steps=config.shift_steps,
         sample_latents=config.sample_latents,
         clip_mode=config.pixel_clip.mode,
@@ -612,10 +611,8 @@ def build_trainer(config: cfg.Config, process: Process) -> Trainer:
         max_norm=optimizer.max_gradient_norm,
     )
     rates = {
-        "generator": parse_schedule(optimizer.lr, key="optimizer.lr", max_steps=training.max_steps),
-        "background": parse_schedule(
-            optimizer.background_lr, key="optimizer.background_lr", max_steps=training.max_steps
-        ),
+        "generator": optimizer.lr.over(training.max_steps),
+        "background": optimizer.background_lr.over(training.max_steps),
     }
     return Trainer(
         engine=engine,

@@ -10,9 +10,10 @@ In a configuration the places of a schedule are fractions of training, so that t
 Steps count from 0; the place 1.0 is step `max_steps`, one after the last.
 """
 
+import copy
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 _ACCEPTED = (
@@ -56,21 +57,55 @@ class Linear:
 
 
 Schedule = Constant | Linear
+"""A schedule placed in the steps of a training."""
 
 
-def parse_schedule(value: Any, *, key: str, max_steps: int) -> Schedule:
+@dataclass(frozen=True)
+class RelativeSchedule:
+    """A schedule as a configuration has it, for a training of any length; `over` places it in steps.
+
+    Attributes:
+        start, end: its value before and after the line between them; the same of a constant.
+        first, last: where the line begins and ends, fractions of training.
+        is_constant: whether it was given as one number.
+        written: as it was given, see `as_written`. Two that mean the same are equal however written.
+    """
+
+    start: float
+    end: float
+    first: float = 0.0
+    last: float = 1.0
+    is_constant: bool = False
+    written: object = field(default=None, repr=False, compare=False)
+
+    def over(self, max_steps: int) -> Schedule:
+        """The schedule in a training of `max_steps` steps, at least 1."""
+        assert max_steps >= 1, max_steps
+        if self.is_constant:
+            return Constant(self.start)
+        return Linear(
+            self.start,
+            self.end,
+            first_step=round(self.first * max_steps),
+            last_step=round(self.last * max_steps),
+        )
+
+    def as_written(self) -> Any:
+        """The number, list or mapping that it was parsed from, as a copy."""
+        return copy.deepcopy(self.written)
+
+
+def parse_schedule(value: Any, *, key: str) -> RelativeSchedule:
     """A schedule from a configuration's value, in one of the forms above.
 
     Args:
         value: a number, a mapping with start, end and perhaps from and to, or a list of two or four numbers.
         key: the configuration key, for messages.
-        max_steps: steps of the whole training, at least 1.
     Raises: ValueError naming the key, what was found there and what is accepted.
     """
-    if max_steps < 1:
-        raise ValueError(f"max_steps={max_steps}: expected at least 1, to place the schedule of {key}")
     if _is_number(value):
-        return Constant(_finite(value, key))
+        number = _finite(value, key)
+        return RelativeSchedule(number, number, is_constant=True, written=value)
     if isinstance(value, Mapping):
         parts = _parts_of_mapping(value, key)
     elif isinstance(value, Sequence) and not isinstance(value, str) and len(value) in (2, 4):
@@ -83,7 +118,7 @@ def parse_schedule(value: Any, *, key: str, max_steps: int) -> Schedule:
         raise ValueError(
             f"{key}: from={first} and to={last}: expected fractions of training, 0 <= from <= to <= 1"
         )
-    return Linear(start, end, first_step=round(first * max_steps), last_step=round(last * max_steps))
+    return RelativeSchedule(start, end, first, last, written=copy.deepcopy(value))
 
 
 def _parts_of_mapping(value: Mapping[Any, Any], key: str) -> Mapping[Any, Any]:

@@ -12,6 +12,7 @@ import yaml
 
 from scaledreamer import build
 from scaledreamer.config import Config, dump_config, flatten, load_config, parse_config, read_yaml, valid_keys
+from scaledreamer.schedules import Constant, Linear
 
 ROOT = Path(__file__).parent.parent
 
@@ -104,7 +105,7 @@ def test_shipped_configurations_are_found_by_name(tmp_path: Path, monkeypatch: p
 def test_image_size_is_a_number_or_a_schedule_and_memory_is_for_the_largest() -> None:
     for value, largest in ((48, 48), ({"start": 32, "end": 64, "from": 0.0, "to": 0.5}, 64), ([64, 32], 64)):
         renderer = parse_config({"renderer": {"image_size": value}}).renderer
-        assert renderer.image_size == value and renderer.largest_image_size == largest
+        assert renderer.model_dump()["image_size"] == value and renderer.largest_image_size == largest
 
 
 def test_config_and_help_need_no_torch() -> None:
@@ -132,3 +133,20 @@ def test_what_cannot_repeat_on_a_gpu_is_refused_there_if_it_has_to() -> None:
             build.check_deterministic(config, cuda)
         build.check_deterministic(load_config(None, [f"generator.name={name}"]), cuda)
     build.check_deterministic(load_config(None, ["training.deterministic=true"]), cuda)
+
+
+def test_schedules_arrive_parsed_and_come_back_as_they_were_given(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("optimizer: {lr: {start: 1, end: 2, to: 0.5}}\ndistillation: {t_max: [0.9, 0.5]}\n")
+    config = load_config(path, ["regularizers.sparsity.weight=3"])
+    assert config.optimizer.lr.over(10) == Linear(1.0, 2.0, 0, 5)
+    assert config.distillation.t_max.over(10) == Linear(0.9, 0.5, 0, 10)
+    assert config.regularizers.sparsity.weight.over(10) == Constant(3.0)
+    written = yaml.safe_load(dump_config(config))
+    assert written["optimizer"]["lr"] == {"start": 1, "end": 2, "to": 0.5}
+    assert (
+        written["distillation"]["t_max"] == [0.9, 0.5] and written["regularizers"]["sparsity"]["weight"] == 3
+    )
+    again = tmp_path / "again.yaml"
+    again.write_text(dump_config(config))
+    assert load_config(again) == config

@@ -160,8 +160,6 @@ def test_any_text_on_the_command_line(overrides: list[str], tmp_path: Path, monk
 def test_timesteps_that_are_taken_are_in_order_at_every_step(
     start: float, end: float, first: float, last: float, steps: int
 ):
-    from scaledreamer.schedules import parse_schedule
-
     low = {"start": start, "end": end, "from": min(first, last), "to": max(first, last)}
     high = {"start": 0.9, "end": 0.4, "from": first, "to": 1.0}
     lines = [f"{name}={json.dumps(line)}" for name, line in (("t_min", low), ("t_max", high))]
@@ -172,10 +170,7 @@ def test_timesteps_that_are_taken_are_in_order_at_every_step(
     except ValueError as error:
         assert is_one_line(str(error))
         return
-    t_min, t_max = (
-        parse_schedule(value, key="", max_steps=steps)
-        for value in (config.distillation.t_min, config.distillation.t_max)
-    )
+    t_min, t_max = (line.over(steps) for line in (config.distillation.t_min, config.distillation.t_max))
     for step in {round(steps * part / 997) for part in range(997)}:
         assert t_min.value_at(step) <= t_max.value_at(step)
 

@@ -230,7 +230,7 @@ def distances_after_training(
     the encoder to the image, clipped there, into the generator. Returns the root mean square distance, in
     latents, of what it makes of each label to each picture: (label, picture)."""
     num_steps, num_copies = 800, 2
-    bounds = [parse_schedule(ends, key="t", max_steps=num_steps) for ends in ([0.5, 0.02], [0.98, 0.5])]
+    bounds = [parse_schedule(ends, key="t").over(num_steps) for ends in ([0.5, 0.02], [0.98, 0.5])]
     generator = torch.nn.Linear(len(prior.words), 3 * 4 * 4)
     torch.nn.init.normal_(generator.weight, std=0.05, generator=rng(seed))
     torch.nn.init.constant_(generator.bias, 0.5)

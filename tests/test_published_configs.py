@@ -231,7 +231,7 @@ def test_steps_and_schedules_are_the_published_ones(name: str, config: Config) -
         value = ours[section]
         for part in rest:
             value = value[part]
-        line = parse_schedule(value, key=key, max_steps=steps)
+        line = parse_schedule(value, key=key).over(steps)
         for step in (
             0,
             steps // 20,

@@ -56,20 +56,19 @@ def test_linear_without_length_jumps_to_its_end():
     ],
 )
 def test_parse_schedule_reads_every_form(value, expected):
-    assert parse_schedule(value, key="regularizers.eikonal", max_steps=2000) == expected
+    assert parse_schedule(value, key="regularizers.eikonal").over(2000) == expected
 
 
 def test_parse_schedule_places_are_fractions_whatever_the_number_of_steps():
     form = {"start": 1.0, "end": 0.0, "from": 0.25, "to": 0.75}
     for max_steps in (4, 400, 100_000):
-        assert parse_schedule(form, key="k", max_steps=max_steps).value_at(max_steps // 2) == pytest.approx(
-            0.5
-        )
+        line = parse_schedule(form, key="k").over(max_steps)
+        assert line.value_at(max_steps // 2) == pytest.approx(0.5)
 
 
 def test_parse_schedule_works_for_a_run_of_one_step():
-    assert parse_schedule([3.0, 1.0, 0.0, 0.1], key="k", max_steps=1).value_at(0) == 1.0
-    assert parse_schedule([3.0, 1.0], key="k", max_steps=1).value_at(0) == 3.0
+    assert parse_schedule([3.0, 1.0, 0.0, 0.1], key="k").over(1).value_at(0) == 1.0
+    assert parse_schedule([3.0, 1.0], key="k").over(1).value_at(0) == 3.0
 
 
 @pytest.mark.parametrize(
@@ -89,12 +88,24 @@ def test_parse_schedule_works_for_a_run_of_one_step():
 )
 def test_parse_schedule_names_the_key_and_what_is_accepted(value, message):
     with pytest.raises(ValueError, match=message):
-        parse_schedule(value, key="priors.0.eta", max_steps=1000)
+        parse_schedule(value, key="priors.0.eta")
 
 
-def test_parse_schedule_refuses_a_training_without_steps():
-    with pytest.raises(ValueError, match=r"max_steps=0.*priors\.0\.eta"):
-        parse_schedule(1.0, key="priors.0.eta", max_steps=0)
+@pytest.mark.parametrize("form", [6, 0.1, [0.5, 0.02], {"start": 1, "end": 2, "to": 0.5}])
+def test_a_schedule_is_written_as_it_was_given_and_changing_that_changes_no_schedule(form):
+    line = parse_schedule(form, key="k")
+    written = line.as_written()
+    assert written == form and type(written) is type(form)
+    if isinstance(written, dict | list):
+        written.clear()
+        assert line.as_written() == form
+
+
+def test_schedules_that_mean_the_same_are_equal_and_a_line_is_no_constant():
+    line = parse_schedule([0.5, 0.02], key="k")
+    assert line == parse_schedule({"start": 0.5, "end": 0.02, "from": 0, "to": 1}, key="k")
+    assert line != parse_schedule([0.5, 0.02, 0.0, 0.5], key="k")
+    assert parse_schedule([2, 2], key="k") != parse_schedule(2, key="k")
 
 
 def test_schedules_need_no_torch():

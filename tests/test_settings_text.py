@@ -137,8 +137,12 @@ def test_a_file_reads_numbers_and_texts_by_the_core_schema(tmp_path: Path) -> No
     del data["on"]
     config = parse_config(data)
     assert (config.seed, config.training.max_steps, config.training.output) == (123, 10, "yes")
-    assert (config.training.minutes, config.prompts.text, config.optimizer.lr) == (10.0, "2026-01-31", 1e-3)
-    assert config.optimizer.background_lr == 1e-3
+    assert (config.training.minutes, config.prompts.text, config.optimizer.lr.start) == (
+        10.0,
+        "2026-01-31",
+        1e-3,
+    )
+    assert config.optimizer.background_lr.start == 1e-3
 
 
 @settings(max_examples=200, derandomize=True, deadline=None)

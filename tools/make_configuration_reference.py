@@ -22,6 +22,7 @@ from pydantic.fields import FieldInfo
 from scaledreamer import config as cfg
 from scaledreamer.cli import program
 from scaledreamer.config import types, valid_keys
+from scaledreamer.schedules import RelativeSchedule
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
 
@@ -150,6 +151,8 @@ def _table(fields: dict[str, FieldInfo]) -> list[str]:
 
 def _value(value: Any) -> str:
     """As it would stand in a YAML file."""
+    if isinstance(value, RelativeSchedule):
+        return json.dumps(value.as_written())
     return value if isinstance(value, str) and value else json.dumps(value)
 
 
@@ -179,10 +182,10 @@ def _words(kind: Any, metadata: list[Any]) -> str:
     # The limits that `schedule_from` and `range_from` have given their checks.
     closures = [inspect.getclosurevars(inspect.unwrap(function)).nonlocals for function in functions]
     limits = next(((each["low"], each["high"]) for each in closures if "low" in each), None)
-    if types.check_schedule in functions:
-        return "Schedule" + (f", {_between(*limits)}" if limits else "")
     if types.check_size in functions:
         return "Schedule, whole numbers from 4 to 1024"
+    if kind is RelativeSchedule:
+        return "Schedule" + (f", {_between(*limits)}" if limits else "")
     if types.check_betas in functions or types.check_optional_betas in functions:
         return "two numbers, each from 0 to below 1"
     if types.check_weights in functions:

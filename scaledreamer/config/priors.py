@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from scaledreamer.config.types import KEY, Fraction, Model, Section, check_negative
+from scaledreamer.config.types import KEY, Fraction, Model, Section, check_negative, schedule
 
 LATER_METHODS = ("vsd",)
 
@@ -137,9 +137,9 @@ class DistillationSettings(Section):
 
     method: Annotated[Literal["asd", "sds", "csd"], BeforeValidator(refuse_later_methods)] = "asd"
     """Rule of score distillation."""
-    t_min: Fraction = [0.5, 0.02]
+    t_min: Fraction = schedule([0.5, 0.02])
     """Lowest timestep, a fraction of the prior's schedule."""
-    t_max: Fraction = [0.98, 0.5]
+    t_max: Fraction = schedule([0.98, 0.5])
     """Highest timestep."""
     shift_steps: Annotated[int | None, Field(ge=1)] = None
     """Floor ASD's shift to 1/shift_steps; None is continuous."""

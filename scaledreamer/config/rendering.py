@@ -6,8 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from scaledreamer.config.types import KEY, Pair, Section, Size, range_from
-from scaledreamer.schedules import parse_schedule
+from scaledreamer.config.types import KEY, Pair, Section, Size, range_from, schedule
 
 
 class CameraSettings(Section):
@@ -30,7 +29,7 @@ class CameraSettings(Section):
 class RendererSettings(Section):
     """Volume rendering while training."""
 
-    image_size: Size = 32
+    image_size: Size = schedule(32)
     """Pixels a side; priors see it scaled up to their size. A Schedule grows it, in steps of 4."""
     near: Annotated[float, Field(ge=0)] = 0.1
     """Distance from the camera at which rays begin."""
@@ -65,5 +64,4 @@ class RendererSettings(Section):
     @property
     def largest_image_size(self) -> int:
         """Pixels a side when they are most: what memory has to be there for."""
-        line = parse_schedule(self.image_size, key="renderer.image_size", max_steps=1)
-        return round(max(line.value_at(0), line.value_at(1)))
+        return round(max(self.image_size.start, self.image_size.end))

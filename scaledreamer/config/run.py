@@ -17,7 +17,7 @@ from scaledreamer.config.training import (
     TrainingSettings,
 )
 from scaledreamer.config.types import Section
-from scaledreamer.schedules import Linear, parse_schedule
+from scaledreamer.schedules import Linear
 
 
 class Config(Section):
@@ -67,8 +67,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _timesteps_in_order(self) -> Config:
         settings, last = self.distillation, self.training.max_steps
-        low = parse_schedule(settings.t_min, key="distillation.t_min", max_steps=last)
-        high = parse_schedule(settings.t_max, key="distillation.t_max", max_steps=last)
+        low, high = settings.t_min.over(last), settings.t_max.over(last)
         places = [(line.first_step, line.last_step) for line in (low, high) if isinstance(line, Linear)]
         corners = {0, last, *(step for pair in places for step in pair)}
         # Between its corners each is a straight line; where one jumps, the step before is a corner too.

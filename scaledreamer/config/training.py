@@ -15,6 +15,7 @@ from scaledreamer.config.types import (
     check_betas,
     check_optional_betas,
     check_texts,
+    schedule,
 )
 
 
@@ -30,7 +31,7 @@ def refuse_stage_3(value: Any) -> Any:
 class EikonalSettings(Section):
     """Pulls the SDF's gradient to length 1, at points in space and near the surface."""
 
-    weight: Positive = [6.0, 1.0]
+    weight: Positive = schedule([6.0, 1.0])
     """Weight over the training."""
     num_points: Annotated[int, Field(ge=2, le=100_000)] = 512
     """Points of each prompt in a step."""
@@ -41,21 +42,21 @@ class EikonalSettings(Section):
 class SparsitySettings(Section):
     """Pulls opacity to zero: without it, volumes tend to fill the view."""
 
-    weight: Positive = 6.0
+    weight: Positive = schedule(6.0)
     """Weight over the training; 0 leaves it out."""
 
 
 class OpaqueSettings(Section):
     """Pulls opacity to 0 or 1."""
 
-    weight: Positive = 0.0
+    weight: Positive = schedule(0.0)
     """Weight over the training; 0 leaves it out."""
 
 
 class OrientationSettings(Section):
     """Penalizes visible surface that faces away from the camera; needs rendered normals, which cost time."""
 
-    weight: Positive = 0.0
+    weight: Positive = schedule(0.0)
     """Weight over the training; 0 leaves it out."""
 
 
@@ -88,9 +89,9 @@ class OptimizerSettings(Section):
 
     name: Literal["adam", "adamw", "adan", "sgd"] = "adam"
     """Rule."""
-    lr: Positive = 1e-3
+    lr: Positive = schedule(1e-3)
     """Learning rate of the generator."""
-    background_lr: Positive = 1e-3
+    background_lr: Positive = schedule(1e-3)
     """Learning rate of the background."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     """Steps over which both learning rates rise from 0."""

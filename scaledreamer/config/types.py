@@ -7,41 +7,47 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    field_validator,
+)
 
 from scaledreamer.home import expand_home
 from scaledreamer.prompts.check import check_prompt
-from scaledreamer.schedules import Constant, parse_schedule
+from scaledreamer.schedules import RelativeSchedule, parse_schedule
 
 KEY = "<key>"  # stands for the setting's own path in the messages of validators
 MAX_WHOLE = 2**31 - 1
 
 
-def check_schedule(value: Any) -> Any:
-    parse_schedule(value, key=KEY, max_steps=1)
-    return value
+def schedule(value: Any) -> RelativeSchedule:
+    """A schedule from what a file or the command line gives: a number, a list or a mapping."""
+    return value if isinstance(value, RelativeSchedule) else parse_schedule(value, key=KEY)
 
 
 def schedule_from(low: float, high: float) -> AfterValidator:
-    def check(value: Any) -> Any:
-        line = parse_schedule(value, key=KEY, max_steps=1)
-        ends = (line.value_at(0), line.value_at(1))
-        if not all(low <= end <= high for end in ends):
+    """A check that a schedule stays within two limits."""
+
+    def check(value: RelativeSchedule) -> RelativeSchedule:
+        if not all(low <= end <= high for end in (value.start, value.end)):
             accepted = f"at least {low:g}" if high == float("inf") else f"from {low:g} to {high:g}"
-            raise ValueError(f"{KEY}: got {value!r}; accepted are values {accepted}.")
+            raise ValueError(f"{KEY}: got {value.as_written()!r}; accepted are values {accepted}.")
         return value
 
     return AfterValidator(check)
 
 
-def check_size(value: Any) -> Any:
-    line, accepted = parse_schedule(value, key=KEY, max_steps=1), "whole numbers from 4 to 1024"
-    ends = (line.value_at(0), line.value_at(1))
-    if not isinstance(line, Constant):
-        accepted += ", in a schedule multiples of 4"
-    step = 1 if isinstance(line, Constant) else 4
-    if not all(4 <= end <= 1024 and end % step == 0 for end in ends):
-        raise ValueError(f"{KEY}: got {value!r}; accepted are {accepted}.")
+def check_size(value: RelativeSchedule) -> RelativeSchedule:
+    accepted, step = "whole numbers from 4 to 1024", 1
+    if not value.is_constant:
+        accepted, step = f"{accepted}, in a schedule multiples of 4", 4
+    if not all(4 <= end <= 1024 and end % step == 0 for end in (value.start, value.end)):
+        raise ValueError(f"{KEY}: got {value.as_written()!r}; accepted are {accepted}.")
     return value
 
 
@@ -103,10 +109,11 @@ def check_negative(value: str) -> str:
     return value if value == "" else (check_texts([value]) or [""])[0]
 
 
-Schedule = Annotated[Any, BeforeValidator(check_schedule)]
-Positive = Annotated[Any, BeforeValidator(check_schedule), schedule_from(0.0, float("inf"))]
-Fraction = Annotated[Any, BeforeValidator(check_schedule), schedule_from(0.0, 1.0)]
-Size = Annotated[Any, BeforeValidator(check_size)]
+Schedule = Annotated[RelativeSchedule, PlainValidator(schedule), PlainSerializer(RelativeSchedule.as_written)]
+"""A number that may change over the training; written back as it was given."""
+Positive = Annotated[Schedule, schedule_from(0.0, float("inf"))]
+Fraction = Annotated[Schedule, schedule_from(0.0, 1.0)]
+Size = Annotated[Schedule, AfterValidator(check_size)]
 """A schedule of whole numbers of pixels."""
 Pair = Annotated[list[float], Field(min_length=2, max_length=2)]
 ExpandHome = AfterValidator(expand)
@@ -125,6 +132,7 @@ class Section(BaseModel):
     @field_validator("*")
     @classmethod
     def _fits_a_whole_number(cls, value: Any) -> Any:
-        if isinstance(value, int) and value > MAX_WHOLE:
-            raise ValueError(f"{KEY}: got {str(value)[:40]}; accepted are whole numbers up to {MAX_WHOLE}.")
+        given = value.written if isinstance(value, RelativeSchedule) else value
+        if isinstance(given, int) and given > MAX_WHOLE:
+            raise ValueError(f"{KEY}: got {str(given)[:40]}; accepted are whole numbers up to {MAX_WHOLE}.")
         return value
