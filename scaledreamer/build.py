@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from scaledreamer.rendering.volume import VolumeRenderer
     from scaledreamer.training.conditioning import Judge
     from scaledreamer.training.regularizers import Regularizers
-    from scaledreamer.training.step import Distillation, Trainer
+    from scaledreamer.training.step import CameraSampler, Distillation, Trainer
     from scaledreamer.weights.find import Availability
     from scaledreamer.weights.hub_lookup import Access, Found
 
