@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from scaledreamer.version import __version__
+
 if TYPE_CHECKING:
     from scaledreamer.pipeline import TextTo3D
 
-__version__ = "0.1.0"
 __all__ = ["TextTo3D", "__version__"]
 
 

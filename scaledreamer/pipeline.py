@@ -23,7 +23,6 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from scaledreamer import __version__
 from scaledreamer.asset import Asset
 from scaledreamer.build import make_generator
 from scaledreamer.contracts import GeneratorText, Scene, SceneBatch
@@ -49,6 +48,7 @@ from scaledreamer.prompts.stream import SampleRandom
 from scaledreamer.prompts.words import short
 from scaledreamer.trained_on import FILE as TRAINED_ON
 from scaledreamer.trained_on import TrainedOn
+from scaledreamer.version import __version__
 from scaledreamer.vocabulary import Vocabulary
 
 

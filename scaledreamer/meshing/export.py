@@ -29,9 +29,9 @@ from PIL import Image
 from trimesh.visual import TextureVisuals
 from trimesh.visual.material import PBRMaterial
 
-from scaledreamer import __version__
 from scaledreamer.files import replacing_file
 from scaledreamer.meshing.texture import TexturedMesh
+from scaledreamer.version import __version__
 
 MAX_SLUG_LENGTH = 60
 

@@ -4,12 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from scaledreamer.accounting import Cost, count, parameter_bytes
-from scaledreamer.priors.latent_diffusion import LatentDiffusionPrior
+from scaledreamer.contracts import PriorText
+
+
+@runtime_checkable
+class CountedPrior(Protocol):
+    """What of a latent diffusion prior its cost depends on; see `LatentDiffusionPrior`."""
+
+    image_size: int
+    latent_shape: tuple[int, int, int]
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def networks(self) -> dict[str, nn.Module]: ...
+
+    def blank_conditioning(self, num_texts: int) -> PriorText: ...
+
+    def encode_image(self, images: Tensor, noise: Tensor | None = None) -> Tensor: ...
+
+    def predict_noise(self, x_t: Tensor, t: Tensor, conditioning: PriorText) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -29,7 +49,7 @@ class PriorCost:
     parameter_bytes: dict[str, int]
 
 
-def prior_cost(prior: LatentDiffusionPrior, images: int, *, branches: int = 3) -> PriorCost:
+def prior_cost(prior: CountedPrior, images: int, *, branches: int = 3) -> PriorCost:
     """Counts a prior's part of one ASD step; on the meta device it costs nothing (`full_size.assemble`).
 
     Args:
@@ -53,7 +73,7 @@ class StepInputs:
         branches: predictions for each image.
     """
 
-    def __init__(self, prior: LatentDiffusionPrior, images: int, *, branches: int = 3) -> None:
+    def __init__(self, prior: CountedPrior, images: int, *, branches: int = 3) -> None:
         device, size = prior.device, prior.image_size
         self._prior, self._branches = prior, branches
         self._images = torch.rand(images, 3, size, size, device=device)

@@ -9,14 +9,14 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-if TYPE_CHECKING:
-    from scaledreamer.priors.latent_diffusion import LatentDiffusionPrior
+from scaledreamer.accounting import Cost, count
+from scaledreamer.priors.cost import CountedPrior, StepInputs
 
 GIB = 2**30
 MAX_BRANCHES = 5  # predictions for an image in one call: three, and two of perp-neg
@@ -106,7 +106,7 @@ class _Line:
         return int((budget - self.fixed) // self.each)
 
 
-def parts_that_fit(prior: LatentDiffusionPrior, memory_gib: float, key: str) -> Parts:
+def parts_that_fit(prior: CountedPrior, memory_gib: float, key: str) -> Parts:
     """The largest parts whose tensors, apart from weights, fit into a budget of memory.
 
     Args:
@@ -115,8 +115,6 @@ def parts_that_fit(prior: LatentDiffusionPrior, memory_gib: float, key: str) -> 
 
     Raises: ValueError if one image does not fit, with what it takes.
     """
-    from scaledreamer.accounting import Cost, count
-    from scaledreamer.priors.cost import StepInputs
 
     def line(cost: Callable[[StepInputs], Cost], attribute: str = "peak_bytes") -> _Line:
         one, two = (getattr(cost(StepInputs(prior, images, branches=1)), attribute) for images in (1, 2))

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from scaledreamer.contracts import PriorText
 from scaledreamer.priors.latent_diffusion import LatentDiffusionPrior
-from scaledreamer.prompts.conditioner import load_text_encoder
 from scaledreamer.weights.loading import (
     check_folder,
     load_network,
     load_scheduler,
     load_single_file,
     load_single_file_autoencoder,
+    load_text_encoder,
     loading,
 )
 

@@ -172,7 +172,8 @@ class Run:
             use_tensorboard=settings.tensorboard,
         )
         if settings.record_prompts:
-            self.trainer.on_draw = PromptRecord(self.folder / "shown", self.process, step)
+            record = PromptRecord(self.folder / "shown", self.process, step)
+            self.trainer.on_draw = lambda step, batch: record(step, batch.indices, batch.prompts)
         with report:
             report.texts({"config": f"```\n{dump_config(self.config)}\n```", "prompts": self._prompt_list()})
             report.hyper_parameters(flatten(self.config.model_dump()), SHOWN)

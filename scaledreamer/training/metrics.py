@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -26,9 +26,6 @@ from torch import Tensor
 from scaledreamer.captions import captioned_rows
 from scaledreamer.files import append, replace_bytes, replace_text
 from scaledreamer.launch.process import Process
-
-if TYPE_CHECKING:
-    from scaledreamer.training.step import Batch
 
 
 class Averages:
@@ -256,8 +253,8 @@ class PromptRecord:
         path.touch()
         self._path = path
 
-    def __call__(self, step: int, batch: Batch) -> None:
-        line = {"step": step, "indices": list(batch.indices), "prompts": batch.prompts}
+    def __call__(self, step: int, indices: Sequence[int], prompts: Sequence[str]) -> None:
+        line = {"step": step, "indices": list(indices), "prompts": list(prompts)}
         append(self._path, (json.dumps(line, ensure_ascii=False) + "\n").encode())
 
 

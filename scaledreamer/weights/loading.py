@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -76,6 +76,55 @@ def load_network(
     if report["missing_keys"]:
         raise ValueError(f"{part}/ has no weights for {min(report['missing_keys'])}")
     return network.to(device, memory_format=torch.channels_last)
+
+
+def load_text_encoder(
+    source: str,
+    dtype: torch.dtype,
+    *,
+    number: Literal["", "_2"] = "",
+    variant: str | None = None,
+    **options: Any,
+) -> tuple[Any, Any]:
+    """CLIP text encoder and tokenizer of `text_encoder/` and `tokenizer/` in a folder or hub id.
+
+    Args:
+        number: "_2" is SDXL's second encoder, with its projection, of `text_encoder_2/` and `tokenizer_2/`.
+        variant: "fp16" takes the weights of that name, in a folder where there are some.
+
+    Raises: ValueError with the reason alone if either is missing, damaged or of another kind.
+    """
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+    if Path(source).is_dir():
+        variant = layout.part_variant(Path(source), f"text_encoder{number}", variant)
+    kind: Any = CLIPTextModelWithProjection if number else CLIPTextModel
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(source, subfolder=f"tokenizer{number}", **options)
+        encoder, report = kind.from_pretrained(
+            source,
+            subfolder=f"text_encoder{number}",
+            dtype=dtype,
+            variant=variant,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # named below
+            output_loading_info=True,
+            **options,
+        )
+    except Exception as error:  # the libraries let through whatever a damaged file leads to
+        raise ValueError(" ".join(str(error).split())[:300] or type(error).__name__) from None
+    wrong = sorted(report["missing_keys"]) + sorted(key for key, *_ in report["mismatched_keys"])
+    if wrong:
+        raise ValueError(
+            f"text_encoder{number}/ has no weights for {wrong[0]} of the size in its config.json"
+        )
+    # Without its files the library makes an empty tokenizer; a whole one has at least 256 bytes, twice.
+    if not 512 <= len(tokenizer) <= encoder.config.vocab_size:
+        raise ValueError(
+            f"tokenizer{number}/ has {len(tokenizer)} tokens, text_encoder{number}/ "
+            f"{encoder.config.vocab_size}, so they do not belong together"
+        )
+    return encoder, tokenizer
 
 
 def load_single_file(
