@@ -39,7 +39,7 @@ lint: $(STAMP)   ## ruff (lint and format) and pyright
 	exit $$failed
 
 bench: $(STAMP)  ## each part's share of a training step
-	@$(ACTIVATE); python tools/benchmark.py step $(ARGS)
+	@$(ACTIVATE); python -m tools.benchmark step $(ARGS)
 
 # PyTorch comes first and alone: with the other packages, an open range could bring another build of it.
 $(STAMP): pyproject.toml requirements-ci.lock

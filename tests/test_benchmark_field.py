@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -12,24 +11,12 @@ import torch
 
 from scaledreamer.fields.pyramid import make_pyramid
 from tests.support import reference_fields
-
-TOOLS = Path(__file__).parent.parent / "tools"
-
-
-@pytest.fixture
-def tool(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(TOOLS))
-    return importlib.import_module("_benchmark_field")
-
-
-@pytest.fixture
-def main(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(TOOLS))
-    return importlib.import_module("benchmark").main
+from tools.benchmark import field
+from tools.benchmark.__main__ import main
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_numbers_add_up(main: Any, dtype: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_numbers_add_up(dtype: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     options = ["--grid", "tiny", "--points", "200", "--repeats", "2", "--device", "cpu", "--dtype", dtype]
     assert main(["field", *options, "--with-points", "--json", str(tmp_path / "report.json")]) == 0
     report = json.loads((tmp_path / "report.json").read_text())
@@ -48,17 +35,17 @@ def test_numbers_add_up(main: Any, dtype: str, tmp_path: Path, capsys: pytest.Ca
     assert "naive torch" in printed and f"200 points, features in {dtype}" in printed
 
 
-def test_the_naive_grid_is_one(tool: Any):
+def test_the_naive_grid_is_one():
     settings: dict[str, Any] = {"num_levels": 3, "base_resolution": 4, "growth": 1.58, "log2_table_size": 8}
     pyramid = make_pyramid(**settings)
     table = torch.randn(pyramid.num_entries, 2, generator=torch.Generator().manual_seed(0)).double()
-    points = tool.make_points("random", 9).double()
+    points = field.make_points("random", 9).double()
     expected = reference_fields.hash_grid(table, points, **settings)
-    torch.testing.assert_close(tool.encode_naively(table, points, pyramid), expected)
+    torch.testing.assert_close(field.encode_naively(table, points, pyramid), expected)
 
 
-def test_points_in_order_lie_along_chords_of_the_cube(tool: Any):
-    points = tool.make_points("rays", 200)
+def test_points_in_order_lie_along_chords_of_the_cube():
+    points = field.make_points("rays", 200)
     assert points.shape == (200, 3) and float(points.abs().max()) <= 1 + 1e-6
     steps = points[:128].view(2, 64, 3).diff(dim=1)
     torch.testing.assert_close(steps, steps[:, :1].expand_as(steps), rtol=1e-3, atol=1e-5)
@@ -67,7 +54,7 @@ def test_points_in_order_lie_along_chords_of_the_cube(tool: Any):
 
 @pytest.mark.parametrize("option", ["--points", "--repeats"])
 @pytest.mark.parametrize("value", ["-1", "0"])
-def test_bad_options_are_named(main: Any, option: str, value: str, capsys: pytest.CaptureFixture[str]):
+def test_bad_options_are_named(option: str, value: str, capsys: pytest.CaptureFixture[str]):
     assert main(["field", option, value, "--grid", "tiny", "--device", "cpu"]) == 2
     assert "--points and --repeats take at least 1" in capsys.readouterr().err
 
@@ -81,7 +68,7 @@ def test_bad_options_are_named(main: Any, option: str, value: str, capsys: pytes
     ],
 )
 def test_devices_that_are_not_there_and_no_points_are_named(
-    main: Any, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    options: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ):
     assert main(["field", *options]) == 2
     assert f"error: {message}" in capsys.readouterr().err

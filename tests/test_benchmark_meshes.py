@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,23 +10,15 @@ import pytest
 import trimesh
 
 from scaledreamer.meshing.mesh import Mesh
-
-TOOLS = Path(__file__).parent.parent / "tools"
-
-
-@pytest.fixture
-def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(TOOLS))
-    return importlib.import_module("benchmark")
+from tools.benchmark.__main__ import main
+from tools.benchmark.meshes import Surface
 
 
-def test_distances_between_balls_are_those_of_their_radii_and_centres(benchmark):
-    surface = importlib.import_module("_benchmark_meshes").Surface
-
+def test_distances_between_balls_are_those_of_their_radii_and_centres():
     def sphere(radius: float, x: float = 0.0) -> Any:
         solid = trimesh.creation.icosphere(subdivisions=4, radius=radius)
         moved = np.asarray(solid.vertices, np.float32) + np.array([x, 0, 0], np.float32)
-        return surface(Mesh(moved, np.asarray(solid.faces, np.int32)), 5000)
+        return Surface(Mesh(moved, np.asarray(solid.faces, np.int32)), 5000)
 
     concentric = sphere(0.5).distance(sphere(0.6))
     assert concentric["hausdorff"] == pytest.approx(0.1, abs=0.003)
@@ -39,9 +29,9 @@ def test_distances_between_balls_are_those_of_their_radii_and_centres(benchmark)
     assert sphere(0.5).distance(sphere(0.5))["hausdorff"] < 1e-6
 
 
-def test_small_run_finds_manifolds_within_their_budget(benchmark, tmp_path, capsys):
+def test_small_run_finds_manifolds_within_their_budget(tmp_path, capsys):
     options = ["--prompts", "2", "--max-faces", "500", "--points", "500", "--resolution", "32"]
-    assert benchmark.main(["meshes", *options, "--json", str(tmp_path / "report.json")]) == 0
+    assert main(["meshes", *options, "--json", str(tmp_path / "report.json")]) == 0
     assert "not simplified" in capsys.readouterr().out
     rows = {row["name"]: row for row in json.loads((tmp_path / "report.json").read_text())["rows"]}
     ours = rows["scaledreamer"]
@@ -58,6 +48,6 @@ def test_small_run_finds_manifolds_within_their_budget(benchmark, tmp_path, caps
         (["--prompts", "1"], "--prompts takes at least 2"),
     ],
 )
-def test_wrong_options_are_named(benchmark, capsys, options, message):
-    assert benchmark.main(["meshes", *options]) == 2
+def test_wrong_options_are_named(capsys, options, message):
+    assert main(["meshes", *options]) == 2
     assert message in capsys.readouterr().err

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-TOOLS = Path(__file__).parent.parent / "tools"
+from tools.benchmark.__main__ import main
 
-
-@pytest.fixture
-def main(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(TOOLS))
-    return importlib.import_module("benchmark").main
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize("prior", ["sd15", "sd21", "sdxl"])
-def test_numbers_add_up(main: Any, prior: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_numbers_add_up(prior: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     options = ["--random-weights", "--small", "--batch", "2", "--repeats", "2", "--device", "cpu"]
     assert main(["prior", "--prior", prior, *options, "--json", str(tmp_path / "report.json")]) == 0
     report = json.loads((tmp_path / "report.json").read_text())
@@ -39,8 +33,8 @@ def test_numbers_add_up(main: Any, prior: str, tmp_path: Path, capsys: pytest.Ca
     assert "predict noise" in printed and "2 image(s) of 64 pixels, 3 predictions each" in printed
 
 
-def test_a_model_is_measured_from_its_folder(main: Any, tmp_path: Path):
-    folder = TOOLS.parent / "scaledreamer" / "assets" / "tiny_prior"
+def test_a_model_is_measured_from_its_folder(tmp_path: Path):
+    folder = ROOT / "scaledreamer" / "assets" / "tiny_prior"
     options = ["--model", str(folder), "--repeats", "1", "--vae-slicing", "--device", "cpu"]
     assert main(["prior", *options, "--json", str(tmp_path / "report.json")]) == 0
     report = json.loads((tmp_path / "report.json").read_text())
@@ -57,8 +51,6 @@ def test_a_model_is_measured_from_its_folder(main: Any, tmp_path: Path):
         (["--random-weights", "--small", "--memory-gib", "0.00001"], "--prior.memory_gib: got 1e-05"),
     ],
 )
-def test_bad_options_are_named(
-    main: Any, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
-):
+def test_bad_options_are_named(options: list[str], message: str, capsys: pytest.CaptureFixture[str]):
     assert main(["prior", *options, "--device", "cpu"]) == 2
     assert message in capsys.readouterr().err

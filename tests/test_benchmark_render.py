@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import json
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import pytest
 
 from scaledreamer.config import GeneratorSettings
-
-TOOLS = Path(__file__).parent.parent / "tools"
-
-
-@pytest.fixture
-def main(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(TOOLS))
-    return importlib.import_module("benchmark").main
+from tools.benchmark.__main__ import main
 
 
-def test_render_compares_ways_to_the_same_image(
-    main: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_render_compares_ways_to_the_same_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     options = ["--image-size", "12", "--prompts", "2", "--repeats", "1", "--even-samples", "100"]
     assert main(["render", *options, "--json", str(tmp_path / "report.json")]) == 0
     report = json.loads((tmp_path / "report.json").read_text())
@@ -42,7 +32,7 @@ def test_render_compares_ways_to_the_same_image(
     assert all(name in text for name in rows) and "on a GPU not measured" in text
 
 
-def test_render_takes_settings_and_the_configurations_generator(main: Any, tmp_path: Path):
+def test_render_takes_settings_and_the_configurations_generator(tmp_path: Path):
     options = ["--image-size", "8", "--prompts", "1", "--repeats", "1", "--even-samples", "20"]
     settings = ["renderer.num_resampled=4", "generator.hyper_ingp.num_levels=2"]
     file = tmp_path / "report.json"
@@ -51,7 +41,7 @@ def test_render_takes_settings_and_the_configurations_generator(main: Any, tmp_p
     assert (report["num_rendered"], report["field"]) == (4, "initial")
 
 
-def test_render_measures_itself_on_a_field_that_costs_nothing(main: Any, tmp_path: Path):
+def test_render_measures_itself_on_a_field_that_costs_nothing(tmp_path: Path):
     options = ["--image-size", "16", "--prompts", "2", "--repeats", "1", "--even-samples", "400"]
     file = tmp_path / "report.json"
     assert main(["render", "--field", "sphere", *options, "--json", str(file)]) == 0
@@ -60,7 +50,7 @@ def test_render_measures_itself_on_a_field_that_costs_nothing(main: Any, tmp_pat
     assert all(row["rms_error"] < 0.02 for name, row in rows.items() if "even" not in name)
 
 
-def test_generator_measures_every_architecture(main: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_generator_measures_every_architecture(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     options = ["--prompts", "2", "--repeats", "1", "--points", "64"]
     assert main(["generator", *options, "--json", str(tmp_path / "report.json")]) == 0
     report = json.loads((tmp_path / "report.json").read_text())
@@ -81,6 +71,6 @@ def test_generator_measures_every_architecture(main: Any, tmp_path: Path, capsys
         (["render", "renderer.image_size=3"], "renderer.image_size: got 3"),
     ],
 )
-def test_bad_options_are_named(main: Any, words: list[str], message: str, capsys: pytest.CaptureFixture[str]):
+def test_bad_options_are_named(words: list[str], message: str, capsys: pytest.CaptureFixture[str]):
     assert main(words) == 2
     assert message in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""tools/make_configuration_reference.py: the page of all settings says what the code does."""
+"""tools/docs/configuration.py: the page of all settings says what the code does."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ import pytest
 from pydantic import BaseModel, Field
 
 from scaledreamer.config import Config, flatten, load_config, valid_keys
+from tools.docs import configuration as reference
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tools"))
-import make_configuration_reference as reference  # noqa: E402  # pyright: ignore[reportMissingImports]
 
 DOCUMENT = reference.PAGE.read_text(encoding="utf-8")
 
@@ -40,7 +39,7 @@ def test_check_says_in_one_line_that_the_page_differs(
     page.write_text(page.read_text().replace("1e-15", "1e-8"))
     assert reference.main(["--check"]) == 1
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "run python tools/make_configuration_reference.py" in error
+    assert error.count("\n") == 1 and "run python -m tools.docs.configuration" in error
     assert "1e-8" in page.read_text()
 
 
@@ -97,8 +96,8 @@ def test_what_may_change_when_a_run_goes_on_is_as_the_page_says():
 
 def test_the_program_needs_no_torch():
     code = (
-        "import sys; sys.path.insert(0, 'tools')\n"
-        "import make_configuration_reference as reference; reference.page()\n"
+        "import sys\n"
+        "from tools.docs import configuration; configuration.page()\n"
         "assert 'torch' not in sys.modules and 'numpy' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True)

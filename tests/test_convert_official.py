@@ -3,7 +3,6 @@ made here, and formulas of the official modules written out naively."""
 
 from __future__ import annotations
 
-import importlib
 import math
 import re
 import time
@@ -19,8 +18,10 @@ from torch.nn import functional as F
 
 from scaledreamer import build
 from scaledreamer.build import make_generator
+from scaledreamer.cli import convert_official
 from scaledreamer.contracts import GeneratorText
 from scaledreamer.exported import load_weights, read_index
+from scaledreamer.official import hyper_ingp
 from scaledreamer.pipeline import TextTo3D
 from tests.support import reference_fields
 from tests.support.tiny_export import tiny_pipeline
@@ -31,12 +32,6 @@ HYPER_SETTINGS = {"pos_encoding_config": GRID | {"otype": "HashGrid", "per_level
 TRIPLANE_SETTINGS: dict[str, Any] = {"space_generator_config": {"num_heads": 2, "local_text": True}}
 DIM = 16
 SYNTHESIS = "geometry.space_generator.synthesis."
-
-
-@pytest.fixture
-def tool(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "tools"))
-    return importlib.import_module("convert_official")
 
 
 def randomly(names: dict[str, tuple[int, ...]], seed: int = 0) -> dict[str, Tensor]:
@@ -163,10 +158,10 @@ def official_triplane(state: dict[str, Tensor], text: Tensor, at: Tensor) -> tup
     return outputs[0][:, 0] + at.norm(dim=-1) - 0.8, torch.sigmoid(outputs[1])
 
 
-def test_hyper_ingp_gives_the_official_numbers(tool: Any) -> None:
+def test_hyper_ingp_gives_the_official_numbers() -> None:
     state = hyper_state()
-    assert tool.architecture(state) == "hyper_ingp"
-    settings, weights = tool.converter("hyper_ingp")(state, HYPER_SETTINGS)
+    assert convert_official.architecture(state) == "hyper_ingp"
+    settings, weights = convert_official.converter("hyper_ingp")(state, HYPER_SETTINGS)
     generator = make_generator("hyper_ingp", settings)
     generator.load_state_dict(weights)
     sdf, rgb = generator(condition()).query(points())
@@ -176,11 +171,11 @@ def test_hyper_ingp_gives_the_official_numbers(tool: Any) -> None:
     torch.testing.assert_close(rgb[0], expected_rgb, rtol=1e-4, atol=1e-5)
 
 
-def test_triplane_transformer_gives_the_official_numbers(tool: Any) -> None:
+def test_triplane_transformer_gives_the_official_numbers() -> None:
     """Padding included, which the official one looks at."""
     state = triplane_state()
-    assert tool.architecture(state) == "triplane_transformer"
-    settings, weights = tool.converter("triplane_transformer")(state, TRIPLANE_SETTINGS)
+    assert convert_official.architecture(state) == "triplane_transformer"
+    settings, weights = convert_official.converter("triplane_transformer")(state, TRIPLANE_SETTINGS)
     generator = make_generator("triplane_transformer", settings)
     generator.load_state_dict(weights)
     sdf, rgb = generator(condition()).query(points())
@@ -190,26 +185,27 @@ def test_triplane_transformer_gives_the_official_numbers(tool: Any) -> None:
     torch.testing.assert_close(rgb[0], expected_rgb, rtol=1e-4, atol=1e-5)
 
 
-def test_settings_that_no_weight_shows_are_the_published_ones(tool: Any) -> None:
-    settings, _ = tool.converter("triplane_transformer")(triplane_state(16), {})
+def test_settings_that_no_weight_shows_are_the_published_ones() -> None:
+    settings, _ = convert_official.converter("triplane_transformer")(triplane_state(16), {})
     assert settings["num_heads"] == 16 and settings["sphere_radius"] == 0.4
-    hyper = importlib.import_module("_official_hyper_ingp")
-    assert hyper.PUBLISHED["sdf_bias_params"] == 0.5
-    settings, _ = tool.converter("hyper_ingp")(hyper_state(), HYPER_SETTINGS | {"radius": 1.0})
+    assert hyper_ingp.PUBLISHED["sdf_bias_params"] == 0.5
+    settings, _ = convert_official.converter("hyper_ingp")(hyper_state(), HYPER_SETTINGS | {"radius": 1.0})
     assert settings["sphere_radius"] == 0.5
 
 
-def test_a_conv3d_net_becomes_an_exported_generator(tool: Any, tmp_path: Path) -> None:
+def test_a_conv3d_net_becomes_an_exported_generator(tmp_path: Path) -> None:
     """As a program: the file is found to be one, and what is exported gives the official numbers again."""
     state = official_conv_state()
-    assert tool.main([str(write_checkpoint(tmp_path, state)), "--out", str(tmp_path / "out")]) == 0
+    assert (
+        convert_official.main([str(write_checkpoint(tmp_path, state)), "--out", str(tmp_path / "out")]) == 0
+    )
     index = read_index(tmp_path / "out")
     assert index["generator"]["name"] == "conv3d_net" and index["step"] == 123
     generator: Any = make_generator("conv3d_net", index["generator"]["settings"])
     load_weights(generator, tmp_path / "out")
     given = condition()._replace(pooled=condition().pooled[:1, :5])
     scene = generator(given, torch.ones(1, generator.noise_dim))
-    settings, weights = tool.converter("conv3d_net")(state, {})
+    settings, weights = convert_official.converter("conv3d_net")(state, {})
     other: Any = make_generator("conv3d_net", settings)
     other.load_state_dict(weights)
     expected = other(given, torch.ones(1, other.noise_dim))
@@ -229,14 +225,14 @@ def write_config(folder: Path, geometry: dict[str, Any]) -> Path:
     return path
 
 
-def test_the_program_writes_what_a_pipeline_reads(
-    tool: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_program_writes_what_a_pipeline_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tiny_pipeline().save_pretrained(tmp_path / "tiny")
     checkpoint = write_checkpoint(tmp_path, hyper_state())
     config, out = write_config(tmp_path, HYPER_SETTINGS | {"radius": 2.0}), tmp_path / "out"
     arguments = [str(checkpoint), "--config", str(config), "--out", str(out)]
-    assert tool.main([*arguments, "--conditioner", str(tmp_path / "tiny")]) == 0, capsys.readouterr().err
+    assert convert_official.main([*arguments, "--conditioner", str(tmp_path / "tiny")]) == 0, (
+        capsys.readouterr().err
+    )
     pipe = TextTo3D.from_pretrained(out, device="cpu")
     assert (pipe.generator_name, pipe.step) == ("hyper_ingp", 123)
     assert pipe.renderer["inverse_deviation"] == 60.0
@@ -247,13 +243,15 @@ def test_the_program_writes_what_a_pipeline_reads(
 
 
 def test_without_a_text_encoder_a_training_can_start_from_it(
-    tool: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint, out = write_checkpoint(tmp_path, triplane_state()), tmp_path / "out"
     config = write_config(tmp_path, TRIPLANE_SETTINGS)
-    assert tool.main([str(checkpoint), "--out", str(out), "--config", str(config)]) == 0
+    assert convert_official.main([str(checkpoint), "--out", str(out), "--config", str(config)]) == 0
     assert "(no text encoder)" in capsys.readouterr().out
-    settings, weights = tool.converter("triplane_transformer")(triplane_state(), TRIPLANE_SETTINGS)
+    settings, weights = convert_official.converter("triplane_transformer")(
+        triplane_state(), TRIPLANE_SETTINGS
+    )
     generator = make_generator("triplane_transformer", settings)
     build.start_from(generator, "triplane_transformer", settings, str(out))
     torch.testing.assert_close(generator.state_dict(), weights)
@@ -280,10 +278,10 @@ def test_without_a_text_encoder_a_training_can_start_from_it(
         ),
     ],
 )
-def test_bad_settings_are_named(tool: Any, name: str, settings: dict[str, Any], message: str) -> None:
+def test_bad_settings_are_named(name: str, settings: dict[str, Any], message: str) -> None:
     state = hyper_state() if name == "hyper_ingp" else triplane_state()
     with pytest.raises(ValueError, match=message):
-        tool.converter(name)(state, settings)
+        convert_official.converter(name)(state, settings)
 
 
 class Elsewhere:
@@ -360,11 +358,13 @@ BAD: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_checkpoints_are_refused_and_nothing_is_written(
-    tool: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str
 ) -> None:
     make, message = BAD[case]
     checkpoint, config = write_checkpoint(tmp_path, make()), write_config(tmp_path, HYPER_SETTINGS)
-    assert tool.main([str(checkpoint), "--out", str(tmp_path / "out"), "--config", str(config)]) == 2
+    assert (
+        convert_official.main([str(checkpoint), "--out", str(tmp_path / "out"), "--config", str(config)]) == 2
+    )
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1
     assert re.search(message, error), error
@@ -372,10 +372,10 @@ def test_bad_checkpoints_are_refused_and_nothing_is_written(
 
 
 def test_bad_files_and_arguments_are_named(
-    tool: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def error_of(*arguments: object) -> str:
-        assert tool.main([*map(str, arguments), "--out", str(tmp_path / "out")]) == 2
+        assert convert_official.main([*map(str, arguments), "--out", str(tmp_path / "out")]) == 2
         return capsys.readouterr().err
 
     assert "cannot be read (No such file" in error_of(tmp_path / "none.pth")
@@ -430,7 +430,6 @@ def test_bad_files_and_arguments_are_named(
     ],
 )
 def test_settings_of_other_types_are_named(
-    tool: Any,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     make: Callable[[], dict[str, Tensor]],
@@ -438,24 +437,28 @@ def test_settings_of_other_types_are_named(
     message: str,
 ) -> None:
     checkpoint, config = write_checkpoint(tmp_path, make()), write_config(tmp_path, geometry)
-    assert tool.main([str(checkpoint), "--out", str(tmp_path / "out"), "--config", str(config)]) == 2
+    assert (
+        convert_official.main([str(checkpoint), "--out", str(tmp_path / "out"), "--config", str(config)]) == 2
+    )
     assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_a_text_encoder_that_cannot_be_reached_is_an_error_at_once(
-    tool: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     checkpoint, config = write_checkpoint(tmp_path, hyper_state()), write_config(tmp_path, HYPER_SETTINGS)
     command = [str(checkpoint), "--out", str(tmp_path / "out"), "--config", str(config)]
     start = time.monotonic()
-    assert tool.main([*command, "--conditioner", "owner/name"]) == 2
+    assert convert_official.main([*command, "--conditioner", "owner/name"]) == 2
     assert time.monotonic() - start < 10
     assert "error: --conditioner owner/name: no such folder here, and http://127" in capsys.readouterr().err
 
 
-def test_what_has_no_text_encoder_makes_no_assets_and_says_so(tool: Any, tmp_path: Path) -> None:
+def test_what_has_no_text_encoder_makes_no_assets_and_says_so(tmp_path: Path) -> None:
     checkpoint, config = write_checkpoint(tmp_path, hyper_state()), write_config(tmp_path, HYPER_SETTINGS)
-    assert tool.main([str(checkpoint), "--out", str(tmp_path / "out"), "--config", str(config)]) == 0
+    assert (
+        convert_official.main([str(checkpoint), "--out", str(tmp_path / "out"), "--config", str(config)]) == 0
+    )
     with pytest.raises(ValueError, match="has no text_encoder/ and serves generator.start alone"):
         TextTo3D.from_pretrained(tmp_path / "out", device="cpu")

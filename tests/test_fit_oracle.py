@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from scaledreamer.exported import read_index
+from tools.tinyworld import fit_oracle, training
 
-TOOLS = Path(__file__).parent.parent / "tools"
 SMALL = {
     "hyper_ingp": {"num_levels": 4, "log2_table_size": 10, "hyper_width": 16, "mlp_width": 16},
     "conv3d_net": {"resolution": 16, "max_channels": 16, "channel_base": 128, "style_dim": 16, "z_dim": 4},
@@ -25,20 +23,14 @@ def views(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four views to learn, the same as those that are held out: what is asked is whether it learns."""
     work = tmp_path_factory.mktemp("views")
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(TOOLS))
-        pieces = importlib.import_module("_pieces")
-        patch.setattr(pieces, "VIEWS_PER_SHARD", 4)
-        pieces.ViewPool(work / "views", "seen", 1, "cpu")
+        patch.setattr(training, "VIEWS_PER_SHARD", 4)
+        training.ViewPool(work / "views", "seen", 1, "cpu")
     shutil.copy(work / "views" / "seen-000.safetensors", work / "views" / "validation-000.safetensors")
     return work
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_a_generator_learns_true_views(
-    name: str, views: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(str(TOOLS))
-    fit_oracle: Any = importlib.import_module("fit_oracle")
+def test_a_generator_learns_true_views(name: str, views: Path, tmp_path: Path) -> None:
     settings = [f"generator.{name}.{key}={value}" for key, value in SMALL[name].items()]
     settings += [f"generator.name={name}", f"generator.{name}.background=none", "renderer.image_size=16"]
 
@@ -81,8 +73,6 @@ def test_bad_input_is_one_line_before_anything_is_fitted(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.syspath_prepend(str(TOOLS))
-    fit_oracle: Any = importlib.import_module("fit_oracle")
     monkeypatch.chdir(tmp_path)
     for name in ("taken/generator/notes.txt", "damaged/views/seen-000.safetensors"):
         (tmp_path / name).parent.mkdir(parents=True)

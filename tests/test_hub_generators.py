@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ import pytest
 import torch
 
 from scaledreamer import build
-from scaledreamer.cli import infer
+from scaledreamer.cli import evaluate, infer
 from scaledreamer.config import Config, GeneratorSettings, WeightSettings, load_config
 from scaledreamer.doctor.files import check_models as doctor_check_models
 from scaledreamer.exported import check_files, check_generator, find_generator, read_index
@@ -23,9 +21,6 @@ from scaledreamer.pipeline import TextTo3D
 from scaledreamer.weights.hub_lookup import Access
 from tests.support.fake_hub import FakeHub, serve
 from tests.support.tiny_export import tiny_pipeline
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
-evaluate = importlib.import_module("evaluate")
 
 DEAD = "http://127.0.0.1:9"
 """Nobody listens there."""

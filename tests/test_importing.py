@@ -24,6 +24,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from scaledreamer.cli import import_prompts as import_prompts_command
 from scaledreamer.files import TEMPORARY
 from scaledreamer.prompts import importing, prompt_file
 from scaledreamer.prompts.check import MAX_CHARACTERS, normalize_prompt
@@ -38,16 +39,9 @@ from scaledreamer.prompts.importing import (
     write_corpus,
 )
 
-TOOLS = Path(__file__).parent.parent / "tools"
 LIBRARIES = Path(__file__).parent.parent.parent / "shared" / "prompt_libraries"
 PROMPTS = ["a red frog", "ein grüner Frosch", "青い蛙, two of them", 'a "big" cat, black']
 PATH = Path("somewhere.csv")
-
-
-@pytest.fixture
-def tool(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(TOOLS))
-    return importlib.import_module("import_prompts")
 
 
 def as_json(data: object) -> bytes:
@@ -798,7 +792,6 @@ def refuse(error: BaseException) -> Callable[..., Any]:
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
 def test_bad_input_is_one_clear_line_and_nothing_is_written(
     case: Case,
-    tool: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -811,16 +804,16 @@ def test_bad_input_is_one_clear_line_and_nothing_is_written(
     with monkeypatch.context() as patch:
         if case.patch is not None:
             case.patch(patch)
-        status = run(tool, *(["--out", "new.json"] if case.has_out else []), *case.arguments)
+        status = run(*(["--out", "new.json"] if case.has_out else []), *case.arguments)
     printed = capsys.readouterr()
     assert printed.err.startswith("error: ") and printed.err.count("\n") == 1 and printed.out == ""
     assert case.message in printed.err and len(printed.err) < 700
     assert status == 2 and tree(tmp_path) == before
 
 
-def run(tool: Any, *arguments: object) -> int:
+def run(*arguments: object) -> int:
     try:
-        return tool.main([str(argument) for argument in arguments])
+        return import_prompts_command.main([str(argument) for argument in arguments])
     except SystemExit as stop:  # argparse's way
         return int(stop.code or 0)
 
@@ -828,12 +821,10 @@ def run(tool: Any, *arguments: object) -> int:
 # --- what is written ---------------------------------------------------------------------------------------
 
 
-def test_the_tool_writes_corpus_report_and_table(
-    tool: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_the_tool_writes_corpus_report_and_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     source, out, report = tmp_path / "a.json", tmp_path / "new.json.gz", tmp_path / "report.json"
     source.write_bytes(as_json({"train": ["a frog", "a  frog", "青い 蛙"], "test": ["A frog", "a dog"]}))
-    assert run(tool, source, "--out", out, "--report", report) == 0
+    assert run(source, "--out", out, "--report", report) == 0
     assert gzip.decompress(out.read_bytes()).decode() == (
         '{"train": [\n"a frog",\n"青い 蛙"\n],\n"held_out": [\n"a dog"\n]}\n'
     )
@@ -858,10 +849,10 @@ def test_the_tool_writes_corpus_report_and_table(
     assert lines[-1] == f"{out}: 2 training and 1 held-out prompts"
 
 
-def test_a_table_of_many_files_stays_short(tool: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_table_of_many_files_stays_short(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     for number in range(15):
         (tmp_path / f"{number}.txt").write_text(f"a frog\na frog number {number}\n")
-    assert run(tool, *sorted(tmp_path.glob("*.txt")), "--out", tmp_path / "new.json") == 0
+    assert run(*sorted(tmp_path.glob("*.txt")), "--out", tmp_path / "new.json") == 0
     lines = capsys.readouterr().out.splitlines()
     assert "  ... 55 more in --report" in lines and len(lines) < 90
     assert f"  train of {tmp_path / '0.txt'} and train of {tmp_path / '1.txt'}: 1" in lines
@@ -873,11 +864,11 @@ def test_the_same_input_gives_the_same_bytes_under_any_name(tmp_path: Path):
     assert (tmp_path / "a.json.gz").read_bytes() == (tmp_path / "b.json.gz").read_bytes()
 
 
-def test_an_existing_corpus_is_replaced_only_when_forced_and_may_be_the_input(tool: Any, tmp_path: Path):
+def test_an_existing_corpus_is_replaced_only_when_forced_and_may_be_the_input(tmp_path: Path):
     path = tmp_path / "a.json"
     path.write_bytes(as_json(["a frog", "A frog"]))
-    assert run(tool, path, "--out", path) == 2
-    assert run(tool, path, "--out", path, "--force") == 0
+    assert run(path, "--out", path) == 2
+    assert run(path, "--out", path, "--force") == 0
     assert json.loads(path.read_text()) == {"train": ["a frog"], "held_out": []}
 
 
@@ -895,14 +886,12 @@ def largest_file(limit: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", ["new.json", "new.json.gz"])
-def test_a_full_disk_leaves_the_old_file(
-    name: str, tool: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_a_full_disk_leaves_the_old_file(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "a.txt").write_text("\n".join(f"frog number {i * 7919 % 1000}" for i in range(1000)))
     (tmp_path / name).write_bytes(b"old")
     before = tree(tmp_path)
     with largest_file(1000):
-        status = run(tool, tmp_path / "a.txt", "--out", tmp_path / name, "--force")
+        status = run(tmp_path / "a.txt", "--out", tmp_path / name, "--force")
     printed = capsys.readouterr()
     assert status == 2 and printed.out == "" and printed.err.count("\n") == 1
     assert (
@@ -913,12 +902,12 @@ def test_a_full_disk_leaves_the_old_file(
 
 
 def test_a_full_disk_at_the_report_says_that_the_corpus_is_whole(
-    tool: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     (tmp_path / "a.txt").write_text("a frog")
     out, report = tmp_path / "new.json", tmp_path / "report.json"
     with largest_file(100):
-        status = run(tool, tmp_path / "a.txt", "--out", out, "--report", report)
+        status = run(tmp_path / "a.txt", "--out", out, "--report", report)
     error = capsys.readouterr().err
     assert (
         status == 2 and f"--report {report}: cannot be written (" in error and "new.json is whole." in error

@@ -331,7 +331,7 @@ def test_the_shipped_test_is_that_of_the_shipped_clip_valid_and_right():
     encoder, observer = TinyClip.from_pretrained(), Observer(sharpened(VolumeRenderer()))
     key = janus_cache.test_key(encoder.fingerprint, observer)
     test = janus_cache.load_test(TINY_CLIP / janus_cache.FILE, key, 80)
-    assert test is not None, "make it again: python tools/evaluate_clip.py --only-janus"
+    assert test is not None, "make it again: python -m tools.tinyworld.evaluate_clip --only-janus"
     assert test.is_valid and set(faces.KINDS) < set(test.probe.weights)
     meanings = draw_prompts(3, "unseen", 2, kinds=faces.KINDS).meanings
     scores = janus.known_scores(encoder, test.probe, observer, meanings)

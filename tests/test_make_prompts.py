@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import importlib
 import itertools
 import json
 import os
@@ -21,31 +20,22 @@ from scaledreamer.build import build_prompts
 from scaledreamer.config import load_config
 from scaledreamer.prompts.check import check_prompt
 from scaledreamer.prompts.corpus import comparison_key, split_prompts
+from tools.corpora import daily, make_prompts, open_vocabulary
 
 ROOT = Path(__file__).parent.parent
-TOOLS = ROOT / "tools"
 PROMPTS = ROOT / "data" / "prompts"
 LIBRARIES = ROOT.parent / "shared" / "prompt_libraries"
 CORPORA = ("core_15", "showcase_400", "compose_2500", "daily_17k", "open_100k")
 
 
 @pytest.fixture(scope="module")
-def tool() -> Any:
-    sys.path.insert(0, str(TOOLS))
-    try:
-        yield importlib.import_module("make_prompts")
-    finally:
-        sys.path.remove(str(TOOLS))
+def stored() -> dict[str, dict[str, list[str]]]:
+    return {name: make_prompts.read_sections(name) for name in CORPORA}
 
 
 @pytest.fixture(scope="module")
-def stored(tool: Any) -> dict[str, dict[str, list[str]]]:
-    return {name: tool.read_sections(name) for name in CORPORA}
-
-
-@pytest.fixture(scope="module")
-def open_counts(tool: Any, stored: Any) -> dict[str, Any]:
-    return tool.count(stored["open_100k"])
+def open_counts(stored: Any) -> dict[str, Any]:
+    return make_prompts.count(stored["open_100k"])
 
 
 def everything(sections: dict[str, list[str]]) -> list[str]:
@@ -103,23 +93,23 @@ def test_articles_fit_the_words_that_follow(stored: Any) -> None:
     assert set(wrong) <= spoken, wrong
 
 
-def test_corpora_take_less_than_4_mb(tool: Any) -> None:
+def test_corpora_take_less_than_4_mb() -> None:
     assert sum(path.stat().st_size for path in PROMPTS.iterdir()) < 4_000_000
     assert sum(path.stat().st_size for path in (ROOT / "data" / "lexicon").iterdir()) < 400_000
-    assert {path.name for path in PROMPTS.iterdir()} == {"README.md", *map(tool.file_name, CORPORA)}
+    assert {path.name for path in PROMPTS.iterdir()} == {"README.md", *map(make_prompts.file_name, CORPORA)}
 
 
-def test_readme_states_the_hash_of_each_file(tool: Any) -> None:
+def test_readme_states_the_hash_of_each_file() -> None:
     text = (PROMPTS / "README.md").read_text(encoding="utf-8")
     for name in CORPORA:
-        assert hashlib.sha256((PROMPTS / tool.file_name(name)).read_bytes()).hexdigest() in text, name
+        assert hashlib.sha256((PROMPTS / make_prompts.file_name(name)).read_bytes()).hexdigest() in text, name
 
 
-def test_readme_states_how_many_prompts_each_file_has(tool: Any, stored: Any) -> None:
+def test_readme_states_how_many_prompts_each_file_has(stored: Any) -> None:
     text = (PROMPTS / "README.md").read_text(encoding="utf-8")
     for name, sections in stored.items():
         counts = " | ".join(f"{len(sections[part]):,}" for part in ("train", "held_out"))
-        assert f"| `{tool.file_name(name)}` | {counts} | " in text, name
+        assert f"| `{make_prompts.file_name(name)}` | {counts} | " in text, name
 
 
 def test_fifteen_prompts_of_core_15_are_trained_on(stored: Any) -> None:
@@ -128,10 +118,10 @@ def test_fifteen_prompts_of_core_15_are_trained_on(stored: Any) -> None:
 
 
 @pytest.mark.skipif(not LIBRARIES.is_dir(), reason="the shared prompt libraries are not here")
-def test_no_prompt_is_one_of_the_real_libraries(tool: Any, stored: Any) -> None:
+def test_no_prompt_is_one_of_the_real_libraries(stored: Any) -> None:
     real = set()
     for path in LIBRARIES.glob("*.json"):
-        real |= {comparison_key(prompt) for prompt in everything(tool.read_sections(str(path)))}
+        real |= {comparison_key(prompt) for prompt in everything(make_prompts.read_sections(str(path)))}
     assert len(real) > 16_000
     for name, sections in stored.items():
         assert not real & {comparison_key(prompt) for prompt in everything(sections)}, name
@@ -145,26 +135,26 @@ def test_red_eyed_tree_frog_is_there(stored: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["core_15", "showcase_400", "compose_2500"])
-def test_small_corpora_are_made_byte_for_byte(tool: Any, name: str) -> None:
-    data = tool.encoded(name, tool.MAKERS[name]())
-    assert data == (PROMPTS / tool.file_name(name)).read_bytes()
+def test_small_corpora_are_made_byte_for_byte(name: str) -> None:
+    data = make_prompts.encoded(name, make_prompts.MAKERS[name]())
+    assert data == (PROMPTS / make_prompts.file_name(name)).read_bytes()
 
 
-def test_daily_is_made_as_it_is_stored(tool: Any, stored: Any) -> None:
-    assert tool.make_daily() == stored["daily_17k"]
+def test_daily_is_made_as_it_is_stored(stored: Any) -> None:
+    assert make_prompts.make_daily() == stored["daily_17k"]
 
 
-def test_first_captions_of_open_are_stored(tool: Any, stored: Any) -> None:
-    captions = [c.text for c in itertools.islice(tool._prompt_open.captions(), 3000)]
+def test_first_captions_of_open_are_stored(stored: Any) -> None:
+    captions = [c.text for c in itertools.islice(open_vocabulary.captions(), 3000)]
     keys = {comparison_key(prompt) for prompt in everything(stored["open_100k"])}
     assert all(comparison_key(text) in keys for text in captions)
 
 
 def test_captions_do_not_depend_on_hash_randomisation() -> None:
     program = (
-        "import itertools, sys; sys.path.insert(0, 'tools'); import _prompt_open, _prompt_daily; "
-        "_prompt_daily.DAILY_SIZE = 300; print(_prompt_daily.daily_prompts()); "
-        "print([c.text for c in itertools.islice(_prompt_open.captions(), 300)])"
+        "import itertools; from tools.corpora import daily, open_vocabulary; "
+        "daily.DAILY_SIZE = 300; print(daily.daily_prompts()); "
+        "print([c.text for c in itertools.islice(open_vocabulary.captions(), 300)])"
     )
     outputs = [
         subprocess.run(
@@ -181,8 +171,8 @@ def test_captions_do_not_depend_on_hash_randomisation() -> None:
     assert len(outputs[0]) > 20_000
 
 
-def test_compressed_files_have_no_time_and_no_name(tool: Any) -> None:
-    data = tool.encoded("daily_17k", {"train": ["a"], "held_out": []})
+def test_compressed_files_have_no_time_and_no_name() -> None:
+    data = make_prompts.encoded("daily_17k", {"train": ["a"], "held_out": []})
     assert data[3] & 0b1000 == 0  # no file name
     assert data[4:8] == bytes(4)  # no time
     assert json.loads(gzip.decompress(data)) == {"train": ["a"], "held_out": []}
@@ -204,15 +194,15 @@ def test_open_lengths_are_spread_like_real_captions(open_counts: dict[str, Any])
     assert 10 <= words["median"] <= 12 and 13 <= words["p75"] <= 15 and 17 <= words["p95"] <= 20
 
 
-def test_open_has_4000_subjects_found_in_the_text_alone(tool: Any, stored: Any) -> None:
-    found = tool.subjects_in(everything(stored["open_100k"]))
+def test_open_has_4000_subjects_found_in_the_text_alone(stored: Any) -> None:
+    found = make_prompts.subjects_in(everything(stored["open_100k"]))
     assert len(found) >= 4000
-    assert found <= {noun.word for noun in tool._prompt_open.nouns()}
+    assert found <= {noun.word for noun in open_vocabulary.nouns()}
 
 
-def test_grammar_draws_each_noun_and_common_ones_more_often(tool: Any) -> None:
+def test_grammar_draws_each_noun_and_common_ones_more_often() -> None:
     rng = random.Random("nouns")
-    grammar = tool._prompt_open
+    grammar = open_vocabulary
     nouns = grammar.nouns()
     assert len({noun.word.lower() for noun in nouns}) == len(nouns) >= 4000
     for noun in rng.sample(nouns, 400):  # the noun that the grammar reports stands in its caption
@@ -223,14 +213,14 @@ def test_grammar_draws_each_noun_and_common_ones_more_often(tool: Any) -> None:
     assert drawn[True] / 2000 > 1.5 * share
 
 
-def test_every_category_of_the_lexicon_has_word_lists(tool: Any) -> None:
-    lists = tool._prompt_open.lists()
-    assert {noun.category for noun in tool._prompt_open.nouns()} <= set(lists)
+def test_every_category_of_the_lexicon_has_word_lists() -> None:
+    lists = open_vocabulary.lists()
+    assert {noun.category for noun in open_vocabulary.nouns()} <= set(lists)
     rng = random.Random(0)
     for category, entries in lists.items():
         for name in ("adj", "part", "pose", "mat", "hue", "clothes"):
             for template in entries.get(name, []):
-                text = tool._prompt_open.expand(template, rng, entries)
+                text = open_vocabulary.expand(template, rng, entries)
                 assert text and not set(text) & set("<>[]|~"), (category, template)
 
 
@@ -246,15 +236,15 @@ def test_every_category_of_the_lexicon_has_word_lists(tool: Any) -> None:
         ("bookshelf", "bookshelves"),
     ],
 )
-def test_plural(tool: Any, noun: str, expected: str) -> None:
-    assert tool._prompt_open.plural(noun) == expected
+def test_plural(noun: str, expected: str) -> None:
+    assert open_vocabulary.plural(noun) == expected
 
 
 # --- daily_17k and compose_2500 ----------------------------------------------------------------------------
 
 
-def test_daily_lengths_are_those_of_sentences_about_people(tool: Any, stored: Any) -> None:
-    words = tool.count(stored["daily_17k"])["words"]
+def test_daily_lengths_are_those_of_sentences_about_people(stored: Any) -> None:
+    words = make_prompts.count(stored["daily_17k"])["words"]
     assert (
         7 <= words["min"] <= 8
         and 13 <= words["median"] <= 16
@@ -263,8 +253,7 @@ def test_daily_lengths_are_those_of_sentences_about_people(tool: Any, stored: An
     )
 
 
-def test_held_out_pairs_of_compose_never_occur_elsewhere(tool: Any, stored: Any) -> None:
-    daily = tool._prompt_daily
+def test_held_out_pairs_of_compose_never_occur_elsewhere(stored: Any) -> None:
     pairs = [
         (animal, other)
         for animal in daily.ANIMALS
@@ -284,24 +273,24 @@ def test_held_out_pairs_of_compose_never_occur_elsewhere(tool: Any, stored: Any)
 # --- counting and the command line -------------------------------------------------------------------------
 
 
-def test_counts_agree_with_a_count_by_hand(tool: Any) -> None:
+def test_counts_agree_with_a_count_by_hand() -> None:
     sections = {
         "train": ["A red frog.", "a  red frog", "one two three four five six", "a blue cat"],
         "held_out": ["a blue cat!", "a dog"],
     }
-    counts = tool.count(sections)
+    counts = make_prompts.count(sections)
     assert (counts["train"], counts["held_out"]) == (4, 2)
     assert counts["duplicates"] == 1 and counts["overlap"] == 1
     assert counts["five_grams"] == 2 and counts["five_gram_types"] == 2 and counts["five_grams_over_50"] == 0
     assert counts["openings"] == 4  # a red frog, one two three, a blue cat, a dog
     assert counts["words"]["min"] == 2 and counts["words"]["max"] == 6
-    repeated = tool.count({"train": ["a b c d e"] * 51 + ["a b c d f"] * 50, "held_out": []})
+    repeated = make_prompts.count({"train": ["a b c d e"] * 51 + ["a b c d f"] * 50, "held_out": []})
     assert (repeated["five_grams"], repeated["five_grams_over_50"]) == (101, 51)
     assert (repeated["five_gram_types"], repeated["five_gram_types_over_50"]) == (2, 1)
 
 
-def test_stats_prints_one_json_object_of_counts(tool: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    assert tool.main(["stats", "compose_2500", "--json"]) == 0
+def test_stats_prints_one_json_object_of_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert make_prompts.main(["stats", "compose_2500", "--json"]) == 0
     counts = json.loads(capsys.readouterr().out)
     assert counts["held_out_pairs"] > 0 and counts["overlap"] == 0 and counts["duplicates"] == 0
     flat = [v for value in counts.values() for v in (value.values() if isinstance(value, dict) else [value])]
@@ -309,26 +298,26 @@ def test_stats_prints_one_json_object_of_counts(tool: Any, capsys: pytest.Captur
 
 
 def test_stats_of_the_tinyworld_counts_its_deliberate_repetitions() -> None:
-    command = [sys.executable, str(TOOLS / "make_prompts.py"), "stats", "tinyworld", "--json"]
+    command = [sys.executable, "-m", "tools.corpora.make_prompts", "stats", "tinyworld", "--json"]
     counts = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert counts["train"] == 20_000
     assert counts["duplicates"] > 0 and counts["held_out"] > 1000 and counts["overlap"] == 0
 
 
-def test_files_of_other_libraries_are_read(tool: Any, tmp_path: Path) -> None:
+def test_files_of_other_libraries_are_read(tmp_path: Path) -> None:
     path = tmp_path / "library.json"
     path.write_text(json.dumps({"train": ["a", "b"], "val": ["c"], "test": ["a"]}))
-    assert tool.read_sections(str(path)) == {"train": ["a", "b"], "held_out": ["c", "a"]}
+    assert make_prompts.read_sections(str(path)) == {"train": ["a", "b"], "held_out": ["c", "a"]}
     text = tmp_path / "prompts.txt"
     text.write_text("# title\n\na red frog\n")
-    assert tool.read_sections(str(text)) == {"train": ["a red frog"], "held_out": []}
+    assert make_prompts.read_sections(str(text)) == {"train": ["a red frog"], "held_out": []}
 
 
-def test_sample_prints_as_many_lines_as_asked(tool: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    assert tool.main(["sample", "showcase_400", "--count", "7", "--seed", "1"]) == 0
+def test_sample_prints_as_many_lines_as_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    assert make_prompts.main(["sample", "showcase_400", "--count", "7", "--seed", "1"]) == 0
     first = capsys.readouterr().out
     assert len(first.splitlines()) == 7
-    tool.main(["sample", "showcase_400", "--count", "7", "--seed", "1"])
+    make_prompts.main(["sample", "showcase_400", "--count", "7", "--seed", "1"])
     assert capsys.readouterr().out == first
 
 
@@ -342,32 +331,32 @@ def test_sample_prints_as_many_lines_as_asked(tool: Any, capsys: pytest.CaptureF
     ],
 )
 def test_wrong_names_end_with_one_line(
-    tool: Any, capsys: pytest.CaptureFixture[str], argv: list[str], message: str
+    capsys: pytest.CaptureFixture[str], argv: list[str], message: str
 ) -> None:
-    assert tool.main(argv) == 2
+    assert make_prompts.main(argv) == 2
     captured = capsys.readouterr()
     assert message in captured.err and captured.out == "" and captured.err.count("\n") == 1
 
 
 @pytest.mark.parametrize("content", [b"\x1f\x8b broken", b'{"train": 3}', b"[1]", b"{", b"\xff\xfe"])
 def test_broken_files_end_with_one_line(
-    tool: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path, content: bytes
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, content: bytes
 ) -> None:
     path = tmp_path / ("a.json.gz" if content.startswith(b"\x1f") else "a.json")
     path.write_bytes(content)
-    assert tool.main(["stats", str(path)]) == 2
+    assert make_prompts.main(["stats", str(path)]) == 2
     error = capsys.readouterr().err
     assert str(path) in error and error.count("\n") == 1
 
 
 def test_check_names_a_corpus_that_differs(
-    tool: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(tool, "MAKERS", {"core_15": tool.make_core})
-    monkeypatch.setattr(tool, "FOLDER", tmp_path)
-    assert tool.main(["make", "core_15", "--out", str(tmp_path)]) == 0
-    assert tool.main(["check"]) == 0
+    monkeypatch.setattr(make_prompts, "MAKERS", {"core_15": make_prompts.make_core})
+    monkeypatch.setattr(make_prompts, "FOLDER", tmp_path)
+    assert make_prompts.main(["make", "core_15", "--out", str(tmp_path)]) == 0
+    assert make_prompts.main(["check"]) == 0
     (tmp_path / "core_15.json").write_text('{"train": []}')
     capsys.readouterr()
-    assert tool.main(["check"]) == 1
+    assert make_prompts.main(["check"]) == 1
     assert "core_15.json: differs" in capsys.readouterr().out

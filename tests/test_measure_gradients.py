@@ -1,15 +1,11 @@
-"""tools/measure_gradients.py: its statistics against gradients whose direction and noise are known."""
+"""tools.tinyworld.measure_gradients: its statistics against gradients whose direction and noise are known."""
 
 from __future__ import annotations
-
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
-from measure_gradients import statistics  # noqa: E402  # pyright: ignore[reportMissingImports]
+from tools.tinyworld.measure_gradients import statistics
 
 
 def test_statistics_of_a_gradient_with_known_direction_and_noise():

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from scaledreamer import captions
+from scaledreamer.cli import evaluate
 from scaledreamer.config import load_config
 from scaledreamer.evaluation.clip_scores import TinyClip
 from scaledreamer.evaluation.faces import SHARED, FaceProbe
@@ -30,8 +29,6 @@ from tests.support.tiny_export import tiny_pipeline
 from tests.support.training_fakes import write_config, write_random_prior
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tools"))
-evaluate = importlib.import_module("evaluate")
 
 PAGE = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
 WHILE_TRAINING, OF_REPORTS = PAGE.split("\n## ")[1:3]

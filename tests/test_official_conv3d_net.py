@@ -7,7 +7,6 @@ module, which is not a part of this repository.
 from __future__ import annotations
 
 import itertools
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,9 @@ from torch import Tensor
 
 from scaledreamer.contracts import GeneratorText
 from scaledreamer.generators.conv3d_net import Conv3DNet
+from scaledreamer.official.conv3d_net import convert
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tools"))
-from _official_conv3d_net import convert  # noqa: E402  # pyright: ignore[reportMissingImports]
 
 Array = NDArray[np.float64]
 Z, C, W, FEATURES, WIDTH = 3, 5, 6, 4, 7

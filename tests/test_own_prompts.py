@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from scaledreamer.cli import evaluate
 from scaledreamer.evaluation import own_prompts, report
 from scaledreamer.evaluation.clip_scores import TinyClip
 from scaledreamer.evaluation.ground_truth import Observer
@@ -20,9 +19,6 @@ from scaledreamer.tinyworld import grammar
 from scaledreamer.tinyworld.shapes import WorldScene
 from tests.support.evaluation_fakes import Oracle, perfect_scenes, save_tiny_clip, text_vector
 from tests.support.tiny_export import tiny_pipeline
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
-evaluate = importlib.import_module("evaluate")
 
 PROMPTS = ["a red ball", "a big shiny ball", "a blue cube", "the red ball", "a blue cube", "a green cone"]
 OTHERS = ["a big shiny ball", "the red ball"]

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import gzip
-import importlib
 import io
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from scaledreamer.build import build_prompts
 from scaledreamer.cli.infer_options import make_parser
 from scaledreamer.cli.infer_prompts import read_prompts
+from scaledreamer.cli.make_shards import load_corpus
 from scaledreamer.config import PromptSettings
 from scaledreamer.prompts.importing import import_prompts
 from scaledreamer.prompts.prompt_file import (
@@ -26,7 +25,6 @@ from scaledreamer.prompts.prompt_file import (
 )
 from scaledreamer.vocabulary import Vocabulary
 
-TOOLS = Path(__file__).parent.parent / "tools"
 FOUR = ["a red frog on a box", "a blue house with a hat", "a green mug with a handle", "a yellow cube"]
 TEXT = "a red frog\x85 on a box\na blue house\u2028with a hat\na green mug\x0bwith a handle\na yellow cube\n"
 
@@ -54,16 +52,11 @@ def read_by_infer(*flags: str) -> list[str]:
 
 
 def of_shards(path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    return list(_make_shards(monkeypatch).load_corpus(str(path), "train", keep_order=False))
+    return list(load_corpus(str(path), "train", keep_order=False))
 
 
 def of_ordered_shards(path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    return list(_make_shards(monkeypatch).load_corpus(str(path), "train", keep_order=True))
-
-
-def _make_shards(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(TOOLS))
-    return importlib.import_module("make_shards")
+    return list(load_corpus(str(path), "train", keep_order=True))
 
 
 FILES: dict[str, tuple[str, bytes]] = {

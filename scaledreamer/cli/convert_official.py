@@ -217,11 +217,11 @@ def converter(
     """The function that converts an architecture."""
     match name:
         case "hyper_ingp":
-            from _official_hyper_ingp import convert
+            from scaledreamer.official.hyper_ingp import convert
         case "triplane_transformer":
-            from _official_triplane_transformer import convert
+            from scaledreamer.official.triplane_transformer import convert
         case _:
-            from _official_conv3d_net import convert
+            from scaledreamer.official.conv3d_net import convert
     return convert
 
 

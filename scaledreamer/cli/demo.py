@@ -19,9 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import evaluate
-
-from scaledreamer.cli import fail, program
+from scaledreamer.cli import evaluate, fail, program
 from scaledreamer.config import load_config
 from scaledreamer.tinyworld import grammar
 from scaledreamer.tinyworld.grammar import Meaning
@@ -33,7 +31,7 @@ if TYPE_CHECKING:
     from scaledreamer.evaluation.page import Card, View
     from scaledreamer.pipeline import TextTo3D
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 MISSION = "a red-eyed tree frog"
 MAX_FACES, TEXTURE_SIZE, POSTER_SIZE = 3000, 256, 320
 """Of the page's meshes and their pictures: small, since the page holds them."""

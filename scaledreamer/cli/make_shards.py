@@ -15,11 +15,11 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scaledreamer.cli import fail, program
+from scaledreamer.cli import Parser, fail, program
 
 if TYPE_CHECKING:
     from scaledreamer.prompts.shard_writer import Encode
@@ -106,10 +106,8 @@ def verify(args: argparse.Namespace) -> None:
 
 
 @program
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("make", help="write shards of a corpus")
     command.add_argument("corpus", help="a corpus of the package, or a file of prompts (.txt, .json, .gz)")
@@ -130,7 +128,7 @@ def main() -> int:
     )
     command.add_argument("folder", help="a folder, or a URL as of prompts.shards")
     command.add_argument("--cache", default="~/.cache/scaledreamer", help="for what does not lie here")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     try:
         if args.command == "make" and args.shard_size < 1:
             raise ValueError(f"--shard-size: got {args.shard_size}; accepted are whole numbers from 1.")

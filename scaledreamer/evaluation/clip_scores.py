@@ -88,7 +88,7 @@ class TinyClip:
             raise ValueError(
                 f"evaluator CLIP {folder}: cannot be loaded ({reason}); give the folder of a CLIPModel with "
                 "its tokenizer. If it is the shipped one, reinstall the package, or train it again with "
-                "tools/train_tiny_clip.py"
+                "python -m tools.tinyworld.train_clip"
             ) from None
         return cls(torch.nn.Module.to(model, device), tokenizer, mean=mean, std=std)
 

@@ -4,7 +4,7 @@ Speed on a CPU: the forward pass is one `embedding_bag` per piece of points, the
 `scatter_add_` per pair of features, as complex numbers (22,000 points, forward and backward: 8 levels of 4
 features 26 ms instead of 28 one by one, 16 levels of 2 in large tables 93 instead of 166). Beside it the
 backward pass of `embedding_bag` takes 5 times as long, that of a sparse CSR product 6 times, `index_select`
-or `index_add_` 4 times. `python tools/benchmark.py field` compares with a naive grid.
+or `index_add_` 4 times. `python -m tools.benchmark field` compares with a naive grid.
 """
 
 from __future__ import annotations

@@ -12,8 +12,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from _official import Weights, decoder, length, plain
 from torch import Tensor
+
+from scaledreamer.official.weights import Weights, decoder, length, plain
 
 GENERATOR = "geometry.space_generator."
 PUBLISHED = {"radius": 2.0, "sdf_bias_params": 0.8}

@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from _official import Weights, length, plain, section, size
 from torch import Tensor
 
 from scaledreamer.fields.hash_grid import HashGrid
+from scaledreamer.official.weights import Weights, length, plain, section, size
 
 PUBLISHED: dict[str, Any] = {
     "radius": 2.0,

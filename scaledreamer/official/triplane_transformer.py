@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from _official import Weights, decoder, length, plain, section, size
 from torch import Tensor
+
+from scaledreamer.official.weights import Weights, decoder, length, plain, section, size
 
 PUBLISHED: dict[str, Any] = {"radius": 2.0, "sdf_bias_params": 0.8, "num_heads": 16}
 """Of the official geometry's settings those that no weight shows; heads stand in space_generator_config."""

@@ -38,7 +38,7 @@ def corpus_file(name: str) -> Path:
                 return folder / f"{name}{ending}"
     raise ValueError(
         f"prompts.name: the corpus {name!r} is not in {SHIPPED[0]}; make it with "
-        f"`python tools/make_prompts.py make {name}`."
+        f"`python -m tools.corpora.make_prompts make {name}`."
     )
 
 

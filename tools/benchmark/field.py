@@ -1,4 +1,4 @@
-"""How fast the hash grid's twins are, beside a naive grid in torch: `tools/benchmark.py field`."""
+"""How fast the hash grid's twins are, beside a naive grid in torch: `python -m tools.benchmark field`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Speed of every architecture: `tools/benchmark.py generator`; and what it has in common with rendering's.
+"""Speed of every architecture: `python -m tools.benchmark generator`; and what `render` needs of it too.
 
 The best of the repeats counts: an error against a slower machine is only ever upwards. On one CPU thread the
 clock is the process' own, so that other work on the machine does not count.

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from _benchmark_generator import machine, where
+
+from tools.benchmark.generator import machine, where
 
 if TYPE_CHECKING:
     from scaledreamer.meshing.mesh import Mesh

@@ -1,4 +1,4 @@
-"""Our scenes rendered by nerfacc's functions in pure torch, for `tools/benchmark.py render`."""
+"""Our scenes rendered by nerfacc's functions in pure torch, for `python -m tools.benchmark render`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How fast a prior's networks run, and how near to what the device can do: `tools/benchmark.py prior`."""
+"""How fast a prior's networks run, of what the device can do: `python -m tools.benchmark prior`."""
 
 from __future__ import annotations
 

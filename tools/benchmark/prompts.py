@@ -1,4 +1,4 @@
-"""How fast prompts come out of shards, and what that costs: `tools/benchmark.py prompts`."""
+"""How fast prompts come out of shards, and what that costs: `python -m tools.benchmark prompts`."""
 
 from __future__ import annotations
 
@@ -130,10 +130,10 @@ def measure_prompts() -> dict[str, dict[str, float]]:
         built = time.perf_counter() - start
 
         def alone(call: str) -> dict[str, float]:
-            code = f"import json, _benchmark_prompts as b; print(json.dumps(b.{call}))"
+            code = f"import json; from tools.benchmark import prompts; print(json.dumps(prompts.{call}))"
             done = subprocess.run(
                 [sys.executable, "-c", code],
-                cwd=Path(__file__).parent,
+                cwd=Path(__file__).parents[2],
                 capture_output=True,
                 text=True,
                 check=True,

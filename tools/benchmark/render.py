@@ -10,11 +10,18 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from _benchmark_generator import PROMPTS, check_options, clock, machine, make_generator, make_noise, where
-from _benchmark_nerfacc import BACKGROUND, import_nerfacc, render_chosen, render_even, to_image
+from tools.benchmark.generator import (
+    PROMPTS,
+    check_options,
+    clock,
+    machine,
+    make_generator,
+    make_noise,
+    where,
+)
+from tools.benchmark.nerfacc_rendering import BACKGROUND, import_nerfacc, render_chosen, render_even, to_image
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,9 +34,8 @@ if TYPE_CHECKING:
 
 def add_options(render: argparse.ArgumentParser, generator: argparse.ArgumentParser) -> None:
     """Options of the two subcommands."""
-    config = Path(__file__).resolve().parent.parent / "configs" / "tiny.yaml"
     for parser in (render, generator):
-        parser.add_argument("--config", default=str(config), help="(%(default)s)")
+        parser.add_argument("--config", default="tiny", help="(%(default)s)")
         parser.add_argument("--prompts", type=int, default=4, metavar="N", help="in one call (%(default)s)")
         parser.add_argument("--repeats", type=int, default=5, metavar="N", help="best of (%(default)s)")
     render.add_argument("--image-size", type=int, default=64, metavar="N", help="pixels a side (%(default)s)")

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from _prompt_template import Lists, article, expand, pick, read_blocks, read_lists
+from tools.corpora.templates import Lists, article, expand, pick, read_blocks, read_lists
 
 DAILY_SIZE = 17_700
 """Prompts that are made, before the split."""
 
-WORDS = Path(__file__).resolve().parent.parent / "data" / "lexicon" / "daily.txt"
+WORDS = Path(__file__).resolve().parents[2] / "data" / "lexicon" / "daily.txt"
 
 
 @cache

@@ -1,9 +1,9 @@
 """Makes the prompt corpora of `data/prompts` from our own grammars and word lists, and measures them.
 
-    python tools/make_prompts.py make [NAME ...] [--out data/prompts]
-    python tools/make_prompts.py check
-    python tools/make_prompts.py stats NAME_OR_FILE [--json]
-    python tools/make_prompts.py sample NAME_OR_FILE [--count 200] [--seed 0]
+    python -m tools.corpora.make_prompts make [NAME ...] [--out data/prompts]
+    python -m tools.corpora.make_prompts check
+    python -m tools.corpora.make_prompts stats NAME_OR_FILE [--json]
+    python -m tools.corpora.make_prompts sample NAME_OR_FILE [--count 200] [--seed 0]
 
 The corpora are the same byte for byte in every run. Exit status: 0 done, or everything is as stored; 1 a
 stored corpus differs (check); 2 a wrong name or file. Needs no torch.
@@ -24,15 +24,12 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import _prompt_daily
-import _prompt_open
-import _prompt_showcase
-
 from scaledreamer.cli import fail, program
 from scaledreamer.prompts.corpus import comparison_key, split_prompts, tinyworld_prompts
 from scaledreamer.prompts.prompt_file import check_no_problem, iter_prompt_file, open_bytes
+from tools.corpora import daily, open_vocabulary, showcase
 
-FOLDER = Path(__file__).resolve().parent.parent / "data" / "prompts"
+FOLDER = Path(__file__).resolve().parents[2] / "data" / "prompts"
 Sections = dict[str, list[str]]
 
 MANY = 50
@@ -53,17 +50,17 @@ def _split(prompts: Iterable[str], holdout: float) -> Sections:
 
 def make_core() -> Sections:
     """`core_15`."""
-    return _split(_prompt_showcase.CORE.strip().splitlines(), 0.2)
+    return _split(showcase.CORE.strip().splitlines(), 0.2)
 
 
 def make_showcase() -> Sections:
     """`showcase_400`."""
-    return _split(_prompt_showcase.SHOWCASE.strip().splitlines(), 0.1)
+    return _split(showcase.SHOWCASE.strip().splitlines(), 0.1)
 
 
 def make_compose() -> Sections:
     """`compose_2500`, with the prompts that hold a held-out pair in a list of their own."""
-    prompts = list(_prompt_daily.compose_prompts())
+    prompts = list(daily.compose_prompts())
     return {
         **_split((text for text, is_held_out in prompts if not is_held_out), 0.1),
         "held_out_pairs": [text for text, is_held_out in prompts if is_held_out],
@@ -72,18 +69,18 @@ def make_compose() -> Sections:
 
 def make_daily() -> Sections:
     """`daily_17k`, sorted, which compresses better."""
-    return _split(sorted(_prompt_daily.daily_prompts()), 0.02)
+    return _split(sorted(daily.daily_prompts()), 0.02)
 
 
-def open_captions() -> list[_prompt_open.Caption]:
+def open_captions() -> list[open_vocabulary.Caption]:
     """The captions of `open_100k` with their nouns, each `comparison_key` once: by category, then by text.
 
     Sorting by category compresses better; whoever trains on them shuffles them.
     """
-    distinct: dict[str, _prompt_open.Caption] = {}
-    for caption in _prompt_open.captions():
+    distinct: dict[str, open_vocabulary.Caption] = {}
+    for caption in open_vocabulary.captions():
         distinct.setdefault(comparison_key(caption.text), caption)
-        if len(distinct) == _prompt_open.SIZE:
+        if len(distinct) == open_vocabulary.SIZE:
             break
     return sorted(distinct.values(), key=lambda c: (c.noun.category, c.noun.word, c.text.lower(), c.text))
 
@@ -221,8 +218,8 @@ def subjects_in(prompts: Iterable[str]) -> set[str]:
     """
     forms = {
         form.lower(): noun.word
-        for noun in _prompt_open.nouns()
-        for form in (noun.word, _prompt_open.plural(noun.word))
+        for noun in open_vocabulary.nouns()
+        for form in (noun.word, open_vocabulary.plural(noun.word))
     }
     longest = max(len(form.split()) for form in forms)
     clause = re.compile(

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from _prompt_template import Lists, expand, pick, read_blocks, read_lists, with_articles
+from tools.corpora.templates import Lists, expand, pick, read_blocks, read_lists, with_articles
 
-LEXICON = Path(__file__).resolve().parent.parent / "data" / "lexicon"
+LEXICON = Path(__file__).resolve().parents[2] / "data" / "lexicon"
 
 SIZE = 102_300
 """Prompts that are made, before the split."""

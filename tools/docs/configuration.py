@@ -1,6 +1,6 @@
 """Writes docs/configuration.md, the table of all settings, from `scaledreamer/config/`. Needs no torch.
 
-    python tools/make_configuration_reference.py [--check]
+    python -m tools.docs.configuration [--check]
 
 --check writes nothing. Exit status: 0 done, or the page is up to date; 1 it is not (--check).
 """
@@ -24,13 +24,13 @@ from scaledreamer.cli import program
 from scaledreamer.config import types, valid_keys
 from scaledreamer.schedules import RelativeSchedule
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "configuration.md"
 
 HEAD = """# Configuration
 
 Every setting of a training run, with its default. This page is made from `scaledreamer/config/` by
 
-    python tools/make_configuration_reference.py
+    python -m tools.docs.configuration
 
 Do not edit it: change the setting's type, default or docstring there, and run the command again. A test
 holds the two together.
@@ -242,7 +242,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         PAGE.write_text(text, encoding="utf-8")
         print(PAGE)
     elif not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != text:
-        command = "python tools/make_configuration_reference.py"
+        command = "python -m tools.docs.configuration"
         print(f"error: {PAGE} differs from scaledreamer/config/; run {command}", file=sys.stderr)
         return 1
     return 0

@@ -1,6 +1,6 @@
 """Scores the tinyworld's CLIP on ground truth: can it tell what held-out objects are?
 
-    python tools/evaluate_clip.py --num-meanings 256 --split unseen --out outputs/clip.json
+    python -m tools.tinyworld.evaluate_clip --num-meanings 256 --split unseen --out outputs/clip.json
 
 Four views around each true object are pooled, as an asset's are. Captions are wrong only in attributes that
 at least one of the views shows in `--min-pixels` or more. The views are traced like the training's, and drawn
@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from evaluate_prior import true_images, view_accuracy
 from torch import Tensor
 
 from scaledreamer.build import make_renderer, renderer_settings
@@ -35,6 +34,7 @@ from scaledreamer.evaluation.draws import Draw, draw_prompts
 from scaledreamer.evaluation.ground_truth import BACKGROUND, Observer, sharpened
 from scaledreamer.evaluation.janus import make_janus_test
 from scaledreamer.tinyworld import dataset, grammar
+from tools.tinyworld.evaluate_prior import true_images, view_accuracy
 
 
 def traced_views(draw: Draw, observer: Observer) -> tuple[Tensor, dict[str, Tensor]]:

@@ -1,7 +1,7 @@
 """Scores the tinyworld's prior: does it draw what held-out captions and view words say?
 
-    python tools/evaluate_prior.py --num-captions 256 --split unseen --out outputs/prior.json --sheet
-    docs/prior.png
+    python -m tools.tinyworld.evaluate_prior --num-captions 256 --split unseen --out outputs/prior.json
+        --sheet docs/prior.png
 
 Each caption is sampled once with each of the four view words; the four images are pooled like an asset's
 views. The ceiling is the same with ground-truth renders from cameras that the view words describe. Guidance

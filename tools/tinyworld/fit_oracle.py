@@ -1,7 +1,7 @@
 """Fits a generator directly to ground-truth views of the tinyworld by image loss: the score no distillation
 exceeds.
 
-    python tools/fit_oracle.py --config configs/tiny.yaml --minutes 20 --out outputs/oracle [key=value ...]
+    python -m tools.tinyworld.fit_oracle --config configs/tiny.yaml --minutes 20 --out outputs/oracle
     python tools/evaluate.py --checkpoint outputs/oracle/generator --split unseen --out outputs/oracle.json
 
 Architecture, conditioner and renderer are those of the configuration; only the teacher differs. If this
@@ -20,7 +20,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from _pieces import ViewPool, cosine_rate
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -32,6 +31,7 @@ from scaledreamer.exported import INDEX
 from scaledreamer.pipeline import TextTo3D
 from scaledreamer.tinyworld import dataset, grammar
 from scaledreamer.training.optimizers import AveragedWeights
+from tools.tinyworld.training import ViewPool, cosine_rate
 
 
 def draw(pool: ViewPool, count: int, seed: int, size: int) -> tuple[list[str], Cameras, Tensor, Tensor]:

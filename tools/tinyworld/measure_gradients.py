@@ -1,6 +1,6 @@
 """Where distillation's gradient points and how noisy it is. Measured on the tinyworld, where truth is known.
 
-    python tools/measure_gradients.py --checkpoint outputs/tiny --method asd --guidance 2 7.5 --eta 0.1 4
+    python -m tools.tinyworld.measure_gradients --checkpoint outputs/tiny --guidance 2 7.5 --eta 0.1 4
 
 A generator's images of training prompts are given to the prior again and again with other noise. For each
 method, guidance scale, eta and time t: length of the mean gradient at the image (`signal`), standard

@@ -1,7 +1,7 @@
 """Trains the tinyworld's CLIP from nothing, on other renders than the prior's. It is only ever used to
 evaluate.
 
-    python tools/train_tiny_clip.py text image export --minutes 60
+    python -m tools.tinyworld.train_clip text image export --minutes 60
 
 Every attribute's value, and every view word, has a direction of its own in the embedding, all of them
 orthogonal. A caption's embedding is the sum of what it says, and the text tower learns to write that sum. The
@@ -19,10 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _pieces import PiecewiseTraining, ViewPool, draw_caption, start_record, write_training
 from torch import Tensor, nn
 from torch.nn import functional as F
-from train_tiny_prior import load_module
 
 from scaledreamer.cli import program
 from scaledreamer.evaluation.clip_scores import TinyClip, hard_retrieval
@@ -30,6 +28,8 @@ from scaledreamer.prompts.view_words import VIEW_WORDS, with_view
 from scaledreamer.tinyworld import grammar
 from scaledreamer.tinyworld.grammar import KINDS
 from scaledreamer.tinyworld.text import ATTRIBUTE_VALUES, MAX_TOKENS, attribute_labels, build_tokenizer
+from tools.tinyworld.train_prior import load_module
+from tools.tinyworld.training import PiecewiseTraining, ViewPool, draw_caption, start_record, write_training
 
 STAGES = ("text", "image", "export")
 WIDTH = 128

@@ -1,8 +1,8 @@
 """Trains the tinyworld's text-to-image prior from nothing: text encoder, autoencoder, then the denoising
 UNet.
 
-    python tools/train_tiny_prior.py text autoencoder unet --minutes 60
-    python tools/train_tiny_prior.py export
+    python -m tools.tinyworld.train_prior text autoencoder unet --minutes 60
+    python -m tools.tinyworld.train_prior export
 
 Each stage trains for `--minutes` and stops; the same command goes on from there until the stage's steps are
 done. On a CPU, views of the world are traced once into `--work`/views; on a GPU they are traced when a stage
@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _pieces import PiecewiseTraining, ViewPool, draw_caption, start_record, write_training
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,6 +30,7 @@ from scaledreamer.prompts.conditioner import TextConditioner
 from scaledreamer.prompts.view_words import BACK, FRONT, VIEW_WORDS, with_view
 from scaledreamer.tinyworld import grammar
 from scaledreamer.tinyworld.text import ATTRIBUTE_VALUES, MAX_TOKENS, attribute_labels, build_tokenizer
+from tools.tinyworld.training import PiecewiseTraining, ViewPool, draw_caption, start_record, write_training
 
 TEXT_WIDTH = 128
 LATENT_CHANNELS = 8

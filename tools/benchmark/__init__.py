@@ -1,0 +1,1 @@
+"""How long each part takes: `python -m tools.benchmark --help`."""

@@ -1,0 +1,1 @@
+"""The corpora in data/prompts: `python -m tools.corpora.make_prompts --help`."""
