@@ -102,15 +102,7 @@ def make_renderer(settings: Mapping[str, Any]) -> VolumeRenderer:
 
 def generator_settings(config: cfg.GeneratorSettings) -> dict[str, Any]:
     """Constructor settings of the chosen architecture, without what the conditioner decides."""
-    match config.name:
-        case "hyper_ingp":
-            return config.hyper_ingp.model_dump()
-        case "conv3d_net":
-            return config.conv3d_net.model_dump()
-        case "triplane_transformer":
-            return config.triplane_transformer.model_dump()
-        case "field":
-            return config.field.model_dump()
+    return config.chosen.model_dump()
 
 
 def conditioned_settings(
@@ -177,7 +169,7 @@ def start_from(
         check_files(found, index)
         theirs = {"name": index["generator"]["name"]} | index["generator"]["settings"]
         ours = {"name": name} | dict(settings)
-        free = getattr(generator, "ways_of_running", frozenset())
+        free = cfg.free_settings(type(cfg.GeneratorSettings.model_validate({"name": name}).chosen))
         wrong = [key for key in ours if key not in free and ours[key] != theirs.get(key)]
         if wrong:
             raise ValueError(

@@ -13,11 +13,10 @@ import pytest
 import torch
 
 from scaledreamer import build
-from scaledreamer.config import load_config
+from scaledreamer.config import differing_keys, free_settings, load_config
 from scaledreamer.fields import hash_grid_backend
 from scaledreamer.fields.hash_grid import HashGrid
 from scaledreamer.fields.hash_grid_backend import INSTALL, choose_backend
-from scaledreamer.training.loop import differing_keys
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -117,9 +116,10 @@ def test_auto_falls_back_where_triton_is_installed_and_fails(monkeypatch: pytest
 
 def test_exports_and_checkpoints_do_not_depend_on_it():
     """The choice is the machine's: it is not exported, and a run may go on with another."""
-    settings = build.generator_settings(load_config(None, []).generator) | {"condition_dim": 8}
+    section = load_config(None, []).generator.hyper_ingp
+    settings = section.model_dump() | {"condition_dim": 8}
     generator: Any = build.make_generator("hyper_ingp", settings | {"grid_backend": "triton"})
-    assert set(settings) - set(generator.config) == generator.ways_of_running
+    assert set(settings) - set(generator.config) == free_settings(type(section)) == {"grid_backend"}
     other = build.make_generator("hyper_ingp", settings | {"grid_backend": "torch"})
     other.load_state_dict(generator.state_dict())
     old, new = (

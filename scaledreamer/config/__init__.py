@@ -37,6 +37,7 @@ from scaledreamer.config.priors import (
     WeightSettings,
 )
 from scaledreamer.config.rendering import CameraSettings, RendererSettings
+from scaledreamer.config.resume import differing_keys, free_settings, may_change
 from scaledreamer.config.run import Config
 from scaledreamer.config.training import (
     AdanSettings,
@@ -82,9 +83,12 @@ __all__ = [
     "TriplaneTransformerSettings",
     "WeightSettings",
     "dump_config",
+    "differing_keys",
     "find_config",
     "flatten",
+    "free_settings",
     "load_config",
+    "may_change",
     "parse_config",
     "read_yaml",
     "shipped_configs",

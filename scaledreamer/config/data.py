@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from scaledreamer.config.types import ExpandHome, Model, Section, check_text, check_weights
+from scaledreamer.config.types import ExpandHome, MayChange, Model, Section, check_text, check_weights
 
 
 class ExtrasSettings(Section):
@@ -43,13 +43,13 @@ class PromptSettings(Section):
     """Which list of a JSON file."""
     holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Fraction of a file's prompts kept out, by stable hash."""
-    shards: Annotated[str | None, ExpandHome] = None
+    shards: Annotated[str | None, ExpandHome, MayChange()] = None
     """Folder or URL of shards that tools/make_shards.py has made, instead of a corpus or a file."""
     use_embeddings: bool = True
     """Give the generator the text embeddings that shards carry, if there are any."""
     shard_size: Annotated[int | None, Field(ge=1)] = None
     """Make shards of so many prompts of the corpus or file, once, under cache; None keeps all in memory."""
-    cache: str = "~/.cache/scaledreamer"
+    cache: Annotated[str, MayChange()] = "~/.cache/scaledreamer"
     """Folder for shards that are made here or copied from a URL."""
     cache_gib: Annotated[float, Field(gt=0)] = 100.0
     """Copies of shards used longest ago are removed beyond this size."""

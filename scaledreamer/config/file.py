@@ -203,7 +203,7 @@ def valid_keys(model: type[BaseModel] = Config, prefix: str = "") -> dict[str, F
 
 def _kinds(key: str) -> dict[str, bool]:
     """What `parse_setting` asks of a setting: whether it takes texts and no numbers, and whether lists."""
-    keys, name = valid_keys(), _numbered_0(key)
+    keys, name = valid_keys(), numbered_0(key)
     kinds = _alternatives(keys[name].annotation) if name in keys else []
     if not kinds and name.removesuffix(".0") in keys:  # an item of a list
         lists = _alternatives(keys[name.removesuffix(".0")].annotation)
@@ -217,12 +217,13 @@ def _alternatives(annotation: Any) -> list[Any]:
     return [annotation] if get_origin(annotation) is list else [annotation, *get_args(annotation)]
 
 
-def _numbered_0(path: str) -> str:
+def numbered_0(path: str) -> str:
+    """A setting's path with every item of a list as number 0, as `valid_keys` has it."""
     return re.sub(r"\.\d+(?=\.|$)", ".0", path)
 
 
 def _is_section(path: str) -> bool:
-    field = valid_keys().get(_numbered_0(path))
+    field = valid_keys().get(numbered_0(path))
     return field is not None and _section(field) is field.annotation
 
 
@@ -234,7 +235,7 @@ def _section(field: FieldInfo) -> type[BaseModel] | None:
 def _unknown(path: str) -> str:
     """Message for a key that does not exist, with the nearest one that does."""
     keys = list(valid_keys())
-    *parents, name = _numbered_0(path).split(".")
+    *parents, name = numbered_0(path).split(".")
     siblings = {key.split(".")[-1]: key for key in keys if key.split(".")[:-1] == parents}
     ends = {key.split(".")[-1]: key for key in reversed(keys) if not path.startswith(f"{key}.")}
     for candidates, cutoff in ((siblings, 0.5), (ends, 0.6)):
@@ -262,7 +263,7 @@ def _message(error: ValidationError) -> str:
         return f"The configuration holds a text that is not valid Unicode ({problem['msg']})."
     if problem["type"] == "extra_forbidden":
         name = str(problem["loc"][-1])
-        if "." in name and _numbered_0(path) in valid_keys():
+        if "." in name and numbered_0(path) in valid_keys():
             return (
                 f"{path}: files nest sections; write {_nested(path, problem['input'])} in place of {name!r}."
             )

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from scaledreamer.config.types import KEY, ExpandHome, Section
+from scaledreamer.config.types import KEY, ExpandHome, MayChange, Section
 
 
 class HyperINGPSettings(Section):
@@ -36,7 +36,7 @@ class HyperINGPSettings(Section):
     """Radius of the sphere that every scene starts as."""
     background: Literal["learned", "none"] = "learned"
     """What rays see behind the scene."""
-    grid_backend: Literal["auto", "torch", "triton", "tinycudann"] = "auto"
+    grid_backend: Annotated[Literal["auto", "torch", "triton", "tinycudann"], MayChange()] = "auto"
     """What computes the hash grid; auto is triton on a GPU where it is installed, else torch."""
 
 
@@ -67,7 +67,7 @@ class Conv3DNetSettings(Section):
     """Radius of the sphere that every scene starts as."""
     background: Literal["learned", "none"] = "learned"
     """What rays see behind the scene; learned is of the direction alone."""
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: Annotated[bool, MayChange()] = False
     """Compute the convolutions again in the backward pass: less memory, a third more of their work."""
 
 
@@ -96,9 +96,9 @@ class TriplaneTransformerSettings(Section):
     """Give the two MLPs the point's coordinates too; ScaleDreamer's own have the planes' features alone."""
     mask_padding: bool = True
     """Do not look at text tokens that are padding; ScaleDreamer's own weights were trained to."""
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: Annotated[bool, MayChange()] = False
     """Compute layers again in the backward pass instead of keeping them: slower, much less memory."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Annotated[Literal["float32", "bfloat16"], MayChange(on_resume=False)] = "float32"
     """Precision of the transformer's products; planes and what follows are float32."""
 
     @model_validator(mode="after")
@@ -132,9 +132,9 @@ class FieldSettings(Section):
     """Radius of the sphere that the scene starts as."""
     background: Literal["learned", "none"] = "learned"
     """What rays see behind the scene."""
-    color_jitter: Annotated[float, Field(ge=0, le=1)] = 0.0
+    color_jitter: Annotated[float, Field(ge=0, le=1), MayChange(on_resume=False)] = 0.0
     """While training, ask the colour field beside the points: standard deviation in scene units."""
-    grid_backend: Literal["auto", "torch", "triton", "tinycudann"] = "auto"
+    grid_backend: Annotated[Literal["auto", "torch", "triton", "tinycudann"], MayChange()] = "auto"
     """What computes the hash grid; auto is triton on a GPU where it is installed, else torch."""
 
 
@@ -153,3 +153,8 @@ class GeneratorSettings(Section):
     """Settings of triplane_transformer."""
     field: FieldSettings = FieldSettings()
     """Settings of field."""
+
+    @property
+    def chosen(self) -> Section:
+        """The subsection of its name."""
+        return getattr(self, self.name)

@@ -16,7 +16,7 @@ from scaledreamer.config.training import (
     RegularizerSettings,
     TrainingSettings,
 )
-from scaledreamer.config.types import Section
+from scaledreamer.config.types import MayChange, Section
 from scaledreamer.schedules import Linear
 
 
@@ -47,7 +47,7 @@ class Config(Section):
     """Optimizer."""
     training: TrainingSettings = TrainingSettings()
     """The run."""
-    evaluation: EvaluationSettings = EvaluationSettings()
+    evaluation: Annotated[EvaluationSettings, MayChange()] = EvaluationSettings()
     """Validation while training."""
 
     @model_validator(mode="after")

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from scaledreamer.config.types import (
     KEY,
     ExpandHome,
+    MayChange,
     Pair,
     Positive,
     Section,
@@ -123,41 +124,41 @@ class OptimizerSettings(Section):
 class TrainingSettings(Section):
     """The run."""
 
-    output: Annotated[str, Field(min_length=1), ExpandHome] = "outputs/run"
+    output: Annotated[str, Field(min_length=1), ExpandHome, MayChange()] = "outputs/run"
     """Folder of the run; running again resumes it."""
-    max_steps: Annotated[int, Field(ge=1)] = 2000
+    max_steps: Annotated[int, Field(ge=1), MayChange()] = 2000
     """Optimizer steps; schedules stretch with it."""
-    minutes: Annotated[float | None, Field(gt=0)] = None
+    minutes: Annotated[float | None, Field(gt=0), MayChange()] = None
     """Stop cleanly after this long, schedules as they are."""
     batch_size: Annotated[int, Field(ge=1, le=65536)] = 4
     """Prompts of a step over all ranks and accumulation steps."""
-    accumulation_steps: Annotated[int, Field(ge=1)] = 1
+    accumulation_steps: Annotated[int, Field(ge=1), MayChange()] = 1
     """Parts in which each rank computes a step."""
-    zero_stage: Annotated[Literal[0, 1, 2], BeforeValidator(refuse_stage_3)] = 0
+    zero_stage: Annotated[Literal[0, 1, 2], BeforeValidator(refuse_stage_3), MayChange()] = 0
     """DeepSpeed's ZeRO stage: 1 splits the optimizer among ranks, 2 gradients as well."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.995
     """Of the averaged weights, which are exported."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Annotated[Literal["auto", "cpu", "cuda"], MayChange()] = "auto"
     """Where to train."""
-    deterministic: bool = False
+    deterministic: Annotated[bool, MayChange()] = False
     """Only repeatable operations, slower; the CPU always repeats."""
-    text_cache: Annotated[int, Field(ge=0)] = 2048
+    text_cache: Annotated[int, Field(ge=0), MayChange()] = 2048
     """Text encodings kept for each encoder, where those of all prompts with all view words are no more."""
-    log_every: Annotated[int, Field(ge=1)] = 10
+    log_every: Annotated[int, Field(ge=1), MayChange()] = 10
     """Steps between lines of metrics."""
-    sample_every: Annotated[int, Field(ge=1)] = 200
+    sample_every: Annotated[int, Field(ge=1), MayChange()] = 200
     """Steps between image grids."""
-    sample_prompts: Annotated[list[str] | None, AfterValidator(check_texts)] = None
+    sample_prompts: Annotated[list[str] | None, AfterValidator(check_texts), MayChange()] = None
     """Prompts of the image grids; None is eight of the corpus."""
-    tensorboard: bool = True
+    tensorboard: Annotated[bool, MayChange()] = True
     """Write TensorBoard files too."""
-    record_prompts: bool = False
+    record_prompts: Annotated[bool, MayChange()] = False
     """Write down which prompts each rank was given in every step: shown/rank-<n>.jsonl."""
-    checkpoint_every: Annotated[int, Field(ge=1)] = 500
+    checkpoint_every: Annotated[int, Field(ge=1), MayChange()] = 500
     """Steps between checkpoints."""
-    keep_checkpoints: Annotated[int, Field(ge=1)] = 2
+    keep_checkpoints: Annotated[int, Field(ge=1), MayChange()] = 2
     """Newest checkpoints kept."""
-    max_skipped_steps: Annotated[int, Field(ge=1)] = 10
+    max_skipped_steps: Annotated[int, Field(ge=1), MayChange()] = 10
     """Non-finite steps in a row that end the run."""
 
 

@@ -5,6 +5,7 @@ A check raises ValueError with a message in which `KEY` stands for the setting's
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import (
@@ -115,6 +116,22 @@ Positive = Annotated[Schedule, schedule_from(0.0, float("inf"))]
 Fraction = Annotated[Schedule, schedule_from(0.0, 1.0)]
 Size = Annotated[Schedule, AfterValidator(check_size)]
 """A schedule of whole numbers of pixels."""
+
+
+@dataclass(frozen=True)
+class MayChange:
+    """Marks a setting, or a section, that may differ between a checkpoint and the run that goes on from it.
+
+    A generator's marked settings are those that its weights do not depend on: they may also differ between a
+    run and the generator whose weights it starts from (`generator.start`).
+
+    Attributes:
+        on_resume: False where only the latter holds: the weights fit, and the training would be another one.
+    """
+
+    on_resume: bool = True
+
+
 Pair = Annotated[list[float], Field(min_length=2, max_length=2)]
 ExpandHome = AfterValidator(expand)
 """Of files and folders: a leading ~ is the home folder. No hub id begins with it."""

@@ -136,8 +136,6 @@ class Conv3DNet(nn.Module):
     """
 
     has_noise = True
-    ways_of_running = frozenset({"gradient_checkpointing"})
-    """Settings that weights do not depend on."""
 
     def __init__(
         self,

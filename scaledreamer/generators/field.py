@@ -89,8 +89,6 @@ class Field(nn.Module):
     """
 
     noise_dim = 2
-    ways_of_running = frozenset({"color_jitter", "grid_backend"})
-    """Settings that weights do not depend on."""
 
     def __init__(
         self,

@@ -108,8 +108,6 @@ class HyperINGP(nn.Module):
     """
 
     has_noise = False
-    ways_of_running = frozenset({"grid_backend"})
-    """Settings that weights do not depend on."""
 
     def __init__(
         self,

@@ -55,8 +55,6 @@ class TriplaneTransformer(nn.Module):
     """
 
     has_noise = False
-    ways_of_running = frozenset({"gradient_checkpointing", "dtype"})
-    """Settings that weights do not depend on."""
 
     def __init__(
         self,

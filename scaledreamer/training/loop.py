@@ -19,7 +19,7 @@ import torch.distributed as dist
 
 from scaledreamer.build import build_trainer, build_validation, hub_access, make_renderer, renderer_settings
 from scaledreamer.cameras import orbit_cameras
-from scaledreamer.config import Config, dump_config, flatten
+from scaledreamer.config import Config, differing_keys, dump_config, flatten
 from scaledreamer.contracts import Scene
 from scaledreamer.exported import find_generator
 from scaledreamer.files import replace_text
@@ -45,38 +45,6 @@ steps, returns scores by name. Called on the main process only."""
 
 SAMPLE_RAYS = 2**14
 """Rays of an image grid that are rendered at once."""
-
-# What may differ between a checkpoint and the run that goes on from it.
-MAY_CHANGE = (
-    "evaluation.",
-    "generator.conv3d_net.gradient_checkpointing",
-    "generator.field.grid_backend",  # the table is the same for all
-    "generator.hyper_ingp.grid_backend",
-    "generator.triplane_transformer.gradient_checkpointing",
-    "prompts.cache",
-    "prompts.shards",  # their content may not: see `Run.record`
-    *(
-        f"training.{name}"
-        for name in [
-            "output",
-            "max_steps",
-            "minutes",
-            "accumulation_steps",
-            "zero_stage",
-            "device",
-            "deterministic",
-            "text_cache",
-            "log_every",
-            "sample_every",
-            "sample_prompts",
-            "tensorboard",
-            "record_prompts",
-            "checkpoint_every",
-            "keep_checkpoints",
-            "max_skipped_steps",
-        ]
-    ),
-)
 SHOWN = ("gradient/norm", "prior0/clipped_fraction", "prior0/timestep", "render/opacity", "loss/eikonal")
 
 
@@ -414,16 +382,6 @@ def unknown_words(run: Run) -> list[str]:
     listed = ", ".join(distinct[:8]) + (", ..." if len(distinct) > 8 else "")
     of = f"{len(found)} of {len(prompts)} prompts" if len(prompts) > 1 else "the prompt"
     return [f"note: words of {of} that the conditioner does not know and will misread: {listed}"]
-
-
-def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Settings of two configurations that differ and must not, as "key is new, was old"."""
-    before, after = flatten(old), flatten(new)
-    return [
-        f"{key} is {after[key]!r}, was {before[key]!r}"
-        for key in after
-        if key in before and before[key] != after[key] and not key.startswith(MAY_CHANGE)
-    ]
 
 
 def describe(run: Run) -> str:

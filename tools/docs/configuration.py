@@ -21,7 +21,7 @@ from pydantic.fields import FieldInfo
 
 from scaledreamer import config as cfg
 from scaledreamer.cli import program
-from scaledreamer.config import types, valid_keys
+from scaledreamer.config import may_change, types, valid_keys
 from scaledreamer.schedules import RelativeSchedule
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "configuration.md"
@@ -94,9 +94,8 @@ Some rules concern several settings:
 - `generator.conv3d_net`: `channel_base` is at least `resolution`.
 - `generator.triplane_transformer`: `width` is a multiple of `num_heads`.
 - `generator.name: field` is trained on one prompt: `prompts.text`, or a file with one.
-- A run that goes on from a checkpoint may change what stands under `evaluation`, and under `training` all
-  but `batch_size` and `ema_decay`. Everything else has to stay as it was, the prompts too. Another
-  `training.max_steps` stretches the schedules.
+- A run that goes on from a checkpoint may change the settings marked ↻ below. Everything else has to stay as
+  it was, the prompts too. Another `training.max_steps` stretches the schedules.
 """
 
 LIST_NOTE = (
@@ -144,7 +143,8 @@ def _table(fields: dict[str, FieldInfo]) -> list[str]:
         return ["Only sections."]
     rows = ["| key | default | accepted | meaning |", "|---|---|---|---|"]
     for path, field in fields.items():
-        cells = (f"`{path}`", f"`{_value(field.get_default())}`", accepted(field), field.description or "")
+        key = f"`{path}`" + " ↻" * may_change(path)
+        cells = (key, f"`{_value(field.get_default())}`", accepted(field), field.description or "")
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return rows
 
