@@ -30,8 +30,9 @@ from scaledreamer.asset import Asset
 from scaledreamer.cli import infer, train
 from scaledreamer.training.metrics import Report
 from scaledreamer.training.step import Trainer
+from tests.support.random_models import write_random_prior
+from tests.support.runs import write_config
 from tests.support.tiny_export import tiny_pipeline
-from tests.support.training_fakes import write_config, write_random_prior
 
 ROOT = Path(__file__).parent.parent
 PROMPT = "a red-eyed tree frog"

@@ -13,7 +13,8 @@ from scaledreamer.evaluation import clip_scores
 from scaledreamer.evaluation.clip_scores import TinyClip
 from scaledreamer.tinyworld import grammar
 from scaledreamer.tinyworld.grammar import Meaning
-from tests.support.evaluation_fakes import Oracle, save_tiny_clip
+from tests.support.evaluation_fakes import Oracle
+from tests.support.random_models import save_tiny_clip
 
 CUBE = Meaning("cube", "blue")
 CAT = Meaning("cat", "orange", "green", wear="hat", wear_color="red")

@@ -33,8 +33,9 @@ from tests.support.generator_laws import (
     relative,
 )
 from tests.support.generator_laws import pooled_condition as condition
+from tests.support.random_models import write_random_prior
+from tests.support.runs import write_config
 from tests.support.tiny_export import tiny_pipeline
-from tests.support.training_fakes import write_config, write_random_prior
 
 SMALL = {
     "z_dim": 5,

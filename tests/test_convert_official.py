@@ -24,8 +24,8 @@ from scaledreamer.exported import load_weights, read_index
 from scaledreamer.official import hyper_ingp
 from scaledreamer.pipeline import TextTo3D
 from tests.support import reference_fields
+from tests.support.official_conv3d_net import official_state as official_conv_state
 from tests.support.tiny_export import tiny_pipeline
-from tests.test_official_conv3d_net import official_state as official_conv_state
 
 GRID = {"n_levels": 3, "n_features_per_level": 2, "log2_hashmap_size": 8, "base_resolution": 4}
 HYPER_SETTINGS = {"pos_encoding_config": GRID | {"otype": "HashGrid", "per_level_scale": 1.7}}

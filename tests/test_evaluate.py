@@ -15,7 +15,7 @@ from scaledreamer.evaluation.draws import draw_prompts
 from scaledreamer.evaluation.faces import SHARED, FaceProbe
 from scaledreamer.evaluation.janus import SHARES, SORTS, JanusTest
 from scaledreamer.tinyworld import grammar
-from tests.support.evaluation_fakes import save_tiny_clip
+from tests.support.random_models import save_tiny_clip
 from tests.support.tiny_export import tiny_pipeline
 
 ROOT = Path(__file__).parent.parent

@@ -14,7 +14,7 @@ import pytest
 from scaledreamer.prompts.foreign import entries
 from scaledreamer.prompts.foreign.json_files import MAX_SECTIONS
 from scaledreamer.prompts.importing import import_prompts, report_json, total_dropped, total_joined
-from tests.test_importing import as_json, as_parquet, as_tar, imported
+from tests.support.prompt_files import as_json, as_parquet, as_tar, imported
 
 CAPTIONS = ["a red frog", "a blue house, old", "a green mug; chipped"]
 

@@ -8,12 +8,10 @@ from __future__ import annotations
 import contextlib
 import gzip
 import importlib
-import io
 import json
 import resource
 import signal
 import sys
-import tarfile
 import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -38,42 +36,15 @@ from scaledreamer.prompts.importing import (
     report_json,
     write_corpus,
 )
+from tests.support.prompt_files import as_json, as_parquet, as_tar, imported
 
 LIBRARIES = Path(__file__).parent.parent.parent / "shared" / "prompt_libraries"
 PROMPTS = ["a red frog", "ein grüner Frosch", "青い蛙, two of them", 'a "big" cat, black']
 PATH = Path("somewhere.csv")
 
 
-def as_json(data: object) -> bytes:
-    return json.dumps(data, ensure_ascii=False).encode()
-
-
-def as_tar(members: list[tuple[str, bytes]]) -> bytes:
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w") as tar:
-        for name, content in members:
-            about = tarfile.TarInfo(name)
-            about.size = len(content)
-            tar.addfile(about, io.BytesIO(content))
-    return packed.getvalue()
-
-
-def as_parquet(columns: dict[str, list[Any]]) -> bytes:
-    reason = "pyarrow, which reads Parquet, is not installed (it is no dependency)"
-    pyarrow = pytest.importorskip("pyarrow", reason=reason)
-    parquet = importlib.import_module("pyarrow.parquet")
-    packed = io.BytesIO()
-    parquet.write_table(pyarrow.table(columns), packed, row_group_size=2)
-    return packed.getvalue()
-
-
 def quoted(prompt: str) -> str:
     return '"' + prompt.replace('"', '""') + '"'
-
-
-def imported(folder: Path, name: str, content: bytes, **arguments: Any) -> Imported:
-    (folder / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
-    return import_prompts([folder / name], **arguments)
 
 
 def dropped(result: Imported) -> dict[str, list[str]]:

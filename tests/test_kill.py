@@ -13,7 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.support.training_fakes import write_config, write_random_prior
+from tests.support.random_models import write_random_prior
+from tests.support.runs import write_config
 
 NUM_STEPS, NUM_MOMENTS = 14, 10
 PRELOADED = [

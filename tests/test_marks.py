@@ -20,7 +20,7 @@ from scaledreamer.weights import layout
 from scaledreamer.weights.find import WeightsError, check_weights, find_weights
 from scaledreamer.weights.scheduler import CONFIG, read_marks
 from tests.support.ldm_checkpoint import save_single_file
-from tests.test_sdxl import save_random_pipeline
+from tests.support.random_models import save_sdxl
 
 EDM = {"edm_mean": torch.full((1, 4, 1, 1), 1.5), "edm_std": torch.full((1, 4, 1, 1), 6.0)}
 V = {"v_pred": torch.zeros(1)}
@@ -32,7 +32,7 @@ TYPE = "modelspec.prediction_type"
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("marks")
-    pipeline = save_random_pipeline(folder / "pipeline")
+    pipeline = save_sdxl(folder / "pipeline")
     save_single_file(pipeline, folder / "plain.safetensors")
     return folder
 

@@ -24,9 +24,9 @@ from scaledreamer.evaluation.validation import SCORES
 from scaledreamer.rendering.volume import VolumeRenderer
 from scaledreamer.tinyworld.grammar import ATTRIBUTES
 from scaledreamer.training import loop, regularizers
-from tests.support.evaluation_fakes import save_tiny_clip
+from tests.support.random_models import save_tiny_clip, write_random_prior
+from tests.support.runs import write_config
 from tests.support.tiny_export import tiny_pipeline
-from tests.support.training_fakes import write_config, write_random_prior
 
 ROOT = Path(__file__).parent.parent
 

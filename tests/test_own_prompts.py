@@ -17,7 +17,8 @@ from scaledreamer.evaluation.ground_truth import Observer
 from scaledreamer.rendering.volume import VolumeRenderer
 from scaledreamer.tinyworld import grammar
 from scaledreamer.tinyworld.shapes import WorldScene
-from tests.support.evaluation_fakes import Oracle, perfect_scenes, save_tiny_clip, text_vector
+from tests.support.evaluation_fakes import Oracle, perfect_scenes, text_vector
+from tests.support.random_models import save_tiny_clip
 from tests.support.tiny_export import tiny_pipeline
 
 PROMPTS = ["a red ball", "a big shiny ball", "a blue cube", "the red ball", "a blue cube", "a green cone"]

@@ -19,8 +19,7 @@ from scaledreamer.priors.sdxl import SDXLPrior
 from scaledreamer.priors.stable_diffusion import StableDiffusionPrior
 from scaledreamer.training.conditioning import Judge, encode_texts, encode_views
 from scaledreamer.training.step import distill
-from tests.test_sdxl import save_random_pipeline as save_sdxl
-from tests.test_stable_diffusion import save_random_pipeline as save_stable_diffusion
+from tests.support.random_models import save_sdxl, save_stable_diffusion
 
 PROMPTS = ["a red cat, front view", "a blue car, side view"]
 Prior = StableDiffusionPrior | SDXLPrior

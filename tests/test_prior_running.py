@@ -19,14 +19,14 @@ from scaledreamer.priors.cost import StepInputs
 from scaledreamer.priors.full_size import assemble, fill_with_noise, full_size
 from scaledreamer.priors.running import GIB, Parts, check_compiler, parts_that_fit, split
 from scaledreamer.priors.sdxl import SDXLPrior
-from tests.test_sdxl import save_random_pipeline
+from tests.support.random_models import save_sdxl
 
 PROMPTS = ["a red cat", "a blue car", "a green cube", "a white dog", "a tall tree"]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_random_pipeline(tmp_path_factory.mktemp("sdxl"), "v_prediction")
+    return save_sdxl(tmp_path_factory.mktemp("sdxl"), "v_prediction")
 
 
 def large_prior(device: str = "cpu", **options: Any) -> Any:

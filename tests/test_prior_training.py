@@ -15,9 +15,8 @@ from safetensors.torch import load_file
 
 from scaledreamer.cli.train import main
 from scaledreamer.exported import WEIGHTS
-from tests.support.training_fakes import write_config
-from tests.test_sdxl import save_random_pipeline as save_sdxl
-from tests.test_stable_diffusion import save_random_pipeline as save_stable_diffusion
+from tests.support.random_models import save_sdxl, save_stable_diffusion
+from tests.support.runs import write_config
 
 ROOT = Path(__file__).parent.parent
 NUM_STEPS = 30

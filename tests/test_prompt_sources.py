@@ -19,7 +19,8 @@ from scaledreamer.prompts.order import EpochOrder
 from scaledreamer.prompts.shard_writer import build_shards
 from scaledreamer.prompts.shards import Encoder, shard_name
 from scaledreamer.prompts.source import PromptList
-from tests.support.training_fakes import write_config, write_random_prior
+from tests.support.random_models import write_random_prior
+from tests.support.runs import write_config
 
 ROOT = Path(__file__).parent.parent
 PROMPTS = [f"prompt {i}" for i in range(30)]

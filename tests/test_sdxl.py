@@ -22,90 +22,13 @@ from scaledreamer.contracts import PriorText
 from scaledreamer.priors.sdxl import LAYOUT, SDXLPrior
 from scaledreamer.priors.stable_diffusion import StableDiffusionPrior
 from scaledreamer.prompts.encodings import EncodingCache
-from scaledreamer.tinyworld.text import build_tokenizer
 from scaledreamer.training.conditioning import Judge, encode_texts
 from scaledreamer.training.step import distill
-from tests.support.training_fakes import write_config
+from tests.support.random_models import save_sdxl
+from tests.support.runs import write_config
 
 PROMPTS = ["a red cat", "a blue car, side view", " ".join(["a green cube"] * 10)]
 """The last is too long and is cut."""
-
-
-def save_random_pipeline(folder: Path, prediction_type: str = "epsilon", **options: Any) -> Path:
-    """An SDXL pipeline of 16-pixel images and 16 tokens.
-
-    Args:
-        options: of `StableDiffusionXLPipeline`.
-    """
-    from diffusers import (
-        AutoencoderKL,
-        EulerDiscreteScheduler,
-        StableDiffusionXLPipeline,
-        UNet2DConditionModel,
-    )
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
-    torch.manual_seed(0)
-    first, second = build_tokenizer(), build_tokenizer()
-    first.model_max_length = second.model_max_length = 16
-    second.pad_token = "!"  # as SDXL's second
-
-    def text(width: int, num_layers: int) -> CLIPTextConfig:
-        return CLIPTextConfig(
-            vocab_size=len(first),
-            hidden_size=width,
-            intermediate_size=2 * width,
-            num_hidden_layers=num_layers,
-            num_attention_heads=2,
-            max_position_embeddings=16,
-            projection_dim=12,
-            eos_token_id=first.eos_token_id,
-            bos_token_id=first.bos_token_id,
-            pad_token_id=first.pad_token_id,
-        )
-
-    autoencoder = AutoencoderKL(
-        down_block_types=["DownEncoderBlock2D"] * 2,
-        up_block_types=["UpDecoderBlock2D"] * 2,
-        block_out_channels=(8, 8),
-        latent_channels=4,
-        norm_num_groups=4,
-        scaling_factor=0.13025,
-        force_upcast=True,
-    )
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        down_block_types=["DownBlock2D", "CrossAttnDownBlock2D"],
-        up_block_types=["CrossAttnUpBlock2D", "UpBlock2D"],
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        cross_attention_dim=8 + 16,
-        attention_head_dim=(1, 2),
-        norm_num_groups=4,
-        use_linear_projection=True,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=8,
-        projection_class_embeddings_input_dim=12 + 6 * 8,
-    )
-    scheduler = EulerDiscreteScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        prediction_type=prediction_type,
-        timestep_spacing="leading",
-    )
-    StableDiffusionXLPipeline(
-        autoencoder,
-        CLIPTextModel(text(8, 2)),
-        CLIPTextModelWithProjection(text(16, 3)),
-        first,
-        second,
-        unet,
-        scheduler,
-        add_watermarker=False,
-        **options,
-    ).save_pretrained(folder)
-    return folder
 
 
 def pipeline(folder: Path) -> Any:
@@ -120,7 +43,7 @@ def change_json(path: Path, **values: Any) -> None:
 
 @pytest.fixture(scope="module", params=["epsilon", "v_prediction"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_random_pipeline(tmp_path_factory.mktemp(request.param), request.param)
+    return save_sdxl(tmp_path_factory.mktemp(request.param), request.param)
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +56,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Path:
     """A pipeline that a test may spoil."""
     kept = tmp_path_factory.getbasetemp() / "spoiled"
     if not kept.exists():
-        save_random_pipeline(kept)
+        save_sdxl(kept)
     return Path(shutil.copytree(kept, tmp_path / "copy"))
 
 
@@ -164,7 +87,7 @@ def test_text_is_encoded_as_by_diffusers_pipeline(prior: SDXLPrior, folder: Path
 
 
 def test_empty_prompt_is_encoded_where_the_pipeline_does_not_force_zeros(tmp_path: Path) -> None:
-    save_random_pipeline(tmp_path, force_zeros_for_empty_prompt=False)
+    save_sdxl(tmp_path, force_zeros_for_empty_prompt=False)
     _, tokens, _, pooled = pipeline(tmp_path).encode_prompt(["a cat"])
     null = SDXLPrior.from_pretrained(tmp_path).encode_text([""])
     assert tokens.any() and pooled.any()

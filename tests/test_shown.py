@@ -16,8 +16,8 @@ import pytest
 from scaledreamer.cli.train import main
 from scaledreamer.prompts.order import EpochOrder
 from scaledreamer.prompts.shards import LocalFiles, ShardedPrompts
-from tests.support.training_fakes import write_config, write_random_prior
-from tests.test_training import environment, free_port
+from tests.support.random_models import write_random_prior
+from tests.support.runs import environment, free_port, write_config
 
 ROOT = Path(__file__).parent.parent
 NUM_PROMPTS, SHARD_SIZE, BATCH_SIZE, NUM_STEPS = 120, 25, 4, 40

@@ -11,64 +11,13 @@ from torch import Tensor
 
 from scaledreamer.contracts import PriorText
 from scaledreamer.priors.stable_diffusion import StableDiffusionPrior
-from scaledreamer.tinyworld.text import build_tokenizer
-
-
-def save_random_pipeline(folder: Path, prediction_type: str) -> None:
-    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    torch.manual_seed(0)
-    tokenizer = build_tokenizer()
-    text = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=32,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    autoencoder = AutoencoderKL(
-        down_block_types=["DownEncoderBlock2D"] * 2,
-        up_block_types=["UpDecoderBlock2D"] * 2,
-        block_out_channels=(8, 8),
-        latent_channels=4,
-        norm_num_groups=4,
-        scaling_factor=0.5,
-        shift_factor=0.25,
-    )
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        in_channels=4,
-        out_channels=4,
-        down_block_types=["CrossAttnDownBlock2D", "DownBlock2D"],
-        up_block_types=["UpBlock2D", "CrossAttnUpBlock2D"],
-        block_out_channels=(8, 8),
-        layers_per_block=1,
-        cross_attention_dim=16,
-        attention_head_dim=2,
-        norm_num_groups=4,
-    )
-    scheduler = DDIMScheduler(prediction_type=prediction_type)
-    StableDiffusionPipeline(
-        autoencoder,
-        CLIPTextModel(text),
-        tokenizer,
-        unet,
-        scheduler,
-        None,
-        None,
-        requires_safety_checker=False,
-    ).save_pretrained(folder)
+from tests.support.random_models import save_stable_diffusion
 
 
 @pytest.fixture(scope="module", params=["epsilon", "v_prediction"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp(request.param)
-    save_random_pipeline(path, request.param)
+    save_stable_diffusion(path, request.param)
     return path
 
 

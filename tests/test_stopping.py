@@ -15,7 +15,8 @@ from scaledreamer.training.checkpoint import load_newest
 from scaledreamer.training.lock import RunLock
 from scaledreamer.training.signals import STOPPING, StopSignals
 from scaledreamer.training.step import Trainer
-from tests.support.training_fakes import write_config, write_random_prior
+from tests.support.random_models import write_random_prior
+from tests.support.runs import write_config
 
 
 @pytest.fixture(scope="module")

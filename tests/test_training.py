@@ -6,7 +6,6 @@ import json
 import os
 import resource
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -31,14 +30,9 @@ from scaledreamer.training import loop
 from scaledreamer.training.checkpoint import load_newest
 from scaledreamer.training.metrics import Board
 from scaledreamer.training.step import Trainer
-from tests.support.training_fakes import (
-    PROMPTS,
-    gradients_of,
-    make_trainer,
-    parameters_of,
-    write_config,
-    write_random_prior,
-)
+from tests.support.random_models import write_random_prior
+from tests.support.runs import environment, free_port, write_config
+from tests.support.training_fakes import PROMPTS, gradients_of, make_trainer, parameters_of
 
 ROOT = Path(__file__).parent.parent
 
@@ -313,13 +307,6 @@ def test_best_generator_by_validation_is_kept(prior: Path, tmp_path: Path) -> No
 # --- processes ----------------------------------------------------------------------------------------------
 
 
-def environment(**changes: str) -> dict[str, str]:
-    kept = {
-        k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")
-    }
-    return kept | {"OMP_NUM_THREADS": "1"} | changes
-
-
 @pytest.mark.slow
 def test_two_launched_ranks_are_killed_and_one_without_a_compiler_goes_on(
     prior: Path, tmp_path: Path
@@ -365,12 +352,6 @@ def test_two_launched_ranks_are_killed_and_one_without_a_compiler_goes_on(
     )
     for name, value in weights(tmp_path / "one", 40).items():
         assert torch.allclose(value, weights(run, 40)[name], rtol=1e-3, atol=1e-5), name
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def train_steps(zero_stage: int, accumulation_steps: int) -> dict[str, Any]:

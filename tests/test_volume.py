@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -12,46 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from scaledreamer.accounting import count
-from scaledreamer.cameras import Cameras, orbit_cameras
+from scaledreamer.cameras import Cameras
 from scaledreamer.fields.sdf import volsdf_density
 from scaledreamer.rendering.volume import VolumeRenderer
 from tests.support import reference_fields
-
-
-@dataclass
-class FunctionScene:
-    """A scene from a function of points to signed distances; rgb is a function of the position."""
-
-    function: Callable[[Tensor], Tensor]
-    behind: tuple[float, float, float] = (0.2, 0.5, 0.9)
-
-    def sdf(self, points: Tensor) -> Tensor:
-        return self.function(points)
-
-    def query(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        return self.function(points), 0.5 + 0.45 * torch.sin(2 * points)
-
-    def background(self, directions: Tensor) -> Tensor:
-        return torch.tensor(self.behind, dtype=directions.dtype).expand_as(directions)
-
-
-def front(batch: int = 1, fov_deg: float = 40.0, elevation_deg: float = 0.0, num_views: int = 1) -> Cameras:
-    return orbit_cameras(num_views, elevation_deg=elevation_deg, distance=2.6, fov_deg=fov_deg, batch=batch)
-
-
-def ball(radius: float, center: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> FunctionScene:
-    return FunctionScene(lambda p: (p - torch.tensor(center, dtype=p.dtype)).norm(dim=-1) - radius)
-
-
-def bumpy(p: Tensor) -> Tensor:
-    return p.norm(dim=-1) - 0.5 + 0.08 * torch.sin(7 * p[..., 0]) * torch.sin(6 * p[..., 1] + 5 * p[..., 2])
+from tests.support.analytic_scenes import AnalyticScene, ball, bumpy, colorful, front, recorded
 
 
 @pytest.mark.parametrize("jitter", [0.0, 0.3, 0.99])
 def test_homogeneous_cube_has_the_transmittance_of_its_chords(jitter: float) -> None:
     """Closed form: opacity = 1 - exp(-density * chord), whatever the samples."""
     deviation = 0.8
-    scene = FunctionScene(lambda p: torch.full_like(p[..., 0], -1e3))
+    scene = colorful(lambda p: torch.full_like(p[..., 0], -1e3))
     cameras = front(fov_deg=60, elevation_deg=20)
     out = VolumeRenderer(inverse_deviation=deviation)(
         scene, cameras, 9, 9, jitter=torch.full((1, 1, 9, 9), jitter)
@@ -74,7 +45,7 @@ def test_sharp_ball_has_the_silhouette_and_the_depth_of_a_ball() -> None:
     size, radius, deviation = 64, 0.5, 300.0
     cameras = front(elevation_deg=30)
     renderer = VolumeRenderer(inverse_deviation=deviation, num_resampled=32)
-    out = renderer(ball(radius), cameras, size, size)
+    out = renderer(colorful(ball(radius=radius)), cameras, size, size)
     focal = size / 2 / math.tan(math.radians(20))
     tail = math.log(deviation / 2 * math.sqrt(2 * math.pi * radius / deviation) / math.log(2)) / deviation
     area = math.pi * (focal * math.tan(math.asin((radius + tail) / 2.6))) ** 2
@@ -91,16 +62,16 @@ def test_sharp_ball_has_the_silhouette_and_the_depth_of_a_ball() -> None:
 
 def test_image_rows_start_at_the_top_and_plus_y_is_right_from_the_front() -> None:
     renderer = VolumeRenderer()
-    up = renderer(ball(0.2, (0.0, 0.0, 0.5)), front(), 16, 16).opacity[0, 0, 0]
+    up = renderer(colorful(ball((0.0, 0.0, 0.5), radius=0.2)), front(), 16, 16).opacity[0, 0, 0]
     assert up[:8].sum() > 100 * up[8:].sum()
-    left_hand = renderer(ball(0.2, (0.0, 0.5, 0.0)), front(), 16, 16).opacity[0, 0, 0]
+    left_hand = renderer(colorful(ball((0.0, 0.5, 0.0), radius=0.2)), front(), 16, 16).opacity[0, 0, 0]
     assert left_hand[:, 8:].sum() > 100 * left_hand[:, :8].sum()
-    near = renderer(ball(0.2, (0.5, 0.0, 0.0)), front(), 16, 16)
+    near = renderer(colorful(ball((0.5, 0.0, 0.0), radius=0.2)), front(), 16, 16)
     assert abs(float(near.depth[0, 0, 0, 8, 8]) - (2.6 - 0.7)) < 0.05
 
 
 def test_views_of_a_turntable_see_a_part_on_plus_x_front_right_behind_left() -> None:
-    out = VolumeRenderer()(ball(0.15, (0.6, 0.0, 0.0)), front(num_views=4), 16, 16)
+    out = VolumeRenderer()(colorful(ball((0.6, 0.0, 0.0), radius=0.15)), front(num_views=4), 16, 16)
     columns = (out.opacity[0, :, 0].sum(1) * (torch.arange(16) - 7.5)).sum(1) / out.opacity[0, :, 0].sum(
         (1, 2)
     )
@@ -111,7 +82,7 @@ def test_views_of_a_turntable_see_a_part_on_plus_x_front_right_behind_left() -> 
 
 def test_rendering_converges_to_dense_quadrature() -> None:
     """Oracle: 1,000 even samples in float64."""
-    scene, cameras = FunctionScene(bumpy), front(elevation_deg=25)
+    scene, cameras = colorful(bumpy), front(elevation_deg=25)
     origins, directions = (rays.flatten(0, 3).double() for rays in cameras.rays(16, 16))
     rgb, opacity = reference_fields.render_densely(
         scene.query, lambda sdf: volsdf_density(sdf, 30.0), origins, directions, 0.5, 5.0
@@ -132,7 +103,7 @@ def test_samples_are_unbiased_over_jitter_even_where_little_is_seen() -> None:
     """The mean over many jitters equals dense quadrature in thin fog, and nearly so at a surface."""
     renderer = VolumeRenderer(min_opacity=0.0)
     for function, tolerance in ((lambda p: 0.12 + 0.1 * p.norm(dim=-1), 1e-3), (bumpy, 6e-3)):
-        scene, cameras = FunctionScene(function), front()
+        scene, cameras = colorful(function), front()
         origins, directions = (rays.flatten(0, 3).double() for rays in cameras.rays(6, 6))
         rgb, opacity = reference_fields.render_densely(
             scene.query, lambda sdf: volsdf_density(sdf, 30.0), origins, directions, 0.5, 5.0
@@ -210,7 +181,7 @@ def test_parameter_gradients_equal_finite_differences() -> None:
 
 
 def test_dropped_rays_are_next_to_invisible() -> None:
-    scene, cameras = FunctionScene(bumpy), front()
+    scene, cameras = colorful(bumpy), front()
     kept = VolumeRenderer(min_opacity=0.0)(scene, cameras, 24, 24).opacity
     dropped = kept[VolumeRenderer()(scene, cameras, 24, 24).opacity == 0]
     assert 100 < len(dropped) < 24**2 - 100
@@ -225,7 +196,7 @@ def test_an_empty_scene_shows_its_background_and_can_be_differentiated() -> None
         assert p.shape[1] > 0
         return p.norm(dim=-1) + 5 + bias
 
-    scene = FunctionScene(far_away)
+    scene = colorful(far_away)
     out = VolumeRenderer()(scene, front(batch=2), 8, 8)
     torch.testing.assert_close(out.rgb, torch.tensor(scene.behind).view(1, 1, 3, 1, 1).expand_as(out.rgb))
     assert not out.opacity.any() and torch.equal(out.depth, torch.full_like(out.depth, 6.0))
@@ -235,7 +206,7 @@ def test_an_empty_scene_shows_its_background_and_can_be_differentiated() -> None
 
 def test_a_full_scene_is_opaque_and_finite() -> None:
     bias = torch.zeros((), requires_grad=True)
-    scene = FunctionScene(lambda p: 0 * p[..., 0] - 5 + bias)
+    scene = colorful(lambda p: 0 * p[..., 0] - 5 + bias)
     out = VolumeRenderer()(scene, front(fov_deg=30), 8, 8)
     assert bool((out.opacity > 0.999).all())
     out.rgb.sum().backward()
@@ -245,7 +216,7 @@ def test_a_full_scene_is_opaque_and_finite() -> None:
 @pytest.mark.parametrize("deviation", [100.0, 1000.0])
 def test_a_plate_thinner_than_the_lattice_is_not_overlooked(deviation: float) -> None:
     """A plate of 0.04 between two planes of the lattice, 0.105 apart, seen face-on; however sharp it is."""
-    scene = FunctionScene(lambda p: (p[..., 0] - 0.0).abs() - 0.02)
+    scene = colorful(lambda p: (p[..., 0] - 0.0).abs() - 0.02)
     out = VolumeRenderer(inverse_deviation=deviation)(scene, front(fov_deg=20), 6, 6)
     depths = torch.linspace(-0.5, 0.5, 20001, dtype=torch.float64)
     expected = 1 - torch.exp(-volsdf_density(depths.abs() - 0.02, deviation).mean())
@@ -254,7 +225,7 @@ def test_a_plate_thinner_than_the_lattice_is_not_overlooked(deviation: float) ->
 
 def test_normals_of_a_ball_point_away_from_its_centre() -> None:
     cameras = front(elevation_deg=10)
-    out = VolumeRenderer(inverse_deviation=200)(ball(0.5), cameras, 32, 32, with_normal=True)
+    out = VolumeRenderer(inverse_deviation=200)(colorful(ball(radius=0.5)), cameras, 32, 32, with_normal=True)
     assert out.normal is not None
     origins, directions = cameras.rays(32, 32)
     hits = (origins + out.depth.movedim(2, -1) * directions)[0, 0]
@@ -264,11 +235,11 @@ def test_normals_of_a_ball_point_away_from_its_centre() -> None:
     assert float(facing.min()) > 0.97
     assert float(normal.norm(dim=-1).max()) < 1 + 1e-5
     assert torch.equal(out.normal[0, 0, :, out.opacity[0, 0, 0] == 0].abs().max(), torch.zeros(()))
-    assert VolumeRenderer()(ball(0.5), cameras, 8, 8).normal is None
+    assert VolumeRenderer()(colorful(ball(radius=0.5)), cameras, 8, 8).normal is None
 
 
 def test_chunks_make_no_difference() -> None:
-    scene, cameras = FunctionScene(bumpy), front(batch=2, num_views=2)
+    scene, cameras = colorful(bumpy), front(batch=2, num_views=2)
     jitter = torch.rand(2, 2, 10, 8)
     whole = VolumeRenderer()(scene, cameras, 10, 8, jitter=jitter, with_normal=True)
     pieces = VolumeRenderer()(scene, cameras, 10, 8, jitter=jitter, with_normal=True, chunk_size=37)
@@ -277,7 +248,7 @@ def test_chunks_make_no_difference() -> None:
 
 
 def test_a_chunk_asks_for_the_samples_of_its_rays_alone() -> None:
-    scene, asked = counted(bumpy)
+    scene, asked = recorded(bumpy)
     VolumeRenderer(min_opacity=0.0)(scene, front(), 10, 8, chunk_size=37)
     assert [points.shape[1] for points in asked] == [37 * 16, 37 * 16, 6 * 16]
 
@@ -293,7 +264,7 @@ def test_a_budget_bounds_what_is_done_before_the_samples_too() -> None:
     def peak(function: Callable[[Tensor], Tensor], **settings: Any) -> int:
         renderer = VolumeRenderer(num_resampled=1, **settings)
         with torch.no_grad():
-            return count(lambda: renderer(FunctionScene(function), front(), 32, 32)).peak_bytes
+            return count(lambda: renderer(colorful(function), front(), 32, 32)).peak_bytes
 
     for function, settings in ((dear, {"lattice_resolution": 32}), (bumpy, {"num_proposals": 500})):
         budget = peak(function, **settings) // 4
@@ -322,20 +293,8 @@ def test_gradients_of_chunks_are_those_of_the_whole(settings: dict[str, Any]) ->
     )
 
 
-def counted(function: Callable[[Tensor], Tensor]) -> tuple[FunctionScene, list[Tensor]]:
-    """A scene that notes the points which it is queried for; `sdf` alone is the lattice's."""
-    asked: list[Tensor] = []
-
-    class Noting(FunctionScene):
-        def query(self, points: Tensor) -> tuple[Tensor, Tensor]:
-            asked.append(points)
-            return super().query(points)
-
-    return Noting(function), asked
-
-
 def test_samples_that_are_left_out_stay_below_the_opacity_that_may_be_missed() -> None:
-    scene, asked = counted(bumpy)
+    scene, asked = recorded(bumpy)
     whole = VolumeRenderer(min_opacity=0.0)(scene, front(), 24, 24)
     kept = VolumeRenderer()(scene, front(), 24, 24)
     num_all, num_kept = (points.shape[1] for points in asked)
@@ -348,7 +307,7 @@ def test_samples_that_are_left_out_stay_below_the_opacity_that_may_be_missed() -
 
 def test_nothing_is_asked_behind_an_opaque_surface_or_far_in_front_of_it() -> None:
     """Of a ball of radius 0.7: nothing near its centre, nothing where its density has gone."""
-    scene, asked = counted(lambda p: p.norm(dim=-1) - 0.7)
+    scene, asked = recorded(lambda p: p.norm(dim=-1) - 0.7)
     out = VolumeRenderer(inverse_deviation=60.0, num_resampled=32)(scene, front(), 24, 24)
     radii = asked[0].norm(dim=-1)
     assert float(out.opacity.max()) > 0.999
@@ -362,8 +321,8 @@ def test_prompts_one_by_one_are_prompts_together() -> None:
     """A ball and next to nothing, so that one prompt wants many samples and the other few."""
     radii = torch.tensor([[0.6], [0.05]])
 
-    def scene_of(rows: slice) -> FunctionScene:
-        return FunctionScene(lambda p: p.norm(dim=-1) - radii[rows])
+    def scene_of(rows: slice) -> AnalyticScene:
+        return colorful(lambda p: p.norm(dim=-1) - radii[rows])
 
     together, apart = scene_of(slice(None)), scene_of(slice(None))
     apart.row = lambda index: scene_of(slice(index, index + 1))  # type: ignore[attr-defined]
@@ -376,7 +335,7 @@ def test_prompts_one_by_one_are_prompts_together() -> None:
 
 
 def test_given_backgrounds_replace_the_scenes() -> None:
-    scene, cameras = ball(0.3), front(batch=2, num_views=2)
+    scene, cameras = colorful(ball(radius=0.3)), front(batch=2, num_views=2)
     colors = torch.rand(2, 2, 3)
     plain = VolumeRenderer()(scene, cameras, 8, 8, background=colors)
     torch.testing.assert_close(plain.rgb[:, :, :, 0, 0], colors)
@@ -389,7 +348,7 @@ def test_given_backgrounds_replace_the_scenes() -> None:
 
 
 def test_images_need_not_be_square() -> None:
-    out = VolumeRenderer()(ball(0.5), front(), 12, 20)
+    out = VolumeRenderer()(colorful(ball(radius=0.5)), front(), 12, 20)
     assert out.rgb.shape == (1, 1, 3, 12, 20)
     torch.testing.assert_close(out.opacity, out.opacity.flip(-1), atol=1e-4, rtol=0)
 
@@ -415,6 +374,6 @@ def test_bad_settings_are_named(settings: dict[str, Any], message: str) -> None:
 
 def test_bad_calls_are_named() -> None:
     with pytest.raises(ValueError, match="chunk_size is 0"):
-        VolumeRenderer()(ball(0.5), front(), 4, 4, chunk_size=0)
+        VolumeRenderer()(colorful(ball(radius=0.5)), front(), 4, 4, chunk_size=0)
     with pytest.raises(ValueError, match="background is 3 x 3 pixels, the image 4 x 4"):
-        VolumeRenderer()(ball(0.5), front(), 4, 4, background=torch.zeros(1, 1, 3, 3, 3))
+        VolumeRenderer()(colorful(ball(radius=0.5)), front(), 4, 4, background=torch.zeros(1, 1, 3, 3, 3))

@@ -14,7 +14,7 @@ from scaledreamer.fields.sdf import volsdf_density
 from scaledreamer.rendering.sampling import cube_interval
 from scaledreamer.rendering.volume import VolumeRenderer
 from tests.support import reference_fields
-from tests.test_volume import FunctionScene, ball, bumpy, counted, front
+from tests.support.analytic_scenes import AnalyticScene, ball, bumpy, colorful, front, recorded
 
 PUBLISHED: dict[str, Any] = {
     "near": 0.05,
@@ -42,7 +42,7 @@ def test_nothing_is_asked_before_near_or_behind_far() -> None:
     cameras, size = close_up(), 8
     origins, directions = (rays.flatten(1, 3) for rays in cameras.rays(size, size))
     for near, far in ((0.05, 2.0), (0.3, 0.7)):
-        scene, asked = counted(bumpy)
+        scene, asked = recorded(bumpy)
         published(near=near, far=far)(scene, cameras, size, size, jitter=torch.rand(1, 1, size, size))
         depths = (asked[0].unflatten(1, (size**2, -1)) - origins[:, :, None]).norm(dim=-1)
         enter, leave, _ = cube_interval(origins, directions, 1.0, near, far)
@@ -57,7 +57,7 @@ def test_what_lies_before_near_or_behind_far_is_not_seen() -> None:
 
     def central(near: float, far: float) -> tuple[float, float]:
         renderer = published(near=near, far=far, inverse_deviation=200.0)
-        out = renderer(ball(0.3), cameras, 5, 5)
+        out = renderer(colorful(ball(radius=0.3)), cameras, 5, 5)
         return float(out.opacity[0, 0, 0, 2, 2]), float(out.depth[0, 0, 0, 2, 2])
 
     assert central(0.05, 2.0) == pytest.approx((1, 0.2), abs=0.02)
@@ -68,7 +68,7 @@ def test_what_lies_before_near_or_behind_far_is_not_seen() -> None:
 def test_the_nearest_camera_sees_the_initial_sphere_in_front_of_the_near_plane_uncut() -> None:
     """Published: a sphere of radius .4 and cameras at .5, so .1 away, where density is half of its most."""
     cameras = close_up()
-    cut, whole = (published(near=near)(ball(0.4), cameras, 16, 16) for near in (0.1, 0.05))
+    cut, whole = (published(near=near)(colorful(ball(radius=0.4)), cameras, 16, 16) for near in (0.1, 0.05))
     assert float(whole.depth[0, 0, 0, 8, 8]) < float(cut.depth[0, 0, 0, 8, 8]) - 0.005
     assert float((whole.rgb - cut.rgb).abs().max()) > 0.002
 
@@ -77,7 +77,7 @@ def test_the_union_has_each_interval_of_the_proposals_and_of_what_is_resampled()
     """193 of a ray, which tile it, cut at all the proposals' edges; all are asked with gradients."""
     assert published().num_rendered == 193
     cameras, size = close_up(), 6
-    scene, asked = counted(bumpy)
+    scene, asked = recorded(bumpy)
     renderer = published()
     renderer(scene, cameras, size, size)
     assert [points.shape[1] for points in asked] == [193 * size**2]
@@ -100,7 +100,7 @@ def test_resampled_intervals_lie_where_the_light_is_stopped() -> None:
     cameras = front(fov_deg=5)
     origins, directions = (rays.flatten(1, 3) for rays in cameras.rays(3, 3))
     middle = torch.full_like(origins[..., 0], 0.5)
-    planned = renderer._plan(ball(0.5), origins, directions, middle, None, None)
+    planned = renderer._plan(colorful(ball(radius=0.5)), origins, directions, middle, None, None)
     depths = torch.linspace(1.6, 3.6, 20001, dtype=torch.float64)
     optical = (volsdf_density((2.6 - depths).abs() - 0.5, renderer.inverse_deviation) * 1e-4).cumsum(0)
     first, last = (depths[(1 - torch.exp(-optical)) > share][0] for share in (0.25, 0.75))
@@ -114,7 +114,7 @@ def test_proposals_carry_no_gradient() -> None:
     proposed, rendered = torch.zeros((), requires_grad=True), torch.zeros((), requires_grad=True)
     with_graph: list[bool] = []
 
-    class Split(FunctionScene):
+    class Split(AnalyticScene):
         def sdf(self, points: Tensor) -> Tensor:
             with_graph.append(torch.is_grad_enabled())
             return bumpy(points) + proposed
@@ -131,7 +131,7 @@ def test_proposals_carry_no_gradient() -> None:
 
 def test_a_rendered_union_is_dense_quadrature() -> None:
     """Oracle: 4,000 even samples of each ray in float64."""
-    scene, cameras = FunctionScene(bumpy), close_up(distance=0.75)
+    scene, cameras = colorful(bumpy), close_up(distance=0.75)
     origins, directions = (rays.flatten(0, 3).double() for rays in cameras.rays(12, 12))
     rgb, opacity = reference_fields.render_densely(
         scene.query, lambda sdf: volsdf_density(sdf, 60.0), origins, directions, 0.05, 2.0, 4000
@@ -146,7 +146,7 @@ def test_chunks_of_a_union_make_no_difference(settings: dict[str, Any]) -> None:
     cameras, jitter = front(batch=2), torch.rand(2, 1, 10, 8, generator=torch.Generator().manual_seed(0))
     memory_gib = settings.get("memory_gib")
     call = {name: value for name, value in settings.items() if name != "memory_gib"}
-    scene = FunctionScene(bumpy)
+    scene = colorful(bumpy)
     whole = published(**SMALL)(scene, cameras, 10, 8, jitter=jitter)
     parts = published(**SMALL, memory_gib=memory_gib)(scene, cameras, 10, 8, jitter=jitter, **call)
     for name in ("rgb", "opacity", "depth"):
@@ -155,7 +155,7 @@ def test_chunks_of_a_union_make_no_difference(settings: dict[str, Any]) -> None:
 
 def test_samples_of_a_union_that_nobody_sees_may_be_left_out() -> None:
     """Limit of min_opacity: shares below it, over all 193 intervals, are what a ray may lose."""
-    scene, asked = counted(bumpy)
+    scene, asked = recorded(bumpy)
     whole = published(far=6.0)(scene, front(), 12, 12)
     kept = published(far=6.0, min_opacity=0.01)(scene, front(), 12, 12)
     assert asked[1].shape[1] < 0.5 * asked[0].shape[1]

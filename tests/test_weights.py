@@ -28,9 +28,8 @@ from scaledreamer.weights import layout
 from scaledreamer.weights.find import WeightsError, check_weights, find_weights
 from tests.support.fake_hub import COMMIT, FakeHub, serve
 from tests.support.ldm_checkpoint import save_single_file
-from tests.support.training_fakes import write_config
-from tests.test_sdxl import save_random_pipeline as save_sdxl
-from tests.test_stable_diffusion import save_random_pipeline
+from tests.support.random_models import save_sdxl, save_stable_diffusion
+from tests.support.runs import write_config
 
 ROOT = Path(__file__).parent.parent
 SD = layout.STABLE_DIFFUSION
@@ -45,7 +44,7 @@ TEMPLATE = "HUB/{repo_id}/resolve/{revision}/{filename}"
 def pipelines(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`sd`, `sdxl`, and `fp16`: sd with both kinds of files, which differ (those of fp16 are 0)."""
     base = tmp_path_factory.mktemp("pipelines")
-    save_random_pipeline(base / "sd", "epsilon")
+    save_stable_diffusion(base / "sd", "epsilon")
     save_sdxl(base / "sdxl")
     shutil.copytree(base / "sd", base / "fp16")
     for path in (base / "fp16").rglob("*.safetensors"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +12,6 @@ from torch import Tensor
 from scaledreamer.tinyworld import grammar
 from scaledreamer.tinyworld.grammar import Meaning
 from scaledreamer.tinyworld.shapes import WorldScene
-from scaledreamer.tinyworld.text import build_tokenizer
 
 
 def text_vector(text: str, width: int = 64) -> Tensor:
@@ -49,19 +47,3 @@ def perfect_scenes(prompts: list[str]) -> WorldScene:
     meanings = [grammar.parse(prompt) for prompt in prompts]
     assert all(meanings), prompts
     return WorldScene([meaning for meaning in meanings if meaning])
-
-
-def save_tiny_clip(folder: Path, seed: int = 0) -> Path:
-    """A random CLIPModel and the tinyworld's tokenizer, in the layout of the shipped CLIP."""
-    from transformers import CLIPConfig, CLIPModel
-
-    torch.manual_seed(seed)
-    tokenizer = build_tokenizer()
-    tower = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    text = tower | special | {"vocab_size": len(tokenizer), "max_position_embeddings": 32}
-    vision = tower | {"image_size": 64, "patch_size": 16}
-    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16))
-    model.half().save_pretrained(folder, safe_serialization=True)
-    tokenizer.save_pretrained(folder)
-    return folder

@@ -5,12 +5,10 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-import yaml
 from torch import Tensor, nn
 
 from scaledreamer.contracts import GeneratorText, PriorText
@@ -187,76 +185,3 @@ def gradients_of(trainer: Trainer, step: int = 0) -> Tensor:
     finally:
         trainer.engine.step = original  # type: ignore[method-assign]
     return kept[0]
-
-
-def write_random_prior(folder: Path) -> Path:
-    """A latent diffusion pipeline in the layout of diffusers, with random weights and 16-pixel images."""
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    from scaledreamer.tinyworld.text import build_tokenizer
-
-    torch.manual_seed(0)
-    tokenizer: Any = build_tokenizer()
-    tokenizer.save_pretrained(folder / "tokenizer")
-    text = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=8,
-        intermediate_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=1,
-        max_position_embeddings=16,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    CLIPTextModel(text).save_pretrained(folder / "text_encoder")
-    blocks: Any = {"block_out_channels": (4, 4, 4), "layers_per_block": 1, "norm_num_groups": 2}
-    blocks |= {"down_block_types": ["DownEncoderBlock2D"] * 3, "up_block_types": ["UpDecoderBlock2D"] * 3}
-    AutoencoderKL(**blocks).save_pretrained(folder / "vae")
-    unet = UNet2DConditionModel(
-        sample_size=4,
-        block_out_channels=(4, 8),
-        layers_per_block=1,
-        norm_num_groups=2,
-        attention_head_dim=4,
-        cross_attention_dim=8,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-    )
-    unet.save_pretrained(folder / "unet")
-    DDIMScheduler(beta_schedule="scaled_linear").save_pretrained(folder / "scheduler")
-    return folder
-
-
-def write_config(folder: Path, prior: Path, **changes: Any) -> Path:
-    """The configuration of a run of seconds with a prior of `write_random_prior`."""
-    settings: dict[str, Any] = {
-        "prompts": {"file": str(folder / "prompts.txt")},
-        "conditioner": {"name": "clip", "model": str(prior)},
-        "generator": {
-            "hyper_ingp": {"num_levels": 2, "log2_table_size": 6, "hyper_width": 8, "mlp_width": 4}
-        },
-        "renderer": {"image_size": 8, "num_proposals": 6, "num_resampled": 4, "lattice_resolution": 6},
-        "priors": [
-            {"name": "stable_diffusion", "model": str(prior), "stable_diffusion": {"dtype": "float32"}},
-        ],
-        "regularizers": {"eikonal": {"num_points": 8}},
-        "training": {
-            "output": str(folder / "run"),
-            "max_steps": 6,
-            "batch_size": 4,
-            "log_every": 2,
-            "sample_every": 100,
-            "sample_prompts": ["a red cat"],
-            "checkpoint_every": 3,
-            "tensorboard": False,
-            "device": "cpu",
-        },
-    }
-    for key, value in changes.items():
-        section, name = key.split("__")
-        settings.setdefault(section, {})[name] = value
-    (folder / "prompts.txt").write_text("\n".join(PROMPTS))
-    path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump(settings))
-    return path
