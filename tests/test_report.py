@@ -214,7 +214,6 @@ def test_a_draw_may_take_every_meaning_of_a_part_of_the_world(monkeypatch):
         for pattern in (None, "striped")
     ]
     monkeypatch.setattr(grammar, "split_of", lambda meaning: "unseen" if meaning in balls else "seen")
-    monkeypatch.setattr(grammar, "meanings_of", lambda split: tuple(balls))
     assert set(draw_prompts(0, "unseen", 20, kinds=["ball"], max_extras=1).meanings) == set(balls)
     assert set(draw_prompts(0, "unseen", 10, max_extras=0).meanings) == set(balls[::2])
     fewer = draw_prompts(0, "unseen", 64, kinds=["ball"], max_extras=0, or_fewer=True)

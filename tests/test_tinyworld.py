@@ -241,6 +241,28 @@ def test_recolor_keeps_geometry_and_split():
         assert grammar.split_of(other) == "seen" and grammar.is_valid(other)
 
 
+@pytest.mark.parametrize("kind", ["cone", "cylinder", "chair"])
+def test_recolor_refuses_a_geometry_that_its_split_lacks(kind: str):
+    """Each geometry of a kind in each split, against the list of all meanings."""
+    rng, found = random.Random(0), set()
+    for support in (None, *grammar.SUPPORTS):
+        meaning = Meaning(
+            kind, "red", KINDS[kind].part_color, support=support, support_color=support and "red"
+        )
+        for split in grammar.SPLITS:
+            has_it = any(
+                other.support == support and grammar.split_of(other) == split
+                for other in grammar.meanings_of_kind(kind)
+            )
+            found.add(has_it)
+            if has_it:
+                assert grammar.split_of(dataset.recolor(meaning, rng, split)) == split
+            else:
+                with pytest.raises(ValueError, match=f"the {split} split has no {kind}"):
+                    dataset.recolor(meaning, rng, split)
+    assert found == {True, False}
+
+
 def test_views_are_reproducible_and_survive_a_file(tmp_path):
     views = dataset.make_views(3, 4, "validation", size=16)
     again = dataset.make_views(3, 4, "validation", size=16)

@@ -64,8 +64,10 @@ def draw_prompts(
     else:  # a small part, of which some meanings hardly ever come up
         there = [
             meaning
-            for meaning in grammar.meanings_of(split)
-            if meaning.kind in chosen and grammar.num_extras(meaning) <= max_extras
+            for kind in grammar.KINDS
+            if kind in chosen
+            for meaning in grammar.meanings_of_kind(kind)
+            if grammar.num_extras(meaning) <= max_extras and grammar.split_of(meaning) == split
         ]
         if len(there) < (2 if or_fewer else count):
             part = f"this part of the {split} split accepts 2 to {len(there)}"

@@ -212,7 +212,15 @@ def load_views(paths: Sequence[Path]) -> Views:
 
 def recolor(meaning: Meaning, rng: random.Random, split: str | None = "seen") -> Meaning:
     """A meaning of the same geometry and split with everything else drawn as `grammar.sample_meaning` draws
-    it."""
+    it.
+
+    Raises: ValueError if no meaning of this geometry is in the split.
+    """
+    if split is not None and not grammar.has_geometry(split, meaning.kind, meaning.wear, meaning.support):
+        shape = " + ".join(part for part in (meaning.kind, meaning.wear, meaning.support) if part)
+        raise ValueError(
+            f"split: the {split} split has no {shape}; choose one of {', '.join(grammar.SPLITS)}."
+        )
     kind = grammar.KINDS[meaning.kind]
     free = grammar.MAX_EXTRAS - (meaning.wear is not None) - (meaning.support is not None)
     slots = ["pattern"] + ["part"] * (kind.part is not None)

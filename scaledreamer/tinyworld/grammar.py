@@ -126,10 +126,12 @@ def _part_colors(kind: Kind) -> tuple[str | None, ...]:
 
 def num_extras(meaning: Meaning) -> int:
     """Number of things said beyond kind and colour: part colour, pattern, wearing, standing on."""
-    special_part = meaning.part_color != KINDS[meaning.kind].part_color
-    return sum(
-        (special_part, meaning.pattern is not None, meaning.wear is not None, meaning.support is not None)
-    )
+    kind = KINDS[meaning.kind]
+    return _num_extras(kind, meaning.part_color, meaning.pattern, meaning.wear, meaning.support)
+
+
+def _num_extras(kind: Kind, part_color: str | None, *said: str | None) -> int:
+    return (part_color != kind.part_color) + len(said) - said.count(None)
 
 
 def is_valid(meaning: Meaning) -> bool:
@@ -151,18 +153,22 @@ def is_valid(meaning: Meaning) -> bool:
 
 
 @cache
+def meanings_of_kind(name: str) -> tuple[Meaning, ...]:
+    """Every meaning of one kind, in a fixed order."""
+    kind = KINDS[name]
+    wears = [(None, None), *itertools.product(WEARS, COLORS)] if kind.is_creature else [(None, None)]
+    supports = [(None, None), *itertools.product(SUPPORTS, COLORS)]
+    choices = itertools.product(COLORS, _part_colors(kind), (None, *PATTERNS), wears, supports)
+    return tuple(
+        Meaning(name, color, part_color, pattern, *wear, *support)
+        for color, part_color, pattern, wear, support in choices
+        if _num_extras(kind, part_color, pattern, wear[0], support[0]) <= MAX_EXTRAS
+    )
+
+
 def all_meanings() -> tuple[Meaning, ...]:
-    """Every meaning of the world, in a fixed order."""
-    found = []
-    for kind in KINDS.values():
-        wears = [(None, None), *itertools.product(WEARS, COLORS)] if kind.is_creature else [(None, None)]
-        supports = [(None, None), *itertools.product(SUPPORTS, COLORS)]
-        choices = itertools.product(COLORS, _part_colors(kind), (None, *PATTERNS), wears, supports)
-        for color, part_color, pattern, wear, support in choices:
-            meaning = Meaning(kind.name, color, part_color, pattern, *wear, *support)
-            if num_extras(meaning) <= MAX_EXTRAS:
-                found.append(meaning)
-    return tuple(found)
+    """Every meaning of the world, kind by kind."""
+    return tuple(itertools.chain.from_iterable(meanings_of_kind(name) for name in KINDS))
 
 
 # --- splits ------------------------------------------------------------------------------------------------
@@ -205,6 +211,20 @@ def meanings_of(split: str) -> tuple[Meaning, ...]:
     if split not in SPLITS:
         raise ValueError(f"split: got {split!r}; accepted are {', '.join(SPLITS)}.")
     return tuple(meaning for meaning in all_meanings() if split_of(meaning) == split)
+
+
+@cache
+def has_geometry(split: str, kind: str, wear: str | None = None, support: str | None = None) -> bool:
+    """Whether some meaning of a split has this geometry."""
+    wear_colors, support_colors = (COLORS if thing else (None,) for thing in (wear, support))
+    choices = itertools.product(
+        COLORS, _part_colors(KINDS[kind]), (None, *PATTERNS), wear_colors, support_colors
+    )
+    meanings = (
+        Meaning(kind, color, part_color, pattern, wear, wear_color, support, support_color)
+        for color, part_color, pattern, wear_color, support_color in choices
+    )
+    return any(num_extras(meaning) <= MAX_EXTRAS and split_of(meaning) == split for meaning in meanings)
 
 
 def sample_meaning(
