@@ -8,7 +8,6 @@ import torch
 from scaledreamer.distillation import (
     asd_gradient,
     clip_gradient,
-    csd_gradient,
     guided_noise,
     perp_neg,
     sample_timestep_shift,
@@ -125,28 +124,6 @@ def test_asd_shifted_to_pure_noise_is_sds(prior, sample):
     largest = sample_timestep_shift(t, 0.02, eta=100.0, t_max=1.0)
     result = asd_latent_gradient(prior, latents, labels, t, largest, noise, 7.5)
     torch.testing.assert_close(result, expected, rtol=1e-9, atol=1e-9)
-
-
-def test_asd_with_unconditional_second_branch_is_s_times_csd(prior, sample):
-    _, _, t, _ = sample
-    eps_text, eps_uncond = predictions_at(prior, *sample)
-    weight = weight_of(prior.sigma(t))
-    result = asd_gradient(guided_noise(eps_text, eps_uncond, 7.5), eps_uncond, weight)
-    expected = csd_gradient(eps_text, eps_uncond, weight)
-    torch.testing.assert_close(result, 7.5 * expected)
-    assert expected.norm() > 0.01
-
-
-def test_asd_with_a_prior_of_the_renders_is_vsd(prior, sample):
-    """The best a fine-tuned prior can reach is the exact score of what the generator renders."""
-    latents, labels, t, noise = sample
-    renders = GaussianMixturePrior(["x"], latents[None], torch.full((1, 4), 0.05, dtype=torch.float64))
-    x_t, weight = prior.add_noise(latents, t, noise), weight_of(prior.sigma(t))
-    eps_finetuned = renders.predict_noise(x_t, t, renders.encode_text(["x"] * 4))
-    eps_guided = guided_noise(*predictions_at(prior, *sample), 7.5)
-    expected = vsd_gradient(eps_guided, eps_finetuned, weight)
-    torch.testing.assert_close(asd_gradient(eps_guided, eps_finetuned, weight), expected)
-    assert expected.norm() > 0.1
 
 
 def test_vsd_vanishes_where_the_renders_already_are_what_the_prior_believes(prior, sample):
