@@ -22,6 +22,7 @@ from scaledreamer.cli import convert_official
 from scaledreamer.contracts import GeneratorText
 from scaledreamer.exported import load_weights, read_index
 from scaledreamer.official import hyper_ingp
+from scaledreamer.official.checkpoint import architecture, converter
 from scaledreamer.pipeline import TextTo3D
 from tests.support import reference_fields
 from tests.support.official_conv3d_net import official_state as official_conv_state
@@ -160,8 +161,8 @@ def official_triplane(state: dict[str, Tensor], text: Tensor, at: Tensor) -> tup
 
 def test_hyper_ingp_gives_the_official_numbers() -> None:
     state = hyper_state()
-    assert convert_official.architecture(state) == "hyper_ingp"
-    settings, weights = convert_official.converter("hyper_ingp")(state, HYPER_SETTINGS)
+    assert architecture(state) == "hyper_ingp"
+    settings, weights = converter("hyper_ingp")(state, HYPER_SETTINGS)
     generator = make_generator("hyper_ingp", settings)
     generator.load_state_dict(weights)
     sdf, rgb = generator(condition()).query(points())
@@ -174,8 +175,8 @@ def test_hyper_ingp_gives_the_official_numbers() -> None:
 def test_triplane_transformer_gives_the_official_numbers() -> None:
     """Padding included, which the official one looks at."""
     state = triplane_state()
-    assert convert_official.architecture(state) == "triplane_transformer"
-    settings, weights = convert_official.converter("triplane_transformer")(state, TRIPLANE_SETTINGS)
+    assert architecture(state) == "triplane_transformer"
+    settings, weights = converter("triplane_transformer")(state, TRIPLANE_SETTINGS)
     generator = make_generator("triplane_transformer", settings)
     generator.load_state_dict(weights)
     sdf, rgb = generator(condition()).query(points())
@@ -186,10 +187,10 @@ def test_triplane_transformer_gives_the_official_numbers() -> None:
 
 
 def test_settings_that_no_weight_shows_are_the_published_ones() -> None:
-    settings, _ = convert_official.converter("triplane_transformer")(triplane_state(16), {})
+    settings, _ = converter("triplane_transformer")(triplane_state(16), {})
     assert settings["num_heads"] == 16 and settings["sphere_radius"] == 0.4
     assert hyper_ingp.PUBLISHED["sdf_bias_params"] == 0.5
-    settings, _ = convert_official.converter("hyper_ingp")(hyper_state(), HYPER_SETTINGS | {"radius": 1.0})
+    settings, _ = converter("hyper_ingp")(hyper_state(), HYPER_SETTINGS | {"radius": 1.0})
     assert settings["sphere_radius"] == 0.5
 
 
@@ -205,7 +206,7 @@ def test_a_conv3d_net_becomes_an_exported_generator(tmp_path: Path) -> None:
     load_weights(generator, tmp_path / "out")
     given = condition()._replace(pooled=condition().pooled[:1, :5])
     scene = generator(given, torch.ones(1, generator.noise_dim))
-    settings, weights = convert_official.converter("conv3d_net")(state, {})
+    settings, weights = converter("conv3d_net")(state, {})
     other: Any = make_generator("conv3d_net", settings)
     other.load_state_dict(weights)
     expected = other(given, torch.ones(1, other.noise_dim))
@@ -249,9 +250,7 @@ def test_without_a_text_encoder_a_training_can_start_from_it(
     config = write_config(tmp_path, TRIPLANE_SETTINGS)
     assert convert_official.main([str(checkpoint), "--out", str(out), "--config", str(config)]) == 0
     assert "(no text encoder)" in capsys.readouterr().out
-    settings, weights = convert_official.converter("triplane_transformer")(
-        triplane_state(), TRIPLANE_SETTINGS
-    )
+    settings, weights = converter("triplane_transformer")(triplane_state(), TRIPLANE_SETTINGS)
     generator = make_generator("triplane_transformer", settings)
     build.start_from(generator, "triplane_transformer", settings, str(out))
     torch.testing.assert_close(generator.state_dict(), weights)
@@ -281,7 +280,7 @@ def test_without_a_text_encoder_a_training_can_start_from_it(
 def test_bad_settings_are_named(name: str, settings: dict[str, Any], message: str) -> None:
     state = hyper_state() if name == "hyper_ingp" else triplane_state()
     with pytest.raises(ValueError, match=message):
-        convert_official.converter(name)(state, settings)
+        converter(name)(state, settings)
 
 
 class Elsewhere:

@@ -13,8 +13,8 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from scaledreamer import captions
-from scaledreamer.cli import evaluate
 from scaledreamer.config import load_config
+from scaledreamer.evaluation import scores
 from scaledreamer.evaluation.clip_scores import TinyClip
 from scaledreamer.evaluation.faces import SHARED, FaceProbe
 from scaledreamer.evaluation.ground_truth import Observer
@@ -101,10 +101,10 @@ def test_a_run_writes_its_sample_prompts_above_their_pictures(run):
 
 
 def test_the_page_names_what_a_report_holds(tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate, "time_assets", lambda pipe, prompts: ([0.5] * len(prompts), 0))
+    monkeypatch.setattr(scores, "time_assets", lambda pipe, prompts: ([0.5] * len(prompts), 0))
     pipe, own = tiny_pipeline(), sort_prompts(["a red ball", "a shiny red ball"])
     rates = {sort: dict.fromkeys(SHARES, 0.5) for sort in SORTS}
-    found = evaluate.evaluate(
+    found = scores.evaluate(
         pipe,
         [own.draw(0)],
         TinyClip.from_pretrained(save_tiny_clip(tmp_path / "clip")),

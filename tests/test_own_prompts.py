@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from scaledreamer.cli import evaluate
-from scaledreamer.evaluation import own_prompts, report
+from scaledreamer.evaluation import own_prompts, report, scores
 from scaledreamer.evaluation.clip_scores import TinyClip
 from scaledreamer.evaluation.ground_truth import Observer
 from scaledreamer.rendering.volume import VolumeRenderer
@@ -126,12 +126,12 @@ def run(folders: tuple[Path, Path], out: Path, *options: str) -> int:
 @pytest.fixture
 def quick(monkeypatch):
     monkeypatch.setattr(evaluate, "NUM_TIMED", 1)
-    monkeypatch.setattr(evaluate, "time_assets", lambda pipe, prompts: ([0.5] * len(prompts), 0))
+    monkeypatch.setattr(scores, "time_assets", lambda pipe, prompts: ([0.5] * len(prompts), 0))
 
     def never(*args: object, **options: object) -> None:
         raise AssertionError("the Janus test is not asked for")
 
-    monkeypatch.setattr(evaluate, "janus_test_of", never)
+    monkeypatch.setattr(scores, "janus_test_of", never)
 
 
 def test_a_file_of_prompts_is_evaluated_without_the_janus_test(folders, quick, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""Command lines: argument parsing that needs no torch, and the programs behind the thin scripts."""
+"""The commands of `scaledreamer`, one module each; none loads torch before its arguments are found good."""
 
 from __future__ import annotations
 
@@ -18,7 +18,20 @@ class Parser(argparse.ArgumentParser):
     """Arguments whose errors are one line, as all others, with status 2."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message} (--help lists all options)\n")
+        said = " ".join(message.removeprefix("argument ").split())
+        self.exit(2, f"error: {said} (--help lists all options)\n")
+
+
+def whole_number(low: int, high: int) -> Callable[[str], int]:
+    """The type of an option that takes whole numbers from `low` to `high`."""
+
+    def parse(text: str) -> int:
+        is_number = text.isascii() and text.isdecimal() and len(text) < 20
+        if not is_number or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"got {text!r}; accepted are whole numbers from {low} to {high}")
+        return int(text)
+
+    return parse
 
 
 def program(main: Callable[Arguments, int | None]) -> Callable[Arguments, int]:

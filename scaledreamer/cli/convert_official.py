@@ -1,8 +1,8 @@
 """Converts ScaleDreamer's released checkpoints into generators of this package.
 
-    python tools/convert_official.py hyper_iNGP.pth --out outputs/mg15 --conditioner stable-diffusion-2-1-base
-    python infer.py --checkpoint outputs/mg15 --prompt "..."
-    python train.py --config configs/mg15.yaml generator.start=outputs/mg15 ...
+    scaledreamer convert-official hyper_iNGP.pth --out outputs/mg15 --conditioner stable-diffusion-2-1-base
+    scaledreamer infer --checkpoint outputs/mg15 --prompt "..."
+    scaledreamer train --config configs/mg15.yaml generator.start=outputs/mg15 ...
 
 Which of the three architectures it is shows in the names of the weights; what no weight shows (radius, heads,
 levels of the hash grid) are the published settings, or those of the official configuration (--config). The
@@ -18,48 +18,32 @@ Exit status: 0 converted; 2 bad input, nothing was written.
 from __future__ import annotations
 
 import argparse
-import errno
-import pickle
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from scaledreamer.cli import Parser, fail, program
+from scaledreamer.official.checkpoint import (
+    CAMERAS,
+    RENDERER,
+    architecture,
+    converter,
+    read_settings,
+    read_state,
+)
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from scaledreamer.prompts.conditioner import TextConditioner
-
-SIGNS = {
-    "hyper_ingp": "geometry.hypernet.",
-    "triplane_transformer": "geometry.space_generator.pos_embed",
-    "conv3d_net": "geometry.space_generator.synthesis.",
-}
-"""What the name of some weight begins with in each architecture."""
-SECTIONS = ("pos_encoding_config", "hypernet_config", "space_generator_config")
-"""Of `system.geometry` those of which settings are read."""
-CAMERAS: dict[str, dict[str, Any]] = {
-    "hyper_ingp": {"distance": [0.5, 0.75], "fov_deg": [40.0, 70.0]},
-    "triplane_transformer": {"distance": [1.5, 1.5], "fov_deg": [40.0, 40.0]},
-    "conv3d_net": {"distance": [0.5, 0.75], "fov_deg": [40.0, 70.0]},
-}
-"""Distances of the published configurations, halved; of the triplanes those of their evaluation."""
-RENDERER: dict[str, Any] = {
-    "inverse_deviation": 60.0,
-    "num_proposals": 128,
-    "num_resampled": 64,
-    "rendered": "union",
-}
 
 
 @program
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status."""
     parser = Parser(
-        description=(__doc__ or "").partition("\n")[0],
-        epilog="More in the head of this file.",
+        prog="scaledreamer convert-official",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     add = parser.add_argument
@@ -155,98 +139,6 @@ def load_conditioner(place: str) -> TextConditioner:
         raise ValueError(f"--conditioner {error}") from None
     except ValueError as error:
         raise ValueError(f"--conditioner {place}: {error}") from None
-
-
-def read_state(path: Path) -> tuple[dict[str, Tensor], int | None]:
-    """All tensors of a checkpoint by name, and the step they are of, if it is written in it.
-
-    Raises: ValueError if it is no checkpoint, or holds more than tensors, numbers and texts.
-    """
-    import torch
-
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise ValueError(
-            f"{path}: holds more than plain tensors, or is no checkpoint at all; objects are not unpickled "
-            "here, since that can run any program. Where you trust the file, keep its tensors alone: "
-            "torch.save({'state_dict': torch.load(FILE, weights_only=False)['state_dict']}, NEW_FILE)"
-        ) from None
-    except OSError as error:
-        if path.is_file() and error.errno == errno.EINVAL:  # torch seeks in vain in a file that was cut off
-            raise ValueError(f"{path}: is damaged, or no checkpoint of torch; download it again") from None
-        raise ValueError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError):
-        raise ValueError(f"{path}: is damaged, or no checkpoint of torch; download it again") from None
-    inner = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
-    if not isinstance(inner, dict) or not all(isinstance(key, str) for key in inner):
-        raise ValueError(
-            f"{path}: holds no weights by name; accepted are ScaleDreamer's .pth and .ckpt files"
-        )
-    step = loaded.get("global_step")
-    state = {
-        key.removeprefix("module."): value for key, value in inner.items() if isinstance(value, torch.Tensor)
-    }
-    for name, value in state.items():
-        if not bool(torch.isfinite(value).all()):
-            raise ValueError(
-                f"{path}: {name} holds numbers that are not finite; the file is damaged, or the training "
-                "diverged"
-            )
-    return state, step if type(step) is int else None
-
-
-def architecture(state: Mapping[str, Tensor]) -> str:
-    """The generator's name by the names of its weights.
-
-    Raises: ValueError if it is none of the three.
-    """
-    for name, sign in SIGNS.items():
-        if any(key.startswith(sign) for key in state):
-            return name
-    example = f", such as {min(state)}" if state else ""
-    raise ValueError(
-        f"the checkpoint's {len(state)} tensors{example} are of none of ScaleDreamer's generators; accepted "
-        f"are those with names that begin with {', '.join(SIGNS.values())}"
-    )
-
-
-def converter(
-    name: str,
-) -> Callable[[dict[str, Tensor], Mapping[str, Any]], tuple[dict[str, Any], dict[str, Tensor]]]:
-    """The function that converts an architecture."""
-    match name:
-        case "hyper_ingp":
-            from scaledreamer.official.hyper_ingp import convert
-        case "triplane_transformer":
-            from scaledreamer.official.triplane_transformer import convert
-        case _:
-            from scaledreamer.official.conv3d_net import convert
-    return convert
-
-
-def read_settings(path: Path) -> dict[str, Any]:
-    """The section `system.geometry` of an official configuration; references to other settings are left out.
-
-    Raises: ValueError if it cannot be read or has no such section.
-    """
-    import yaml
-
-    try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"--config {path}: cannot be read ({error.strerror or error})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"--config {path}: is no YAML ({str(error).partition(chr(10))[0]})") from None
-    system = loaded.get("system") if isinstance(loaded, dict) else None
-    geometry = system.get("geometry") if isinstance(system, dict) else None
-    if not isinstance(geometry, dict):
-        raise ValueError(f"--config {path}: has no section system.geometry; give ScaleDreamer's YAML file")
-    for key in SECTIONS:
-        if not isinstance(geometry.get(key), dict | None):
-            value = geometry[key]
-            raise ValueError(f"--config {path}: system.geometry.{key} is {value!r}; accepted is a section")
-    return {key: value for key, value in geometry.items() if "${" not in str(value)}
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """All of it in minutes: trains a generator on the embedded prior, makes assets of unseen prompts and scores.
 
-    python tools/demo.py            # or: make demo
+    scaledreamer demo
 
 Writes one page, outputs/demo/index.html, beside the run itself. The same command again goes on with an
 interrupted training, and only makes the page anew when training is done. Exit status: 0 done; 2 something is
@@ -19,8 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scaledreamer.cli import evaluate, fail, program
-from scaledreamer.config import load_config
+from scaledreamer.cli import Parser, fail, program, whole_number
 from scaledreamer.tinyworld import grammar
 from scaledreamer.tinyworld.grammar import Meaning
 
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from scaledreamer.evaluation.page import Card, View
     from scaledreamer.pipeline import TextTo3D
 
-ROOT = Path(__file__).resolve().parents[2]
 MISSION = "a red-eyed tree frog"
 MAX_FACES, TEXTURE_SIZE, POSTER_SIZE = 3000, 256, 320
 """Of the page's meshes and their pictures: small, since the page holds them."""
@@ -56,13 +54,19 @@ CURVES = (
 
 def make_parser() -> argparse.ArgumentParser:
     """All options."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = Parser(
+        prog="scaledreamer demo",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--config", type=Path, default=ROOT / "configs" / "demo.yaml", help="of the training (%(default)s)")
-    add("--num-prompts", type=int, default=64, help="scored of each split (%(default)s)")
-    add("--num-shown", type=int, default=12, help="unseen prompts shown (%(default)s)")
+    config = "of the training: a YAML file, or a shipped one's name (%(default)s)"
+    add("--config", default="demo", metavar="FILE", help=config)
+    scored = "prompts scored of each split (%(default)s)"
+    add("--num-prompts", type=whole_number(2, 20_000), default=64, metavar="N", help=scored)
+    shown = "unseen prompts shown (%(default)s)"
+    add("--num-shown", type=whole_number(1, 1000), default=12, metavar="N", help=shown)
     add(
         "settings",
         nargs="*",
@@ -76,8 +80,10 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status."""
     arguments = make_parser().parse_intermixed_args(argv)
+    from scaledreamer.config import load_config
+
     try:
-        config = load_config(str(arguments.config), arguments.settings)
+        config = load_config(arguments.config, arguments.settings)
         return _run(arguments, config)
     except ValueError as error:
         return fail(error)
@@ -88,9 +94,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace, config: Config) -> int:
     start = time.monotonic()
-    train = [sys.executable, str(ROOT / "train.py"), "--config", str(arguments.config), *arguments.settings]
-    print(f"training: {_shell(train)}", flush=True)
-    status = subprocess.run(train, check=False).returncode
+    train = ["train", "--config", arguments.config, *arguments.settings]
+    print(f"training: {_shell(['scaledreamer', *train])}", flush=True)
+    status = subprocess.run([sys.executable, "-m", "scaledreamer", *train], check=False).returncode
     if status != 0:
         print("error: training did not finish, see above; the same command goes on", file=sys.stderr)
         return 130 if status in (-2, 130) else 2
@@ -100,6 +106,7 @@ def _run(arguments: argparse.Namespace, config: Config) -> int:
     from scaledreamer.evaluation.clip_scores import TinyClip
     from scaledreamer.evaluation.draws import draw_prompts
     from scaledreamer.evaluation.page import Card, Section, read_curves, render_page
+    from scaledreamer.evaluation.scores import evaluate, janus_test_of, save_report
     from scaledreamer.pipeline import TextTo3D
 
     transformers_logging.disable_progress_bar()
@@ -110,12 +117,12 @@ def _run(arguments: argparse.Namespace, config: Config) -> int:
     encoder = TinyClip.from_pretrained(device=pipe.device)
     kinds = config.prompts.kinds and list(dict.fromkeys(config.prompts.kinds))
     part: dict[str, Any] = {"kinds": kinds, "max_extras": config.prompts.max_extras}
-    janus_test = evaluate.janus_test_of(pipe, encoder, NUM_JANUS_OBJECTS)
+    janus_test = janus_test_of(pipe, encoder, NUM_JANUS_OBJECTS)
     reports, draws = {}, {}
     for split in ("unseen", "seen"):
         print(f"evaluating {arguments.num_prompts} {split} prompts", flush=True)
         draws[split] = draw_prompts(0, split, arguments.num_prompts, **part)
-        reports[split] = evaluate.evaluate(
+        reports[split] = evaluate(
             pipe,
             [draws[split]],
             encoder,
@@ -123,7 +130,7 @@ def _run(arguments: argparse.Namespace, config: Config) -> int:
             janus_test=janus_test,
             num_timed=3,
         )
-        evaluate.save_report(folder / f"{split}.json", reports[split])
+        save_report(folder / f"{split}.json", reports[split])
     print("making the page's assets", flush=True)
     chosen = choose(draws["unseen"], arguments.num_shown)
     cards = make_cards(pipe, shipped, chosen, folder / "assets", minutes=round(train_minutes))
@@ -149,13 +156,13 @@ def _run(arguments: argparse.Namespace, config: Config) -> int:
         "picked by hand: shown are the first prompts of each kind in a random draw.",
     ]
     flags = f"{_flags(part)}--num-prompts {arguments.num_prompts} --seeds 1"
-    again = f"python tools/evaluate.py --checkpoint {folder} {flags}"
+    again = f"scaledreamer evaluate --checkpoint {folder} {flags}"
     commands = [
-        "make demo",
-        _shell([word.removeprefix(f"{ROOT}/") for word in ["python", *train[1:]]]),
+        "scaledreamer demo",
+        _shell(["scaledreamer", *train]),
         *(f"{again} --split {split} --out {folder}/{split}.json" for split in ("unseen", "seen")),
-        _shell(["python", "infer.py", "--prompt", MISSION]),
-        _shell(["python", "infer.py", "--checkpoint", str(folder), "--prompt", chosen[0][0]]),
+        _shell(["scaledreamer", "infer", "--prompt", MISSION]),
+        _shell(["scaledreamer", "infer", "--checkpoint", str(folder), "--prompt", chosen[0][0]]),
     ]
     title = "ScaleDreamer: prompts in, 3D assets out"
     page = render_page(title, lead, facts, commands, sections, curves)

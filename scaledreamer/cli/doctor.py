@@ -1,7 +1,7 @@
-"""The program behind `tools/doctor.py`: what will work, said before anything starts.
+"""What will work on this machine and with a configuration, said before anything starts.
 
-    python tools/doctor.py
-    python tools/doctor.py --config configs/tiny.yaml training.batch_size=16
+    scaledreamer doctor
+    scaledreamer doctor --config tiny training.batch_size=16
 
 Looks at versions, devices, compilers and optional packages; of a configuration at its weights, prompts,
 disks, memory and speed. Nothing is downloaded, and nothing written but the file of --json. Exit status: 0
@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 def make_parser() -> argparse.ArgumentParser:
     """All options."""
     parser = Parser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        prog="scaledreamer doctor",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file, or a shipped one's name (tiny)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the findings there too")
@@ -64,9 +67,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _load(path: str | None, settings: list[str]) -> Config | None:
     if path is None and not settings:
         return None
+    from scaledreamer.cli.shipped import say_shipped_config
     from scaledreamer.config import load_config
 
-    return load_config(path, settings)
+    config = load_config(path, settings)
+    if path is not None:
+        say_shipped_config(path)
+    return config
 
 
 def _write(path: Path, sections: list[Section]) -> None:

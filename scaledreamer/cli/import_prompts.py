@@ -1,7 +1,7 @@
 """Makes a corpus of other people's prompts, and says what it dropped and what stands in more than one split.
 
-    python tools/import_prompts.py library.json --out corpus.json.gz
-    python tools/import_prompts.py a.csv b.jsonl.gz --column caption --holdout 0.02 --out corpus.json.gz
+    scaledreamer import-prompts library.json --out corpus.json.gz
+    scaledreamer import-prompts a.csv b.jsonl.gz --column caption --holdout 0.02 --out corpus.json.gz
 
 Reads plain text (one prompt a line), JSON (a list, lists by section, captions by id, COCO captions), JSONL,
 CSV (commas, semicolons or tabs), TSV (without quoting), Parquet (with pyarrow; texts or lists of texts) and
@@ -17,9 +17,8 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
 
-from scaledreamer.cli import fail, program
+from scaledreamer.cli import Parser, fail, program, whole_number
 from scaledreamer.files import replace_text
 from scaledreamer.os_errors import advice
 from scaledreamer.prompts.check import MAX_CHARACTERS
@@ -37,22 +36,6 @@ from scaledreamer.prompts.importing import (
 NUM_OVERLAPS = 50
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(
-            2, f"error: {' '.join(message.removeprefix('argument ').split())} (--help lists all options)\n"
-        )
-
-
-def _whole_number(low: int, high: int) -> Any:
-    def parse(text: str) -> int:
-        if not (text.isascii() and text.isdecimal() and len(text) < 10 and low <= int(text) <= high):
-            raise argparse.ArgumentTypeError(f"got {text!r}; accepted are whole numbers from {low} to {high}")
-        return int(text)
-
-    return parse
-
-
 def _fraction(text: str) -> float:
     try:
         value = float(text)
@@ -65,8 +48,11 @@ def _fraction(text: str) -> float:
 
 def make_parser() -> argparse.ArgumentParser:
     """All options."""
-    parser = _Parser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    parser = Parser(
+        prog="scaledreamer import-prompts",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     add, limits = parser.add_argument, Limits()
     add("inputs", type=Path, nargs="+", metavar="INPUT", help="files; their endings say their formats")
@@ -80,7 +66,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--section", metavar="NAME", help=section)
     holdout = "pool all sections and hold out this fraction anew (keep the inputs' sections)"
     add("--holdout", type=_fraction, metavar="F", help=holdout)
-    words = _whole_number(1, MAX_CHARACTERS)
+    words = whole_number(1, MAX_CHARACTERS)
     add("--min-words", type=words, default=limits.min_words, metavar="N", help="of a prompt (%(default)s)")
     add("--max-words", type=words, default=limits.max_words, metavar="N", help="of a prompt (%(default)s)")
     characters = {"type": words, "default": limits.max_characters, "metavar": "N"}

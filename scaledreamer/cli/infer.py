@@ -1,4 +1,4 @@
-"""The program behind `infer.py`: an asset per prompt, as GLB, turntable video, sheet of views, JSON sidecar.
+"""Makes an asset of each prompt, `scaledreamer infer`: GLB, turntable video, sheet of views, JSON sidecar.
 
 Nothing here needs torch until the arguments have been found good. Exit status: 0 all assets made; 1 a
 generated field had no surface (the other prompts are still made); 2 bad input, nothing was written for it;

@@ -1,4 +1,4 @@
-"""The options of `infer.py` and what they accept. Needs no torch."""
+"""The options of `scaledreamer infer` and what they accept. Needs no torch."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import itertools
 import math
 import re
 from pathlib import Path
-from typing import Any
 
 from scaledreamer import __version__
-from scaledreamer.cli import Parser, interpolate
+from scaledreamer.cli import Parser, interpolate, whole_number
 from scaledreamer.home import expand_home
 from scaledreamer.meshing import (
     BACKGROUND,
@@ -36,21 +35,8 @@ TERMS = (
 EXAMPLE = 'python infer.py --prompt "a red-eyed tree frog"'
 
 
-def _whole_number(low: int, high: int) -> Any:
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = None
-        if value is None or not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"got {text!r}; accepted are whole numbers from {low} to {high}")
-        return value
-
-    return parse
-
-
 def _seeds(text: str) -> tuple[int, ...]:
-    parse = _whole_number(0, MAX_SEED)
+    parse = whole_number(0, MAX_SEED)
     seeds = tuple(dict.fromkeys(parse(part.strip()) for part in text.split(",") if part.strip()))
     if not seeds:
         raise argparse.ArgumentTypeError(f"got {text!r}; accepted are whole numbers separated by commas")
@@ -68,7 +54,7 @@ def _fraction(text: str) -> float:
 
 
 def _levels(text: str) -> tuple[int, ...]:
-    parse = _whole_number(MIN_MAX_FACES, MAX_MAX_FACES)
+    parse = whole_number(MIN_MAX_FACES, MAX_MAX_FACES)
     levels = tuple(parse(part.strip()) for part in text.split(",") if part.strip())
     if not levels or any(fine <= coarse for fine, coarse in itertools.pairwise(levels)):
         raise argparse.ArgumentTypeError(
@@ -117,8 +103,9 @@ def _device(text: str) -> str:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """All options of `infer.py`."""
+    """All options."""
     parser = Parser(
+        prog="scaledreamer infer",
         description="Makes a textured 3D asset of a text prompt, in one forward pass of a trained generator.",
         epilog=f"Example: {EXAMPLE}. {TERMS}",
         allow_abbrev=False,
@@ -126,7 +113,7 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
 
     def add_number(flag: str, default: int, low: int, high: int, meaning: str) -> None:
-        parse = _whole_number(low, high)
+        parse = whole_number(low, high)
         add(flag, default=default, type=parse, metavar="N", help=f"{meaning}, {low} to {high} (%(default)s)")
 
     add("--prompt", action="append", default=[], metavar="TEXT", help="what to make; may be repeated")
@@ -136,14 +123,14 @@ def make_parser() -> argparse.ArgumentParser:
     add("--list-words", action="store_true", help="list the words of the generator's training, and end")
     meaning = "one object turning into another, instead of prompts"
     add("--interpolate", nargs=2, metavar="TEXT", help=f"{meaning}; writes mp4,png unless told otherwise")
-    parse = _whole_number(interpolate.MIN_FRAMES, interpolate.MAX_FRAMES)
+    parse = whole_number(interpolate.MIN_FRAMES, interpolate.MAX_FRAMES)
     limits = f"{interpolate.MIN_FRAMES} to {interpolate.MAX_FRAMES} ({interpolate.FRAMES})"
     add("--frames", type=parse, metavar="N", help=f"of an interpolation, {limits}")
     add("--output", default="outputs/infer", type=_folder, metavar="DIR", help="where to write (%(default)s)")
     generator = "run, exported generator or hub id (the shipped one)"
     add("--checkpoint", type=_folder, metavar="DIR", help=generator)
     seeds = parser.add_mutually_exclusive_group()
-    one = _whole_number(0, MAX_SEED)
+    one = whole_number(0, MAX_SEED)
     seeds.add_argument("--seed", type=one, metavar="N", help="of generators that take noise (0)")
     seeds.add_argument("--seeds", type=_seeds, metavar="LIST", help="an asset for each, as in 0,1,2")
     add_number("--num-variants", 1, 1, 1024, "assets of each prompt, from seeds --seed, --seed + 1, ...")
@@ -155,7 +142,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_number("--texture-size", TEXTURE_SIZE, MIN_TEXTURE_SIZE, MAX_TEXTURE_SIZE, "texels a side")
     faces = parser.add_mutually_exclusive_group()
     limits = f"{MIN_MAX_FACES} to {MAX_MAX_FACES} ({MAX_FACES})"
-    one, meaning = _whole_number(MIN_MAX_FACES, MAX_MAX_FACES), f"triangles of the simplified mesh, {limits}"
+    one, meaning = whole_number(MIN_MAX_FACES, MAX_MAX_FACES), f"triangles of the simplified mesh, {limits}"
     faces.add_argument("--max-faces", default=MAX_FACES, type=one, metavar="N", help=meaning)
     meaning = "levels of detail: a mesh for each number of triangles, as in 6000,1500,300"
     faces.add_argument("--lods", type=_levels, metavar="LIST", help=meaning)

@@ -1,9 +1,9 @@
 """Makes, checks and describes folders of prompt shards: webdataset tars with an index.
 
-    python tools/make_shards.py make open_100k --out shards/open_100k
-    python tools/make_shards.py make my_prompts.txt --out shards/mine --shard-size 20000
-    python tools/make_shards.py make open_100k --out shards/embedded --shard-size 1000 --encoder tinyworld
-    python tools/make_shards.py verify shards/open_100k
+    scaledreamer make-shards make open_100k --out shards/open_100k
+    scaledreamer make-shards make my_prompts.txt --out shards/mine --shard-size 20000
+    scaledreamer make-shards make open_100k --out shards/embedded --shard-size 1000 --encoder tinyworld
+    scaledreamer make-shards verify shards/open_100k
 
 Train on them with `prompts.shards=FOLDER` (or a URL of a copy). An interrupted `make` goes on from its whole
 shards when it is run again. With `--encoder` the shards carry each prompt's text embeddings in fp16, which
@@ -107,7 +107,12 @@ def verify(args: argparse.Namespace) -> None:
 
 @program
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(
+        prog="scaledreamer make-shards",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("make", help="write shards of a corpus")
     command.add_argument("corpus", help="a corpus of the package, or a file of prompts (.txt, .json, .gz)")

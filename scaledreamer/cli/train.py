@@ -1,4 +1,4 @@
-"""The program behind `train.py`: trains a generator, or goes on with a run that was interrupted.
+"""Trains a generator, or goes on with a run that was interrupted: `scaledreamer train`, `train.py`.
 
 Nothing here needs torch until the configuration has been found good. Exit status: 0 finished, or stopped and
 saved; 2 bad input, or a run that cannot go on; 130 interrupted for a second time.
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from scaledreamer import __version__
 from scaledreamer.cli import Parser, fail, is_out_of_memory, program
+from scaledreamer.cli.shipped import say_shipped_config
 from scaledreamer.launch import environment
 
 if TYPE_CHECKING:
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """All options of `train.py`."""
+    """All options."""
     parser = Parser(
+        prog="scaledreamer train",
         description="Trains a text-to-3D generator. The same command again goes on with an interrupted run.",
         epilog="Example: deepspeed train.py --config configs/tiny.yaml training.max_steps=500",
         allow_abbrev=False,
@@ -60,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         return _fail(error)
     os.environ.setdefault("LOCAL_RANK", str(arguments.local_rank))
+    if os.environ["LOCAL_RANK"] == "0":
+        say_shipped_config(arguments.config)
     _announce(downloads)
     if environment.is_left_over():
         environment.say_waiting()  # before the seconds that torch takes
@@ -89,7 +93,7 @@ def out_of_memory(error: Exception, config: Config) -> str:
     return (
         f"out of memory{numbers}; raise training.accumulation_steps, which divides training.batch_size "
         f"({config.training.batch_size}) into parts; set {networks}.memory_gib; or lower renderer.image_size "
-        f"({config.renderer.largest_image_size}). Large generators: lower their sizes. tools/doctor.py "
+        f"({config.renderer.largest_image_size}). Large generators: lower their sizes. scaledreamer doctor "
         "says what a configuration takes before it starts."
     )
 

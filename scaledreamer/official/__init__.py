@@ -1,0 +1,1 @@
+"""The official ScaleDreamer: its released weights and settings, as weights and settings of ours."""
