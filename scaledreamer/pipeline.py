@@ -347,7 +347,7 @@ _README = """# A text-to-3D generator
 Exported by scaledreamer {version}. `model_index.json` holds its settings, `generator/` its weights,
 `text_encoder/` and `tokenizer/` what turns prompts into its input.
 
-    python infer.py --checkpoint FOLDER --prompt "a red-eyed tree frog"
+    scaledreamer infer --checkpoint FOLDER --prompt "a red-eyed tree frog"
 
     from scaledreamer import TextTo3D
     TextTo3D.from_pretrained("FOLDER")("a red-eyed tree frog").export("frog.glb")

@@ -17,7 +17,7 @@ from scaledreamer.trained_on import TrainedOn
 
 NO_WORD = (
     "this generator knows no word of the prompt; describe the object in the words of its training "
-    '(infer.py --list-words), for example "a red-eyed tree frog"'
+    '(scaledreamer infer --list-words), for example "a red-eyed tree frog"'
 )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from scaledreamer.cli import demo, evaluate
-from scaledreamer.evaluation import page
+from scaledreamer.evaluation import page, scores
 from scaledreamer.evaluation.draws import draw_prompts
 from scaledreamer.evaluation.faces import SHARED, FaceProbe
 from scaledreamer.evaluation.janus import SHARES, SORTS, JanusTest
@@ -46,9 +46,9 @@ def command(folders: tuple[Path, Path], out: Path, *options: str) -> list[str]:
 def report(folders: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> dict:
     out = tmp_path_factory.mktemp("out") / "new" / "scores.json"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluate, "janus_test_of", lambda *args, **options: JANUS)
+        patch.setattr(scores, "janus_test_of", lambda *args, **options: JANUS)
         patch.setattr(evaluate, "NUM_TIMED", 1)
-        patch.setattr(evaluate, "NUM_SHOWN", 1)
+        patch.setattr(scores, "NUM_SHOWN", 1)
         sheet = out.parent / "sheet.png"
         size = ["--split", "validation", "--num-prompts", "2", "--seeds", "2", "--sheet", str(sheet)]
         size += ["--image-size", "24"]

@@ -18,7 +18,7 @@ LOW = ("distillation", "fields", "cameras", "schedules", "contracts", "memory", 
 """Import nothing of the package above them: only each other, of their own folder or of this list."""
 FAMILIES = ("generators", "rendering", "priors", "methods")
 """Do not import each other."""
-EVERYTHING = ("build", "training", "pipeline", "evaluation", "cli", "doctor")
+EVERYTHING = ("build", "training", "pipeline", "evaluation", "cli", "doctor", "__main__")
 """Only these, and the package's own front, may see everything."""
 JOINT = "build"
 """Makes the parts of a run, and is called by what starts one: it is on both sides of `training`."""

@@ -403,7 +403,7 @@ def test_a_copy_that_is_not_what_its_index_says_is_refused(
         ("memory://nothing", "there is no such file"),
         ("https://host/corpus/{000000..000099}.tar", "tars without an index"),
         ("corpus.tar.gz", "tars without an index"),
-        ("/no/such/folder", "no shards.json; give a folder that tools/make_shards.py has made"),
+        ("/no/such/folder", "no shards.json; give a folder that `scaledreamer make-shards` has made"),
     ],
 )
 def test_places_that_cannot_be_used(

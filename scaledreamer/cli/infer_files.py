@@ -1,4 +1,4 @@
-"""The files of one asset of `infer.py`."""
+"""The files of one asset of `scaledreamer infer`."""
 
 from __future__ import annotations
 

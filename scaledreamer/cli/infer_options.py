@@ -32,7 +32,7 @@ TERMS = (
     "Licence of what is made: the shipped generator's assets are free to use for any purpose; for those of "
     "another generator the licence of the prior that it was trained with applies. Each sidecar says it too."
 )
-EXAMPLE = 'python infer.py --prompt "a red-eyed tree frog"'
+EXAMPLE = 'scaledreamer infer --prompt "a red-eyed tree frog"'
 
 
 def _seeds(text: str) -> tuple[int, ...]:

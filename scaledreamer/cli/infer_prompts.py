@@ -1,4 +1,4 @@
-"""The prompts of `infer.py`: from the command line, a file and standard input. Needs no torch."""
+"""The prompts of `scaledreamer infer`: from the command line, a file and standard input. Needs no torch."""
 
 from __future__ import annotations
 

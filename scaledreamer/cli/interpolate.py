@@ -1,4 +1,4 @@
-"""`infer.py --interpolate A B`: one object turning into another, as a video and a sheet of stills.
+"""`scaledreamer infer --interpolate A B`: one object turning into another, as a video and a sheet of stills.
 
 In the video the camera goes once around while the object changes; the stills are all from the front. A mesh
 of every frame is written only where --formats asks for it.

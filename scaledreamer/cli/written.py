@@ -1,4 +1,4 @@
-"""What `infer.py` writes beside an asset's files: the folder, and how a sidecar says where they come from.
+"""What `scaledreamer infer` writes beside an asset: the folder, and a sidecar that says where files are from.
 
 A file's name ends in a hash of all that the file depends on, and its sidecar holds the SHA-256 of each file:
 so files of other settings have other names, and a sidecar never speaks of another file than the one beside

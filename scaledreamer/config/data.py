@@ -44,7 +44,7 @@ class PromptSettings(Section):
     holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Fraction of a file's prompts kept out, by stable hash."""
     shards: Annotated[str | None, ExpandHome, MayChange()] = None
-    """Folder or URL of shards that tools/make_shards.py has made, instead of a corpus or a file."""
+    """Folder or URL of shards that `scaledreamer make-shards` has made, instead of a corpus or a file."""
     use_embeddings: bool = True
     """Give the generator the text embeddings that shards carry, if there are any."""
     shard_size: Annotated[int | None, Field(ge=1)] = None
@@ -107,7 +107,7 @@ class PromptSettings(Section):
             name = "shard_size" if self.shard_size is not None else "limit"
             raise ValueError(
                 f"prompts.{name}: the shards are made already; set prompts.{name}=null, or make others with "
-                "tools/make_shards.py."
+                "`scaledreamer make-shards`."
             )
         return self
 

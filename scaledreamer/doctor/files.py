@@ -135,7 +135,7 @@ def check_prompts(config: Config) -> Section:
             section.add(
                 "warning",
                 f"prompts.shards: {prompts.shards} lies elsewhere and is not read before training",
-                "tools/make_shards.py checks it",
+                "`scaledreamer make-shards` checks it",
             )
         else:
             shard_files(prompts.shards, cache=prompts.cache)

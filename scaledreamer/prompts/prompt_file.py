@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from scaledreamer.prompts.check import check_prompt, normalize_prompt
 
 TO_IMPORT = (".jsonl", ".csv", ".tsv", ".parquet", ".tar")
-"""Formats that only tools/import_prompts.py reads."""
+"""Formats that only `scaledreamer import-prompts` reads."""
 MAX_LINE = 2**24
 """Characters of a line that are read; the rest of a longer one is skipped, so that memory stays small."""
 NOT_UTF8 = "not UTF-8 text; save it as UTF-8"
@@ -73,7 +73,7 @@ def iter_prompt_file(
     if suffix in TO_IMPORT:
         raise ValueError(
             f"{source}: {suffix} files are not read directly; make a corpus of it with "
-            f"`python tools/import_prompts.py {path} --out corpus.json.gz`."
+            f"`scaledreamer import-prompts {path} --out corpus.json.gz`."
         )
     try:
         with open_bytes(path) as stream:

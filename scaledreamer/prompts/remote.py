@@ -55,7 +55,7 @@ def shard_files(source: str, *, cache: str | Path, cache_gib: float = 100.0) -> 
         raise ValueError(
             f"prompts.shards: got {source!r}, tars without an index: records in them cannot be found by "
             "number, so that training on them could not be resumed or shared among ranks without repeating "
-            "prompts. Make indexed shards of them with tools/make_shards.py and give the folder."
+            "prompts. Make indexed shards of them with `scaledreamer make-shards` and give the folder."
         )
     if source.startswith(("http://", "https://")):
         return CachedFiles(source.rstrip("/"), _open_http, cache, cache_gib)
@@ -67,9 +67,9 @@ def shard_files(source: str, *, cache: str | Path, cache_gib: float = 100.0) -> 
             f"prompts.shards: got {source!r}, where there is no {MANIFEST}"
             + (
                 ": without it, and the indices beside the tars, records cannot be found by number; make the "
-                "folder with tools/make_shards.py."
+                "folder with `scaledreamer make-shards`."
                 if folder.is_dir()
-                else "; give a folder that tools/make_shards.py has made."
+                else "; give a folder that `scaledreamer make-shards` has made."
             )
         )
     return LocalFiles(folder)

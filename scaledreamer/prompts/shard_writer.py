@@ -103,7 +103,7 @@ def _check(prompt: str, corpus: str) -> None:
         if "\n" in prompt:
             raise ValueError(f"the prompt {prompt[:60]!r} has more than one line")
     except ValueError as error:
-        raise ValueError(f"{corpus}: {error}; tools/import_prompts.py cleans a corpus.") from None
+        raise ValueError(f"{corpus}: {error}; `scaledreamer import-prompts` cleans a corpus.") from None
 
 
 def _is_whole(folder: Path, shard: int, identity: Mapping[str, str]) -> bool:

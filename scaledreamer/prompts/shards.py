@@ -37,7 +37,7 @@ MANIFEST = "shards.json"
 CONDITION_PARTS = ("pooled", "tokens", "mask")
 NUM_OPEN = 4
 MAX_REPLACED_IN_ROW = 16
-REMAKE = "make the shards again with tools/make_shards.py"
+REMAKE = "make the shards again with `scaledreamer make-shards`"
 
 
 def shard_name(shard: int) -> str:

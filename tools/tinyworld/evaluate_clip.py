@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--min-pixels", type=float, default=30.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-volume", action="store_true", help="traced views only, which is much faster")
-    only = "make the Janus test alone and write it beside the CLIP, where tools/evaluate.py finds it"
+    only = "make the Janus test alone and write it beside the CLIP, where `scaledreamer evaluate` finds it"
     parser.add_argument("--only-janus", action="store_true", help=only)
     parser.add_argument("--out", type=Path, default=Path("outputs/clip.json"))
     args = parser.parse_args()

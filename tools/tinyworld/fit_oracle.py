@@ -2,7 +2,7 @@
 exceeds.
 
     python -m tools.tinyworld.fit_oracle --config configs/tiny.yaml --minutes 20 --out outputs/oracle
-    python tools/evaluate.py --checkpoint outputs/oracle/generator --split unseen --out outputs/oracle.json
+    scaledreamer evaluate --checkpoint outputs/oracle/generator --split unseen --out outputs/oracle.json
 
 Architecture, conditioner and renderer are those of the configuration; only the teacher differs. If this
 cannot reach a bar, the architecture is at fault and not the distillation. Exit status: 0 done; 2 bad input,
