@@ -72,7 +72,7 @@ def test_mixtures_are_the_same_on_both_sides_and_change_little_by_little():
 
 
 def test_weights_are_the_published_curves():
-    """The exponentials of FACTS, section 3, written out at 30 and 150 degrees."""
+    """The exponentials of the interpolation, written out at 30 and 150 degrees."""
     mix = mix_at([30.0, 150.0])
     assert mix.negatives.tolist() == [[FRONT, SIDE], [SIDE, FRONT]]
     front, back = 1 - 30 / 90, 2 - 150 / 90

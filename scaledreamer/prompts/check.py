@@ -1,4 +1,4 @@
-"""What a prompt must be before any model sees it, and as what it is stored. Needs no torch."""
+"""Validation and normalization of prompts, before any model sees them. Needs no torch."""
 
 from __future__ import annotations
 
@@ -24,6 +24,6 @@ def check_prompt(prompt: str) -> None:
 
 
 def normalize_prompt(text: str) -> str:
-    """A prompt as it is stored: Unicode NFC, no control characters, runs of white space as one blank."""
+    """A prompt in the form in which it is stored: Unicode NFC, no control characters, single spaces."""
     visible = "".join(" " if unicodedata.category(c) == "Cc" or c in "\ufeff\u200b" else c for c in text)
     return " ".join(unicodedata.normalize("NFC", visible).split())

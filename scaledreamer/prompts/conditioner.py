@@ -1,5 +1,4 @@
-"""The text encoder whose output a generator is given. Apart from any prior's own, and part of what is
-exported."""
+"""The generator's text encoder. It is separate from the priors' encoders and part of the export."""
 
 from __future__ import annotations
 
@@ -21,7 +20,7 @@ class TextConditioner:
 
     Args:
         text_encoder, tokenizer: transformers' CLIPTextModel and CLIPTokenizer.
-        words: every word that it was taught, where its vocabulary is closed; None where it is open.
+        words: all words of a closed vocabulary; None if the vocabulary is open.
     """
 
     def __init__(self, text_encoder: Any, tokenizer: Any, words: frozenset[str] | None = None) -> None:
@@ -31,7 +30,7 @@ class TextConditioner:
 
     @classmethod
     def from_pretrained(cls, folder_or_id: str | Path, **options: Any) -> TextConditioner:
-        """Reads `text_encoder/` and `tokenizer/` of a folder (a pipeline's or an exported generator's) or a
+        """Loads `text_encoder/` and `tokenizer/` from a folder (a pipeline or an exported generator) or a
         hub id.
 
         Raises: ValueError if either is missing or cannot be read.
@@ -54,12 +53,12 @@ class TextConditioner:
 
     @property
     def token_dim(self) -> int:
-        """Length of a vector of `GeneratorText.tokens`."""
+        """Length of a token vector in `GeneratorText.tokens`."""
         return self._encoder.config.hidden_size
 
     @property
     def max_tokens(self) -> int:
-        """Tokens read of a prompt, marks of start and end included; what is longer is cut."""
+        """Maximum number of tokens of a prompt, including start and end tokens; the rest is cut off."""
         return self._encoder.config.max_position_embeddings
 
     def to(self, device: torch.device | str) -> TextConditioner:
@@ -85,17 +84,17 @@ class TextConditioner:
         )
 
     def num_tokens(self, prompt: str) -> int:
-        """Tokens of a prompt before any cut, marks of start and end included."""
+        """Number of tokens of the whole prompt, including start and end tokens."""
         return len(self._tokenizer(prompt).input_ids)
 
     def unknown_words(self, prompt: str) -> list[str]:
-        """The prompt's words that a closed vocabulary lacks, in order, once each; empty for an open one."""
+        """Words of the prompt that are missing in a closed vocabulary, in order, without repetitions."""
         return [] if self.words is None else unknown_words(prompt, self.words)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes `text_encoder/` (safetensors) and `tokenizer/`, and the closed vocabulary if there is one.
 
-        Weights that lose nothing in fp16, as those of the shipped encoder, are written in fp16.
+        Weights that fp16 represents exactly, such as those of the shipped encoder, are written in fp16.
         """
         folder = Path(folder)
         state = {
@@ -114,7 +113,7 @@ class TextConditioner:
         return self._encoder.state_dict()
 
     def fingerprint(self) -> str:
-        """Hash of all that its output depends on: weights (as float32) and vocabulary."""
+        """Hash of everything that the output depends on: weights (as float32) and vocabulary."""
         digest = hashlib.sha256(json.dumps(sorted(self._tokenizer.get_vocab().items())).encode())
         for name, value in sorted(self.state().items()):
             digest.update(name.encode())

@@ -1,6 +1,6 @@
-"""Prompt corpora: read and validate files, split them by stable hash, and take prompts from the tinyworld.
+"""Prompt corpora: reading files, splitting by a stable hash, and prompts of the tinyworld.
 
-Needs no torch. A corpus is a list of prompts without repetitions, in the order of its file.
+Needs no torch. A corpus is a list of distinct prompts in the order of its file.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from scaledreamer.prompts.prompt_file import check_no_problem, iter_prompt_file
 SHIPPED = tuple(
     folder / "data" / "prompts" for folder in (Path(__file__).parents[2], Path(__file__).parents[1])
 )
-"""Where corpora of our own lie: in the repository, or in an installed package."""
+"""Where the project's corpora are: in the repository, or in the installed package."""
 NAMES = ("core_15", "showcase_400", "compose_2500", "daily_17k", "open_100k")
-"""The corpora that come with the package, apart from the tinyworld's."""
+"""The corpora that are part of the package, apart from the tinyworld."""
 
 
 def corpus_file(name: str) -> Path:
-    """The file of a corpus that comes with the package.
+    """The file of a corpus that is part of the package.
 
     Raises: ValueError for an unknown name, or if the file is missing.
     """
@@ -43,11 +43,11 @@ def corpus_file(name: str) -> Path:
 
 
 def read_prompts(path: str | Path, section: str = "train") -> list[str]:
-    """Reads a corpus: a file as of `iter_prompt_file`. Repetitions are dropped.
+    """Reads a corpus from a file (see `iter_prompt_file`), without duplicates.
 
     Args:
         section: which list of a JSON mapping.
-    Raises: ValueError naming the file and all that is wrong with it, with places; also if it has no prompt.
+    Raises: ValueError naming the file and everything that is wrong with it; also if it has no prompt.
     """
     placed = list(iter_prompt_file(path, section))
     check_no_problem(str(path), placed)
@@ -57,8 +57,8 @@ def read_prompts(path: str | Path, section: str = "train") -> list[str]:
 
 
 def comparison_key(prompt: str) -> str:
-    """What two prompts share if they ask for the same thing: compatibility forms (NFKC), case, punctuation
-    and white space are ignored."""
+    """A key that prompts share if they differ only in compatibility forms (NFKC), case, punctuation or white
+    space."""
     folded = unicodedata.normalize("NFKC", prompt).casefold()
     kept = (" " if unicodedata.category(c)[0] in "CPZ" else c for c in folded)
     return " ".join("".join(kept).split()) or folded.strip()
@@ -69,8 +69,8 @@ def split_prompts(prompts: Sequence[str], holdout: float) -> tuple[list[str], li
 
     Args:
         holdout: fraction in [0, 1) to hold out.
-    Returns: (train, held out); a prompt's side depends on the prompt alone, so it holds for corpora that
-        grow, and prompts that differ in case or punctuation are on the same side.
+    Returns: (train, held out). The side depends on the prompt alone, so it stays the same when a corpus
+        grows, and prompts that differ only in case or punctuation are on the same side.
     """
     train: list[str] = []
     held_out: list[str] = []
@@ -91,17 +91,17 @@ def tinyworld_prompts(
 ) -> list[str]:
     """Training prompts of the tinyworld: captions of meanings of its `seen` split.
 
-    Meanings are drawn evenly over kinds and by the number of extras (part colour, pattern, wearing, support),
-    since a plain list of them is mostly creatures with two extras; each is said in a random way. The draw is
-    the same in every run.
+    Meanings are sampled uniformly over kinds and then by the number of extras (part colour, pattern, wearing,
+    support), because most of all meanings are creatures with two extras. Each is phrased at random. The
+    sample is the same in every run.
 
     Args:
         kinds: only these kinds; None is all.
-        max_extras: things said beyond kind and colour.
-        extras: how often what is said, as `grammar.Extras` has it; None is its defaults.
-        limit: train on this many distinct meanings, each said in eight random ways; None is all that are
+        max_extras: attributes beyond kind and colour.
+        extras: how often each attribute is mentioned; None is the default of `grammar.Extras`.
+        limit: train on this many distinct meanings, each phrased in eight random ways; None is all that are
             drawn.
-        size: number of draws, repetitions included.
+        size: number of draws, including repetitions.
     Raises: ValueError for an unknown kind.
     """
     from scaledreamer.tinyworld import grammar

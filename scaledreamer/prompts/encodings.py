@@ -1,4 +1,4 @@
-"""Text encodings, remembered where the texts are few."""
+"""A cache of text encodings."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ Encoding = TypeVar("Encoding")
 
 
 class EncodingCache(Generic[Encoding]):
-    """Encodings of texts by a frozen encoder, those used last remembered.
+    """A least-recently-used cache of a frozen encoder's text encodings.
 
-    A remembered text is always encoded alone: its encoding must not depend, by rounding, on which others were
-    new with it, or a run resumed with nothing remembered would not go on bit for bit. Where a corpus does not
-    fit, alone is slower and remembering of no use: a capacity of 0 encodes each request as one batch.
+    Cached texts are always encoded one at a time. Otherwise rounding would make an encoding depend on the
+    other texts of its batch, and a run resumed with an empty cache would not continue bit for bit. For a
+    corpus that does not fit, one at a time is slow and caching is useless: with a capacity of 0 each request
+    is encoded as one batch.
 
     Args:
-        encode: texts to a batch of encodings.
-        join: several batches to one.
-        capacity: texts remembered.
+        encode: encodes texts as a batch.
+        join: concatenates batches.
+        capacity: number of texts that are kept.
     """
 
     def __init__(
@@ -55,5 +56,5 @@ class EncodingCache(Generic[Encoding]):
 
 
 def join_conditions(conditions: list[GeneratorText]) -> GeneratorText:
-    """One batch of several; all have the same number of tokens."""
+    """Concatenates batches, all with the same number of tokens."""
     return GeneratorText(*(torch.cat(parts) for parts in zip(*conditions, strict=True)))

@@ -1,11 +1,10 @@
-"""Foreign prompt libraries made into a corpus: read, normalised, limited, de-duplicated, checked for leakage.
+"""Imports other people's prompt files: reads, normalizes, filters, deduplicates, and checks for leakage.
 
-`import_prompts` judges the entries of all files (`foreign.entries`) and says what it dropped and why, and
-`write_corpus` writes what is left, whole or not at all.
-Prompts are the same if their `comparison_key` is.
+`import_prompts` checks the entries of all files (`foreign.entries`) and reports what it dropped and why.
+`write_corpus` writes the rest, completely or not at all. Two prompts are equal if their `comparison_key` is.
 
-In memory: the kept prompts, a 16-byte hash for each distinct one, and of JSON, which cannot be read in parts,
-one file. Needs no torch.
+Memory holds the kept prompts, a 16-byte hash of each distinct prompt, and one file if it is JSON, which
+cannot be read in parts. Needs no torch.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ from scaledreamer.prompts.foreign.entry import (
 from scaledreamer.prompts.prompt_file import SURROGATES
 
 MAX_RAW = 10 * MAX_CHARACTERS
-"""Characters, white space included, above which a prompt is too long before it is normalised."""
+"""A longer entry, white space included, is dropped before it is normalized."""
 NUM_EXAMPLES = 5
 
 NOT_TEXT = "not a text"
@@ -49,7 +48,7 @@ REPEATED = "repeated"
 ALSO_IN_TRAIN = "also in train"
 REASONS = (NOT_UTF8, NOT_JSON, NOT_CSV, NOT_TEXT, EMPTY, TOO_FEW_WORDS, TOO_MANY_WORDS, TOO_MANY_CHARACTERS)
 REASONS += (OTHER_SECTION, REPEATED, ALSO_IN_TRAIN)
-"""Why an entry is dropped, in the order of reports. `EMPTY` has nothing but blanks and punctuation."""
+"""Reasons to drop an entry, in the order of reports. `EMPTY`: nothing but white space and punctuation."""
 
 HELD_OUT = "held_out"
 
@@ -59,12 +58,11 @@ HELD_OUT = "held_out"
 
 @dataclass(frozen=True)
 class Limits:
-    """How long a prompt may be, after `normalize_prompt`.
+    """Allowed length of a prompt, after `normalize_prompt`.
 
     Attributes:
-        min_words: parts between blanks, at least.
-        max_words: at most.
-        max_characters: at most; at most MAX_CHARACTERS.
+        min_words, max_words: number of words, separated by spaces.
+        max_characters: at most MAX_CHARACTERS.
     """
 
     min_words: int = 1
@@ -74,7 +72,7 @@ class Limits:
 
 @dataclass
 class Noted:
-    """Entries that a report names: how many, and place and beginning of the first few."""
+    """Entries for a report: their number, and place and beginning of the first few."""
 
     count: int = 0
     examples: list[tuple[str, str]] = field(default_factory=list)
@@ -90,13 +88,12 @@ class Tally:
     """What became of the entries of a section.
 
     Attributes:
-        file: that it is in.
-        section: its name.
-        num_read: entries; as many as were kept and dropped together.
+        file, section: where the entries are.
+        num_read: all entries, kept or dropped.
         num_kept: entries that are in the corpus.
         num_distinct: prompts within the limits that differ by `comparison_key`, kept or not.
         dropped: by reason.
-        joined: entries that run over lines, each taken for one prompt.
+        joined: entries that span several lines, each taken as one prompt.
     """
 
     file: str
@@ -113,7 +110,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Leakage:
-    """Number of distinct prompts that stand in two sections."""
+    """Number of distinct prompts that two sections share."""
 
     first: Tally
     second: Tally
@@ -122,7 +119,7 @@ class Leakage:
 
 @dataclass
 class Imported:
-    """A corpus and how it came about: a tally for each section of each file, and leakage for each two."""
+    """A corpus with its report: a tally for each section of each file, and the leakage between any two."""
 
     train: list[str]
     held_out: list[str]
@@ -131,7 +128,7 @@ class Imported:
 
 
 def judge(value: Any, limits: Limits) -> tuple[str, str]:
-    """A prompt as it is stored, and "" or the reason why it cannot be one."""
+    """The normalized prompt, and the reason to drop it or ""."""
     if not isinstance(value, str):
         return "", NOT_TEXT
     if SURROGATES.search(value):
@@ -152,14 +149,14 @@ def judge(value: Any, limits: Limits) -> tuple[str, str]:
 
 
 def _runs_over_lines(entry: Entry) -> bool:
-    """Whether a prompt, or the row that it is of, has several lines: perhaps it is several prompts."""
+    """Whether a prompt or its row spans several lines: it may really be several prompts."""
     text = entry.value.strip()
     return entry.spans_lines or "\n" in text or "\r" in text
 
 
 _LIMITS = Limits()
 _Standing = tuple[frozenset[str], frozenset[int]]
-"""Where a prompt stands: on which sides of the split, and in which sections."""
+"""Where a prompt occurs: on which sides of the split, and in which sections."""
 
 
 def import_prompts(
@@ -170,14 +167,14 @@ def import_prompts(
     holdout: float | None = None,
     limits: Limits = _LIMITS,
 ) -> Imported:
-    """Makes one corpus of files; of prompts that are the same, the first one is kept, and for training alone.
+    """Makes one corpus of several files. Of equal prompts the first one is kept, on the training side if any.
 
     Args:
         paths: files, see `entries`.
         column: see `entries`.
-        section: take this section of each file alone, for training; the others only count for leakage. None
-            takes `train` for training and holds out all others.
-        holdout: pool what is taken and hold out this fraction of it by `split_prompts`.
+        section: train on this section of each file; the others only count for leakage. None trains on
+            `train` and holds out all others.
+        holdout: pool the selected prompts and hold out this fraction of them by `split_prompts`.
         limits: of the prompts' lengths.
     Raises: ValueError naming the file or flag, also if nothing is left to train on.
     """
@@ -185,7 +182,7 @@ def import_prompts(
         check_input(path)
     tallies: list[Tally] = []
     standing: dict[bytes, _Standing] = {}
-    known: dict[_Standing, _Standing] = {}  # the few that there are, shared by all prompts
+    known: dict[_Standing, _Standing] = {}  # few distinct values, shared by all prompts
     train: list[str] = []
     held_out: list[tuple[str, bytes, Tally, str]] = []
     for path in paths:
@@ -263,7 +260,7 @@ def _nothing_left(paths: Sequence[Path], tallies: list[Tally], num_out: int, hol
 
 
 def _leakage(tallies: list[Tally], standing: Counter[frozenset[int]]) -> list[Leakage]:
-    """Counts each section's distinct prompts, and those that two sections share, if any or of one file."""
+    """Counts each section's distinct prompts, and those shared by two sections, if any or of one file."""
     pairs = combinations(range(len(tallies)), 2)
     shared = Counter({(i, j): 0 for i, j in pairs if tallies[i].file == tallies[j].file})
     for sections, count in standing.items():
@@ -275,7 +272,7 @@ def _leakage(tallies: list[Tally], standing: Counter[frozenset[int]]) -> list[Le
 
 
 def total_dropped(tallies: Sequence[Tally]) -> dict[str, Noted]:
-    """What was dropped in all sections, in the order of `REASONS`; of several files, places name theirs."""
+    """What was dropped in all sections, in the order of `REASONS`; with several files, places name them."""
     totals = {
         reason: _total(tallies, lambda tally, r=reason: tally.dropped.get(r, Noted())) for reason in REASONS
     }
@@ -283,7 +280,7 @@ def total_dropped(tallies: Sequence[Tally]) -> dict[str, Noted]:
 
 
 def total_joined(tallies: Sequence[Tally]) -> Noted:
-    """What runs over lines in all sections; places as of `total_dropped`."""
+    """Entries that span several lines, over all sections; places as in `total_dropped`."""
     return _total(tallies, lambda tally: tally.joined)
 
 
@@ -303,7 +300,7 @@ def _total(tallies: Sequence[Tally], noted_of: Callable[[Tally], Noted]) -> Note
 
 
 def report_json(imported: Imported) -> str:
-    """Everything that is known of an import, as JSON."""
+    """The full report of an import, as JSON."""
     data = {
         "num_train": len(imported.train),
         "num_held_out": len(imported.held_out),
@@ -344,10 +341,9 @@ def _noted(noted: Noted) -> dict[str, Any]:
 
 
 def write_corpus(path: Path, train: Sequence[str], held_out: Sequence[str]) -> None:
-    """Writes `{"train": [...], "held_out": [...]}`, one prompt a line, compressed if the name ends in .gz.
+    """Writes `{"train": [...], "held_out": [...]}`, one prompt per line, compressed if the name ends in .gz.
 
-    The same prompts give the same bytes. The file is replaced in one step; where that fails, it stays as it
-    was.
+    The same prompts give the same bytes. The file is replaced atomically.
     """
     with replacing_file(path) as new, new.open("wb") as raw:
         if path.name.lower().endswith(".gz"):

@@ -1,4 +1,4 @@
-"""Between two prompts: conditions that begin as one text's and end as the other's."""
+"""Interpolation between the text features of two prompts."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from scaledreamer.contracts import GeneratorText
 def interpolate_conditions(
     first: GeneratorText, second: GeneratorText, fraction: Float[Tensor, " frame"]
 ) -> GeneratorText:
-    """Conditions on the straight line from one text to another, one for each fraction, without padding.
+    """Text features on the straight line between two texts, one for each fraction, without padding.
 
-    Pooled vectors are mixed. Of tokens the texts have different numbers m and n, so each token of the first
-    is repeated l / m times and each of the second l / n times, l being the least common multiple, and the
-    two sequences of l are mixed. Attention is a weighted mean, which does not change when all its tokens are
-    repeated equally often: at 0 it sees the first text as it is, at 1 the second, and in between it changes
-    smoothly. Adding or masking tokens would jump at one of the ends.
+    Pooled vectors are interpolated linearly. The texts have different numbers of tokens, m and n, so with l
+    their least common multiple, each token of the first is repeated l / m times and each of the second l / n
+    times, and the two sequences of length l are interpolated. Attention is a weighted mean, which does not
+    change if every token is repeated equally often. So at 0 it sees exactly the first text, at 1 the second,
+    and changes smoothly in between. Adding or masking tokens would cause a jump at one end.
 
     Args:
-        first, second: of one prompt each.
+        first, second: text features of one prompt each.
         fraction: 0 is the first, 1 the second.
 
     Raises: ValueError for more than one prompt, or one without tokens.

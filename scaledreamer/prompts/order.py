@@ -1,10 +1,10 @@
-"""In which order a run sees its prompts: bijections that are computed, never stored. Needs no torch.
+"""The order in which a run sees its prompts: permutations that are computed, never stored. Needs no torch.
 
-Sample i of the stream belongs to epoch `i // num_prompts`. Each epoch visits the shards in an order of its
-own, and within a shard its rows in an order of their own. Both are keyed permutations of [0, n) for any n:
-generalized Feistel networks on mixed radices with cycle walking (Black & Rogaway, "Ciphers with Arbitrary
-Finite Domains", CT-RSA 2002). So any sample of any epoch is found in constant time and memory, whatever the
-size of the corpus, and who asks for it makes no difference.
+Sample i of the stream belongs to epoch `i // num_prompts`. Each epoch visits the shards in its own order, and
+the rows of each shard in their own order. Both are keyed permutations of [0, n) for any n: generalized
+Feistel networks on mixed radices with cycle walking (Black & Rogaway, "Ciphers with Arbitrary Finite
+Domains", CT-RSA 2002). So any sample of any epoch is found in constant time and memory, whatever the size of
+the corpus, and by any process.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ MAX_SIZE = 1 << 48
 
 
 class Permutation:
-    """A keyed bijection of the whole numbers below `size`, in constant memory.
+    """A keyed permutation of the integers below `size`, in constant memory.
 
     Args:
         size: from 1 to 2**48.
-        key: whatever tells this permutation from others; its text is hashed.
+        key: identifies the permutation; its text is hashed.
     """
 
     def __init__(self, size: int, *key: object) -> None:
         assert 1 <= size <= MAX_SIZE, size
         self.size = size
-        # Numbers below rows * columns >= size are pairs (row, column); those beyond `size` are walked past.
+        # Numbers below rows * columns >= size are pairs (row, column); those from `size` on are walked past.
         rows = max(math.isqrt(size - 1) + 1, 2)
         self._rows, self._columns = np.uint64(rows), np.uint64(-(-size // rows))
         digest = hashlib.blake2b("\0".join(map(str, key)).encode(), digest_size=8 * NUM_ROUNDS).digest()
         self._keys = np.frombuffer(digest, dtype="<u8").astype(np.uint64)
 
     def __call__(self, numbers: ArrayLike) -> NDArray[np.int64]:
-        """Where each number goes; the shape stays."""
+        """The image of each number, in the same shape."""
         return self._walk(numbers, self._forward)
 
     def inverse(self, numbers: ArrayLike) -> NDArray[np.int64]:
-        """Where each number came from."""
+        """The preimage of each number."""
         return self._walk(numbers, self._backward)
 
     def _walk(
@@ -86,12 +86,12 @@ def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 class Place(NamedTuple):
-    """Some samples of the stream that lie in one shard.
+    """Requested samples that are in the same shard.
 
     Attributes:
         shard: its number.
-        rows: of the samples within the shard.
-        samples: their positions in what was asked for.
+        rows: rows of the samples within the shard.
+        samples: their positions in the request.
     """
 
     shard: int
@@ -100,22 +100,22 @@ class Place(NamedTuple):
 
 
 class EpochOrder:
-    """Where sample i of an endless stream over a sharded corpus lies.
+    """The shard and row of sample i of an endless stream over a sharded corpus.
 
-    Every epoch holds every row of every shard once. An epoch goes through its shards one after the other, so
-    that a process has one open at a time; shards should hold a random part of the corpus each.
+    Every epoch contains every row of every shard once. It goes through one shard after the other, so that a
+    process has one of them open at a time; each shard should therefore be a random part of the corpus.
 
     Args:
-        num_prompts: of the corpus, at least 1.
+        num_prompts: size of the corpus, at least 1.
         shard_size: rows of every shard but the last, which may have fewer.
-        seed: of the run.
+        seed: the run's seed.
     """
 
     def __init__(self, num_prompts: int, shard_size: int, seed: int) -> None:
         assert num_prompts >= 1 and shard_size >= 1, (num_prompts, shard_size)
         self.num_prompts, self.shard_size, self.seed = num_prompts, shard_size, seed
         self.num_shards = -(-num_prompts // shard_size)
-        self._missing = self.num_shards * shard_size - num_prompts  # rows that the last shard is short of
+        self._missing = self.num_shards * shard_size - num_prompts  # rows that the last shard lacks
         self._shards = lru_cache(4)(lambda epoch: Permutation(self.num_shards, seed, "shards", epoch))
         self._rows = lru_cache(16)(
             lambda epoch, shard: Permutation(self.size_of(shard), seed, "rows", epoch, shard)
@@ -127,8 +127,7 @@ class EpochOrder:
         return self.shard_size - self._missing * (shard == self.num_shards - 1)
 
     def locate(self, samples: ArrayLike) -> list[Place]:
-        """Shard and row of each sample (numbers from 0, any epoch), grouped by shard in the order of
-        visits."""
+        """Shard and row of each sample (numbered from 0, any epoch), grouped by shard in visiting order."""
         epochs, positions = np.divmod(np.asarray(samples, dtype=np.int64), self.num_prompts)
         places = []
         for epoch in np.unique(epochs):
@@ -151,7 +150,7 @@ class EpochOrder:
     def _visits(
         self, epoch: int, positions: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The how-manieth shard of the epoch a position lies in, and its position therein."""
+        """Which shard of the epoch, in visiting order, each position is in, and the position within it."""
         if self._missing:
             first_after = (self._short_at(epoch) + 1) * self.shard_size - self._missing
             positions = positions + self._missing * (positions >= first_after)

@@ -1,8 +1,8 @@
-"""Files of prompts: text with one prompt a line, or JSON. Training, inference and tools read them here.
+"""Prompt files: text with one prompt per line, or JSON, as read by training, inference and tools.
 
-Text: a line ends at "\\n", "\\r\\n" or a lone "\\r". Other separators (U+2028, U+0085, "\\x0b", "\\x0c") are
-white space within a line. Blank lines and lines that start with # are no prompts.
-JSON (.json): a list of texts, or lists by section, `{"train": [...], ...}`; every entry is a prompt.
+Text: a line ends with "\\n", "\\r\\n" or "\\r". Other separators (U+2028, U+0085, "\\x0b", "\\x0c") are
+white space within a line. Blank lines and lines that start with # are ignored.
+JSON (.json): a list of strings, or named lists, `{"train": [...], ...}`; every entry is a prompt.
 Both are UTF-8, with or without a byte order mark, and may be compressed (.gz). Needs no torch.
 """
 
@@ -26,11 +26,11 @@ from scaledreamer.prompts.check import check_prompt, normalize_prompt
 TO_IMPORT = (".jsonl", ".csv", ".tsv", ".parquet", ".tar")
 """Formats that only `scaledreamer import-prompts` reads."""
 MAX_LINE = 2**24
-"""Characters of a line that are read; the rest of a longer one is skipped, so that memory stays small."""
+"""Characters that are read of a line; the rest is skipped, so that memory stays small."""
 NOT_UTF8 = "not UTF-8 text; save it as UTF-8"
 ByteStream = io.BufferedReader | io.BytesIO | gzip.GzipFile
 SURROGATES = re.compile("[\ud800-\udfff]")
-"""What bytes that are not UTF-8 are read as."""
+"""How bytes that are not UTF-8 are decoded."""
 MAX_NAMED = 20
 """Places and reasons that a message lists."""
 _IS_NO_PROMPT = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ufeff\u200b]*(?:#|\Z)")
@@ -38,12 +38,12 @@ _BINARY = (b"\xff\xfe", b"\xfe\xff", b"\x1f\x8b", b"PAR1", b"PK\x03\x04")
 
 
 class PlacedPrompt(NamedTuple):
-    """What stands at one place of a file.
+    """One entry of a prompt file.
 
     Attributes:
         place: for messages: "line 3" of text, "entry 2" of JSON (from 0).
-        prompt: as `normalize_prompt` gives it; "" if it cannot be one.
-        problem: why it cannot be a prompt; "" if it can.
+        prompt: normalized by `normalize_prompt`; "" if it is not valid.
+        problem: why it is not a valid prompt; "" if it is.
     """
 
     place: str
@@ -57,14 +57,14 @@ class PlacedPrompt(NamedTuple):
 def iter_prompt_file(
     path: str | Path, section: str = "train", *, source: str | None = None
 ) -> Iterator[PlacedPrompt]:
-    """All prompts of a file in order, with repetitions, and all entries that cannot be prompts.
+    """All entries of a file in order, including repetitions and entries that are not valid prompts.
 
     Text is read line by line, whatever its size; JSON is held in memory.
 
     Args:
-        path: its ending says its format: .json (also .json.gz) is JSON, all else text.
+        path: .json and .json.gz are JSON, everything else is text.
         section: which list of a JSON mapping.
-        source: what messages call the file, for example "--prompts-file list.txt".
+        source: name of the file in messages, for example "--prompts-file list.txt".
     Raises: ValueError naming the file and what is wrong if it cannot be read as a whole.
     """
     path = Path(path)
@@ -89,11 +89,11 @@ def iter_prompt_file(
 
 
 class FilePrompts:
-    """The prompts of a file in its order, each once, read anew at every iteration and never held together.
+    """The distinct prompts of a file in order, read again at every iteration and never all in memory.
 
-    In memory: a 16-byte hash of each prompt; of JSON, the file.
-    Raises: ValueError as `iter_prompt_file`, and naming all entries that cannot be prompts, before any is
-        given.
+    Memory holds a 16-byte hash of each prompt and, for JSON, the file.
+    Raises: ValueError as `iter_prompt_file`, and, before the first prompt, one that names all entries that
+        are not valid prompts.
     """
 
     def __init__(self, path: str | Path, section: str = "train") -> None:
@@ -110,7 +110,7 @@ class FilePrompts:
 
 
 def prompts_of_text(content: bytes, source: str) -> list[PlacedPrompt]:
-    """All prompts of text that comes from no file, as `iter_prompt_file` gives them.
+    """All entries of a text that does not come from a file, as from `iter_prompt_file`.
 
     Raises: ValueError if it is binary.
     """
@@ -119,14 +119,14 @@ def prompts_of_text(content: bytes, source: str) -> list[PlacedPrompt]:
 
 
 def check_no_problem(source: str, placed: Iterable[PlacedPrompt]) -> None:
-    """Raises ValueError that names all entries that cannot be prompts, if there are any."""
+    """Raises ValueError naming all entries that are not valid prompts, if there are any."""
     problems = [(place, problem) for place, _, problem in placed if problem]
     if problems:
         raise ValueError(problems_message(source, problems))
 
 
 def problems_message(source: str, problems: Sequence[tuple[str, str]]) -> str:
-    """One line that names the place and the reason of each problem; places with the same reason together.
+    """One line with the place and the reason of each problem, grouped by reason.
 
     Args:
         problems: (place, reason); at least one.
@@ -150,7 +150,7 @@ def _listed(places: Sequence[str]) -> str:
 
 
 def suffix_of(path: Path) -> str:
-    """The ending that names a file's format, without .gz; .tar of a .tgz file."""
+    """The extension that determines a file's format, without .gz; .tar for a .tgz file."""
     suffix = Path(path.name.lower().removesuffix(".gz")).suffix
     return ".tar" if suffix == ".tgz" else suffix
 
@@ -162,7 +162,7 @@ def is_packed(path: Path) -> bool:
 
 @contextlib.contextmanager
 def open_bytes(path: Path) -> Iterator[io.BufferedReader | gzip.GzipFile]:
-    """The content of a file, unpacked if `is_packed`. All members of a gzip file are read, one by one.
+    """The content of a file, decompressed if `is_packed`. All members of a gzip file are read.
 
     Raises: OSError, and EOFError or zlib.error while a damaged gzip file is read.
     """
@@ -192,11 +192,11 @@ def check_is_text(source: str, head: bytes) -> None:
 
 
 def read_lines(stream: ByteStream, newline: str | None = None) -> Iterator[tuple[int, str]]:
-    """Lines with their numbers from 1, bytes that are not UTF-8 as surrogates. Lines are cut off
-    after MAX_LINE characters.
+    """Lines with their numbers from 1; bytes that are not UTF-8 become surrogates. Lines are cut off after
+    MAX_LINE characters.
 
     Args:
-        newline: as of `open`; None ends lines as this module's head says.
+        newline: as in `open`; None ends lines as described at the top of this module.
     """
     text = io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline=newline)
     number = 0

@@ -1,6 +1,7 @@
-"""Shards that lie elsewhere: copied here one by one, when they are needed. Needs no torch.
+"""Remote shards: copied to a local cache one by one, when they are needed. Needs no torch.
 
-Several processes may share one cache: a file is copied once, under a lock, and appears whole or not at all.
+Several processes may share one cache: a file is copied once, under a lock, and appears completely or not at
+all.
 """
 
 from __future__ import annotations
@@ -32,15 +33,15 @@ PLAIN_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2")
 
 
 def shard_files(source: str, *, cache: str | Path, cache_gib: float = 100.0) -> ShardFiles:
-    """Access to a folder of shards, wherever it lies.
+    """Access to a folder of shards, local or remote.
 
     Args:
         source: a folder; `http(s)://...`; `pipe:COMMAND` with `{name}` where a file's name belongs, which
             must write that file to its standard output; or a URL of any file system that fsspec knows
             (`s3://...`).
-        cache: folder for copies of what does not lie here.
-        cache_gib: those used longest ago are removed beyond this size.
-    Raises: ValueError for what cannot be read by number.
+        cache: folder for copies of remote shards.
+        cache_gib: beyond this size, the least recently used copies are removed.
+    Raises: ValueError if records cannot be accessed by number.
     """
     if source.startswith("pipe:"):
         if "{name}" not in source:
@@ -76,13 +77,13 @@ def shard_files(source: str, *, cache: str | Path, cache_gib: float = 100.0) -> 
 
 
 class CachedFiles:
-    """A folder of shards elsewhere, copied here file by file.
+    """A remote folder of shards, copied file by file.
 
     Args:
-        place: where they lie.
-        open_file: opens one of them: `(place, name) -> bytes to read`.
-        cache: folder for copies, with a subfolder for this place.
-        limit_gib: of all tars of this place.
+        place: the remote location.
+        open_file: opens one of its files: `(place, name) -> bytes to read`.
+        cache: folder for copies, with a subfolder for this location.
+        limit_gib: limit for all tars of this location.
     """
 
     def __init__(
@@ -124,7 +125,7 @@ class CachedFiles:
         return path
 
     def _refresh_manifest(self) -> None:
-        """Copies the manifest anew; where the corpus has changed, forgets copies of the old one."""
+        """Copies the manifest again; if the corpus has changed, discards copies of the old one."""
         path = self._folder / MANIFEST
         clean_up(self._folder)
         before = path.read_text(encoding="utf-8", errors="replace") if path.exists() else None
@@ -161,7 +162,7 @@ class CachedFiles:
         )
 
     def _make_room(self, newest: Path) -> None:
-        """Removes the tars used longest ago beyond the limit; a process that has one open keeps it."""
+        """Removes the least recently used tars above the limit; a process that has one open keeps it."""
         tars = sorted(self._folder.glob("shard-*.tar"), key=lambda tar: tar.stat().st_mtime)
         total = sum(tar.stat().st_size for tar in tars)
         for tar in tars:
@@ -173,7 +174,7 @@ class CachedFiles:
 
 
 class _UnreadableError(Exception):
-    """A file that did not arrive, for a reason that may pass."""
+    """A file that could not be fetched, for a reason that may be temporary."""
 
 
 def _fingerprint(manifest: str) -> object:

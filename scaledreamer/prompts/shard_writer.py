@@ -1,4 +1,4 @@
-"""Writes folders of shards: whole or to be gone on with, by one of several processes. Needs no torch."""
+"""Writes folders of shards, resumably, by one of several processes. Needs no torch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from scaledreamer.prompts.shards import (
 from scaledreamer.prompts.words import WordCount
 
 Encode = Callable[[list[str]], Mapping[str, NDArray[np.generic]]]
-"""Prompts to the parts of `GeneratorText`, with a first axis of prompts."""
+"""Maps prompts to the fields of `GeneratorText`; the first axis is the prompt."""
 
 
 def build_shards(
@@ -39,19 +39,19 @@ def build_shards(
     encoder: Encoder | None = None,
     on_shard: Callable[[int, int], None] = lambda shard, num_prompts: None,
 ) -> Manifest:
-    """Writes a folder of shards; where an earlier call was interrupted, goes on from its whole shards.
+    """Writes a folder of shards; after an interruption, continues from the complete ones.
 
-    The same arguments give the same bytes. Prompts are written in the given order, which should be a random
-    one: training goes through one shard after the other.
+    The same arguments give the same bytes. Prompts are written in the given order, which should be random,
+    because training goes through one shard after the other.
 
     Args:
-        prompts: any number; held in memory by the shard.
-        folder: new, or of an interrupted call.
+        prompts: any number; one shard of them is in memory at a time.
+        folder: new, or from an interrupted call.
         shard_size: rows of every shard but the last.
         corpus: name for the manifest.
-        encode: gives embeddings to store beside the prompts, as fp16.
-        encoder: what `encode` is; given with it.
-        on_shard: called after each shard with its number and the prompts so far.
+        encode: computes embeddings to be stored beside the prompts, in fp16.
+        encoder: identifies `encode`; required with it.
+        on_shard: called after each shard with its number and the number of prompts so far.
     Raises: ValueError for a bad prompt or none, and if the folder holds something else or cannot be written.
     """
     assert shard_size >= 1 and (encode is None) == (encoder is None), (shard_size, encoder)
@@ -107,7 +107,7 @@ def _check(prompt: str, corpus: str) -> None:
 
 
 def _is_whole(folder: Path, shard: int, identity: Mapping[str, str]) -> bool:
-    """Whether an earlier call has written a shard with this content, and it is undamaged."""
+    """Whether an earlier call wrote this shard with the same content, and it is undamaged."""
     try:
         index = Index.load(folder / index_name(shard))
         is_same = all(index.about.get(name) == value for name, value in identity.items())
@@ -161,7 +161,7 @@ def _remove_after(folder: Path, last: int) -> None:
 
 
 def shuffled(prompts: Iterable[str]) -> list[str]:
-    """Prompts in the order of a stable hash: a random one, the same in every run, however they came."""
+    """Prompts in the order of a stable hash: random, but the same for any input order."""
     return sorted(prompts, key=lambda prompt: hashlib.blake2b(prompt.encode(), digest_size=16).digest())
 
 
@@ -174,13 +174,13 @@ def build_once(
     corpus: str,
     say: Callable[[str], None],
 ) -> None:
-    """Writes a folder of shards unless it is there already; of several processes one does, the others wait.
+    """Writes a folder of shards unless it exists; one of several processes does so while the others wait.
 
     Args:
-        prompts: gives them; not called where the folder is there.
-        folder: its name must say what is in it.
-        num_prompts: how many they are.
-        say: is told what is going on.
+        prompts: returns the prompts; not called if the folder exists.
+        folder: its name must identify its content.
+        num_prompts: number of prompts.
+        say: prints progress messages.
     Raises: ValueError as `build_shards`.
     """
     from filelock import FileLock, Timeout

@@ -1,13 +1,13 @@
-"""Corpora as webdataset shards with an index: any record is read by its number (`shard_writer` writes them).
+"""Corpora as indexed webdataset shards: records are read by number (`shard_writer` writes them).
 
-A folder of shards holds
+A folder of shards contains
 
-    shards.json                       what is in the folder; written last, so that it is whole if it is there
+    shards.json                       the manifest; written last, so the folder is complete if it exists
     shard-000000.tar                  a webdataset shard: `KEY.txt`, and `KEY.safetensors` with an embedding
     shard-000000.index.safetensors    byte offsets, lengths and checksums of its members
 
-Any webdataset pipeline reads the tars; this module alone reads the indices, and so any record without reading
-those before it. Needs no torch.
+Any webdataset pipeline can read the tars. The indices give this module random access to the records. Needs no
+torch.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ def index_name(shard: int) -> str:
 
 @dataclass(frozen=True)
 class Encoder:
-    """The text encoder whose embeddings shards carry.
+    """The text encoder whose embeddings are stored in shards.
 
     Attributes:
-        name: folder or hub id that it was read from.
+        name: folder or hub id that it was loaded from.
         sha256: `TextConditioner.fingerprint`.
     """
 
@@ -65,16 +65,16 @@ class Encoder:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a folder of shards holds (`shards.json`).
+    """Description of a folder of shards (`shards.json`).
 
     Attributes:
-        corpus: name or file that it was made from.
+        corpus: name or file of the corpus.
         num_prompts: in all shards.
         shard_size: rows of a shard; the last one may have fewer.
         fingerprint: hash of all prompts in order.
-        encoder: of the embeddings, if there are any.
-        words: of the prompts (`WordCount.most_frequent`), with blanks between them; None where nobody has
-            looked.
+        encoder: encoder of the embeddings, if there are any.
+        words: words of the prompts (`WordCount.most_frequent`), separated by spaces; None if they were not
+            counted.
     """
 
     corpus: str
@@ -120,13 +120,13 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Index:
-    """Where the members of a shard lie in its tar.
+    """Positions of a shard's members in its tar.
 
     Attributes:
-        offsets, lengths, checksums: by extension, one number a row: bytes, bytes, and CRC-32.
+        offsets, lengths, checksums: by extension, one number per row: bytes, bytes, and CRC-32.
         num_bytes: size of the tar.
-        sha256: of the tar.
-        about: what else was written down.
+        sha256: hash of the tar.
+        about: further entries.
     """
 
     offsets: dict[str, NDArray[np.int64]]
@@ -184,14 +184,14 @@ class Index:
             for extension, column in getattr(self, name).items():
                 tensors[f"{name}.{extension}"] = np.ascontiguousarray(column)
         about = {**self.about, "bytes": self.num_bytes, "sha256": self.sha256}
-        # One entry: safetensors writes several in an order of chance.
+        # A single entry, because safetensors writes several in random order.
         return save(tensors, {"index": json.dumps({"format_version": FORMAT_VERSION, **about})})
 
     @classmethod
     def load(cls, path: Path) -> Index:
-        """Reads what `dumps` gave.
+        """Reads what `dumps` returned.
 
-        Raises: ValueError with the reason for anything else; FileNotFoundError if there is nothing.
+        Raises: ValueError with the reason for anything else; FileNotFoundError if there is no file.
         """
         from safetensors import SafetensorError, safe_open
 
@@ -222,7 +222,7 @@ def file_sha256(path: Path) -> str:
 
 
 class _OpenShard:
-    """A shard that records are read from; closes its file when it is no longer used."""
+    """A shard opened for reading; its file is closed when the object is no longer used."""
 
     def __init__(self, path: Path, index: Index, num_rows: int) -> None:
         if index.num_rows != num_rows:
@@ -271,22 +271,22 @@ class _OpenShard:
 
 @runtime_checkable
 class ShardFiles(Protocol):
-    """Gives the files of a folder of shards as files on this machine."""
+    """Provides the files of a folder of shards as local files."""
 
     place: str
 
     def local(self, name: str, is_whole: Callable[[Path], bool] | None = None) -> Path:
-        """Path of a file by its name, copied here first if need be.
+        """Local path of a file, which is copied first if necessary.
 
         Args:
-            is_whole: whether a copy is as it should be.
+            is_whole: checks whether a copy is complete and undamaged.
         Raises: ValueError naming the file and its place if it is missing or cannot be copied.
         """
         ...
 
 
 class LocalFiles:
-    """Shards in a folder of this machine."""
+    """Shards in a local folder."""
 
     def __init__(self, folder: str | Path) -> None:
         self.place = str(folder)
@@ -300,13 +300,13 @@ class LocalFiles:
 
 
 class ShardedPrompts:
-    """A corpus in shards, of which a few are open at a time (a `PromptSource`).
+    """A corpus in shards, with a few of them open at a time (a `PromptSource`).
 
-    A damaged record (its checksum is wrong) is named on the standard error stream, counted, and the next
-    whole record of its shard is given in its place.
+    A damaged record (with a wrong checksum) is reported on standard error and counted, and the next intact
+    record of its shard takes its place.
 
     Args:
-        files: where the shards lie.
+        files: access to the shards.
     Raises: ValueError if there is no manifest or it cannot be used.
     """
 
@@ -366,7 +366,7 @@ class ShardedPrompts:
             if shard in self._open:
                 self._open.move_to_end(shard)
                 return self._open[shard]
-        # Other shards stay readable while this one is copied here.
+        # Other shards stay readable while this one is copied.
         opened = self._open_shard(shard)
         with self._lock:
             self._open[shard] = opened
@@ -407,7 +407,7 @@ class ShardedPrompts:
 
 
 def verify_shards(files: ShardFiles) -> Iterator[str]:
-    """Reads a folder of shards from beginning to end and gives what is wrong with it, one line each."""
+    """Reads a folder of shards completely and yields a line for each problem."""
     try:
         manifest = ShardedPrompts(files).manifest
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Where a stream reads its prompts from: in rows of numbered shards, by number. Needs no torch."""
+"""Sources of prompts for a stream: rows of numbered shards. Needs no torch."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ from scaledreamer.prompts.words import WordCount
 
 
 class SourceError(ValueError):
-    """A part of the corpus is missing or cannot be used; perhaps for one process only, and late in a run."""
+    """Part of the corpus is missing or unusable, perhaps for one process only, and perhaps late in a run."""
 
 
 class Records(NamedTuple):
     """Rows of one shard.
 
     Attributes:
-        prompts: one a row.
-        condition: their text embeddings where the shards carry them, by name of `GeneratorText`'s parts, with
-            a first axis of rows; else None.
-        num_replaced: damaged rows in whose place their neighbours are given.
+        prompts: one per row.
+        condition: stored text embeddings by field of `GeneratorText`, with the row as first axis, or None.
+        num_replaced: number of damaged rows that were replaced by a neighbour.
     """
 
     prompts: list[str]
@@ -36,8 +35,8 @@ class PromptSource(Protocol):
     """A corpus in shards of equal size, the last of which may be smaller.
 
     Attributes:
-        num_prompts: of the corpus.
-        num_distinct: of these, as far as is known.
+        num_prompts: size of the corpus.
+        num_distinct: number of distinct prompts, as far as is known.
         shard_size: rows of a shard.
         fingerprint: hash of the prompts in their order.
     """
@@ -55,30 +54,30 @@ class PromptSource(Protocol):
         ...
 
     def prepare(self, shard: int) -> None:
-        """Does what makes a later `read` of a shard fast, such as copying it here; may do nothing.
+        """Prepares a fast `read` of a shard, for example by copying it; may do nothing.
 
         Raises: as `read`.
         """
         ...
 
     def examples(self, count: int) -> list[str]:
-        """At most `count` prompts spread over the corpus (of shards: over the first), always the same."""
+        """At most `count` prompts spread over the corpus (or over the first shard), always the same ones."""
         ...
 
     def words(self) -> frozenset[str] | None:
-        """The words of the corpus, the rarest of a large one left out; None where nobody has looked."""
+        """The words of the corpus, without the rarest of a large one; None if they were not counted."""
         ...
 
 
 def spread(size: int, count: int) -> list[int]:
-    """At most `count` of the whole numbers below `size`, evenly apart, from 0 on."""
+    """At most `count` evenly spaced integers below `size`, starting at 0."""
     return [number * size // count for number in range(count)] if count < size else list(range(size))
 
 
 class PromptList:
-    """A corpus in memory: one shard.
+    """A corpus in memory, as one shard.
 
-    Raises: ValueError without prompts.
+    Raises: ValueError if there are no prompts.
     """
 
     def __init__(self, prompts: Sequence[str]) -> None:

@@ -1,8 +1,8 @@
-"""The state-free stream: everything random in a step is a function of (seed, step, sample index) and a name.
+"""The stateless stream: everything random in a step is a function of (seed, step, sample index) and a name.
 
-There is no generator whose state would have to be saved, shared or advanced. So a resumed run repeats nothing
-and skips nothing, and the number of ranks or of accumulation steps only decides who computes which samples of
-a step.
+There is no random generator whose state has to be saved, shared or advanced. So a resumed run neither repeats
+nor skips anything, and the number of ranks or accumulation steps only determines which process computes which
+samples of a step.
 
 Names used while training: cameras, jitter, background, z, points, timestep, shift, noise, vae_noise (the last
 four followed by the number of the prior).
@@ -35,10 +35,10 @@ def _generator(*key: object) -> np.random.Generator:
 
 @dataclass(frozen=True)
 class SampleRandom:
-    """Random numbers of one sample of one step; asking twice for a name gives the same numbers.
+    """Random numbers of one sample of one step; the same name always gives the same numbers.
 
     Attributes:
-        seed: of the run.
+        seed: the run's seed.
         step: optimizer step, from 0.
         index: position of the sample in the step's global batch.
     """
@@ -78,8 +78,8 @@ class Drawn(NamedTuple):
     Attributes:
         prompts: their texts.
         random: their random numbers.
-        condition: their stored text embeddings, float32, where the source has them and the run uses them.
-        num_replaced: damaged records among them, in whose place others are given.
+        condition: their stored text embeddings, float32, if the source has them and the run uses them.
+        num_replaced: number of damaged records among them that were replaced by others.
     """
 
     prompts: list[str]
@@ -89,15 +89,15 @@ class Drawn(NamedTuple):
 
 
 class PromptStream:
-    """Which prompts a step shows: every prompt once an epoch, in an order of the epoch's own.
+    """The prompts of each step: every prompt once per epoch, in a different order each epoch.
 
-    The shard after those that were asked for is opened, or copied here, by a thread meanwhile.
+    A thread opens, or copies, the next shard in the meantime.
 
     Args:
         source: the corpus.
-        seed: of the run.
-        batch_size: prompts of a step over all ranks and accumulation steps.
-        use_embeddings: give the embeddings that the source carries.
+        seed: the run's seed.
+        batch_size: prompts per step over all ranks and accumulation steps.
+        use_embeddings: return the embeddings stored in the source.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class PromptStream:
         return Drawn(records.prompts, random, condition, records.num_replaced)
 
     def _prepare_next(self, step: int, last_index: int) -> None:
-        """Where there is one shard it is in memory or open already."""
+        """A single shard is in memory or open already."""
         if self.order.num_shards == 1:
             return
         after = self.order.shard_after(step * self.batch_size + last_index)

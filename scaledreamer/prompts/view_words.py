@@ -1,6 +1,6 @@
-"""View words: which part of an object a camera sees, said in the prior's prompt (FACTS, section 3).
+"""View words ("front view", ...), which tell the prior from where the camera sees the object.
 
-The conditioner of a generator never sees them: an asset is the same from everywhere.
+The generator's conditioner never sees them, since an asset does not depend on the camera.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def view_index(
     """Index into `VIEW_WORDS` of each camera.
 
     Args:
-        elevation, azimuth: radians, azimuth 0 before the front, any number of turns.
+        elevation, azimuth: radians; azimuth 0 is the front, any number of turns.
         front_deg, back_deg: half-widths in azimuth of the front and the back.
-        overhead_deg: elevation from which the view is from above, whatever the azimuth.
+        overhead_deg: elevation above which the view is from overhead, at any azimuth.
     """
     wrapped = torch.remainder(azimuth + math.pi, 2 * math.pi) - math.pi
     index = torch.full_like(wrapped, SIDE, dtype=torch.long)
@@ -44,13 +44,13 @@ def with_view(prompt: str, index: int) -> str:
 
 
 class ViewMix(NamedTuple):
-    """Each camera between two views, and the two that it should not look like.
+    """For each camera the two views it is between, and the two views to push away from.
 
     Attributes:
-        first, second: views that it lies between; overhead twice from above.
+        first, second: the views it is between; both overhead from above.
         share_of_second: 0 is the first view alone.
-        negatives: views to lead away from.
-        negative_weights: how strongly, at least 0.
+        negatives: negative views.
+        negative_weights: their weights, at least 0.
     """
 
     first: Int[Tensor, " batch"]
@@ -63,14 +63,14 @@ class ViewMix(NamedTuple):
 def neighbouring_views(
     elevation: Float[Tensor, " batch"], azimuth: Float[Tensor, " batch"], *, overhead_deg: float = 60.0
 ) -> ViewMix:
-    """Perp-Neg's interpolation of view words (arXiv 2304.04968, section 5; constants: FACTS, section 3).
+    """Perp-Neg's interpolation of view words (arXiv 2304.04968, section 5).
 
-    Between front and side, both are led away from, each the more the farther away it is; between side and
-    back, side and, strongly, front are. Views from above are led away from nothing.
+    Between front and side, both are negatives, each the stronger the farther away it is. Between side and
+    back, the negatives are side and, more strongly, front. Views from above have none.
 
     Args:
-        elevation, azimuth: radians, azimuth 0 before the front, any number of turns.
-        overhead_deg: elevation from which the view is from above.
+        elevation, azimuth: radians; azimuth 0 is the front, any number of turns.
+        overhead_deg: elevation above which the view is from overhead.
     """
     turned = torch.remainder(azimuth + math.pi, 2 * math.pi) - math.pi
     quarters = turned.abs() / (math.pi / 2)  # 0 front, 1 side, 2 back

@@ -1,4 +1,4 @@
-"""Words of prompts: how they are told apart, and which of a corpus are kept. Needs no torch."""
+"""Splitting prompts into words, and counting the words of a corpus. Needs no torch."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from collections.abc import Iterable
 from pathlib import Path
 
 WORDS_FILE = "words.json"
-"""In `tokenizer/`: the words of a text encoder that was taught a few."""
+"""In `tokenizer/`: the words of a text encoder with a closed vocabulary."""
 
 MAX_WORDS = 50_000
-"""Of a corpus so many are kept, the most frequent; captions from the web have millions, mostly misspelt."""
+"""How many of the most frequent words are kept; web captions have millions, mostly misspelled."""
 
 FUNCTION_WORDS = frozenset(
     "a an and at by for from in is it its of on or that the to with".split()  # noqa: SIM905
 )
-"""Words that name nothing."""
+"""Words without content of their own."""
 
 
 def words_of(prompt: str) -> list[str]:
-    """The words of a prompt in order, in lower case; signs beyond ASCII, such as emoji, count as words."""
+    """The words of a prompt in order, in lower case; non-ASCII symbols, such as emoji, count as words."""
     return re.findall(r"[^\W_]+(?:'[^\W_]+)?|[^\w\s\x00-\x7f]+", prompt.lower())
 
 
@@ -31,12 +31,12 @@ def unknown_words(prompt: str, known: frozenset[str]) -> list[str]:
 
 
 def content_words(prompt: str) -> set[str]:
-    """The words of a prompt that may name something: neither signs nor `FUNCTION_WORDS`."""
+    """The words of a prompt that may name something: neither symbols nor `FUNCTION_WORDS`."""
     return {word for word in words_of(prompt) if word[0].isalnum()} - FUNCTION_WORDS
 
 
 class WordCount:
-    """Gathers the words of prompts that pass by."""
+    """Counts the words of prompts, one batch after the other."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
@@ -47,13 +47,13 @@ class WordCount:
             self._counts.update(set(words_of(prompt)))
 
     def most_frequent(self, limit: int = MAX_WORDS) -> frozenset[str]:
-        """The words that most prompts have; of equally frequent ones those first in the alphabet."""
+        """The words that occur in most prompts; ties are resolved alphabetically."""
         ranked = sorted(self._counts.items(), key=lambda item: (-item[1], item[0]))
         return frozenset(word for word, _ in ranked[:limit])
 
 
 def read_words(path: Path) -> frozenset[str] | None:
-    """The words of a text encoder whose vocabulary is closed; None where there is no such file.
+    """The words of a text encoder with a closed vocabulary; None if there is no such file.
 
     Raises: ValueError if it is damaged.
     """
@@ -69,6 +69,6 @@ def read_words(path: Path) -> frozenset[str] | None:
 
 
 def short(text: str, length: int = 80) -> str:
-    """A prompt as messages show it: quoted, on one line, cut where it is long."""
+    """A prompt for messages: quoted, on one line, shortened if it is long."""
     text = " ".join(text.split())
     return repr(text if len(text) <= length else text[: length - 3] + "...")

@@ -1,7 +1,7 @@
-"""Prompts in foreign files, entry by entry: text, JSON, JSONL, CSV, TSV, Parquet and webdataset shards.
+"""Prompts in other people's files, entry by entry: text, JSON, JSONL, CSV, TSV, Parquet, webdataset shards.
 
-Files are read in parts, so that one broken line is one dropped entry, and none needs more memory than a line;
-only JSON, which cannot be read in parts, is held as a whole. Needs no torch.
+Files are streamed, so a broken line costs one entry, and memory holds one line. Only JSON, which cannot be
+streamed, is read as a whole. Needs no torch.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from scaledreamer.prompts.foreign.tars import tar_entries
 from scaledreamer.prompts.prompt_file import ByteStream, check_is_text, open_bytes, prompt_lines, suffix_of
 
 SUFFIXES = (".txt", ".json", ".jsonl", ".csv", ".tsv", ".parquet", ".tar")
-"""What is read, each also compressed (.gz; .tgz is .tar.gz)."""
+"""Supported extensions, each also compressed (.gz; .tgz is .tar.gz)."""
 
 
 def check_input(path: Path) -> None:
-    """Looks at a file before any is read.
+    """Checks a file before any is read.
 
     Raises: ValueError if it is missing, of an unknown format, or needs a package that is not installed.
     """
@@ -44,13 +44,13 @@ def check_input(path: Path) -> None:
 
 
 def entries(path: Path, column: str | None = None) -> Iterator[Entry]:
-    """Reads the entries of a file in order; blank lines, and # comments of plain text, are none.
+    """Reads the entries of a file in order, without blank lines and, in plain text, # comments.
 
     Args:
-        path: its ending says its format (`SUFFIXES`).
-        column: which column or key holds the prompt or a list of them; None takes the only one of
-            `GUESSED_COLUMNS` that is there. A number is the column of a CSV or TSV file without a header row,
-            from 1. Of a tar it is the ending of the members (None: txt).
+        path: its extension determines the format (`SUFFIXES`).
+        column: the column or key that has the prompt, or a list of prompts; None takes the only one of
+            `GUESSED_COLUMNS` that exists. A number is the column, from 1, of a CSV or TSV file without a
+            header row. For a tar it is the extension of the members (None: txt).
     Raises: ValueError naming the file, and the place, if the file as a whole cannot be read.
     """
     try:

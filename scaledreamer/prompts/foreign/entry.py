@@ -1,4 +1,4 @@
-"""What readers of foreign files share: entries, the choice of a column, texts for messages."""
+"""Shared by the readers of other people's files: entries, the choice of a column, texts for messages."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 from scaledreamer.prompts.prompt_file import SURROGATES
 
 GUESSED_COLUMNS = ("prompt", "caption", "text", "prompts", "captions", "texts")
-"""Names of the column of prompts, in any case, where --column gives none."""
+"""Names of the column of prompts, in any case, if --column is not given."""
 EXAMPLE_LENGTH = 80
 NUM_LISTED = 20
-"""Names that a message lists."""
+"""Maximum number of names in a message."""
 NOT_UTF8 = "not UTF-8"
 NOT_JSON = "not valid JSON"
 NOT_CSV = "not valid CSV"
@@ -26,14 +26,14 @@ TRAIN = "train"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What stands at one place of a file.
+    """One entry of a file.
 
     Attributes:
         section: key of a JSON mapping; "train" elsewhere.
-        place: for the reader of a report, for example "line 3".
-        value: the text, where there is one; bytes that are not UTF-8 are surrogates in it.
-        reason: one of `REASONS` if there is no prompt to be had of it.
-        spans_lines: whether a quoted field of its row, in whichever column, runs over the end of a line.
+        place: for reports, for example "line 3".
+        value: the text, if there is one; bytes that are not UTF-8 are surrogates.
+        reason: one of `REASONS` if the entry is not usable.
+        spans_lines: whether a quoted field of its row, in any column, spans several lines.
     """
 
     section: str
@@ -44,7 +44,7 @@ class Entry:
 
 
 def spread(section: str, place: str, value: Any, *, spans_lines: bool = False) -> Iterator[Entry]:
-    """The entries of a column's value: of a list one for each member, with its number from 1; else one."""
+    """The entries of a column's value: for a list one per member, numbered from 1; otherwise one."""
     if isinstance(value, list) and value:
         for number, text in enumerate(value, start=1):
             yield Entry(section, f"{place}, text {number}", text, "", spans_lines)
@@ -65,11 +65,11 @@ def listed(names: Sequence[str]) -> str:
 
 
 def find_column(path: Path, names: Sequence[str], column: str | None, or_number: str = "") -> str:
-    """The column of the prompts: the one asked for, or the only one of `GUESSED_COLUMNS`.
+    """The column of the prompts: the requested one, or the only one of `GUESSED_COLUMNS`.
 
     Args:
-        or_number: how a message says that a number would do as well, if it would.
-    Raises: ValueError if the column is not there, stands there twice, or cannot be guessed.
+        or_number: how a message says that a number is accepted too, if it is.
+    Raises: ValueError if the column is missing, occurs twice, or cannot be guessed.
     """
     if column is not None and column not in names:
         raise ValueError(
@@ -95,5 +95,5 @@ def shown(value: Any) -> str:
 
 
 def key_digest(text: str) -> bytes:
-    """16 bytes that stand for a text."""
+    """A 16-byte hash of a text."""
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()

@@ -1,9 +1,9 @@
-"""Prompts in JSON, which is held as a whole, and in JSONL, read line by line.
+"""Prompts in JSON, read as a whole, and in JSONL, read line by line.
 
 A JSON file is one of:
     ["a frog", ...] or [{"caption": "a frog", ...}, ...]      a list of texts or mappings
     {"train": [...], "val": [...]}                            such lists by section
-    {"annotations": [{"caption": "a frog", ...}, ...], ...}   COCO captions; all other keys are left aside
+    {"annotations": [{"caption": "a frog", ...}, ...], ...}   COCO captions; other keys are ignored
     {"id 1": "a frog", "id 2": "a cat", ...}                  captions by id (Cap3D); also mappings or lists
 """
 
@@ -31,7 +31,7 @@ from scaledreamer.prompts.prompt_file import SURROGATES, ByteStream, read_lines,
 
 MAX_JSON_BYTES = 2**31
 MAX_SECTIONS = 20
-"""Lists by name, none of them called train, above which the names are ids and no sections."""
+"""With more named lists than this, none of them called train, the names are ids rather than sections."""
 COCO = "annotations"
 
 
@@ -47,7 +47,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 class _Picker:
-    """Takes the prompt, or the list of prompts, out of a mapping; anything else is an entry itself."""
+    """Extracts the prompt, or the list of prompts, from a mapping; anything else is an entry itself."""
 
     def __init__(self, path: Path, column: str | None) -> None:
         self.path, self.column = path, column
@@ -136,7 +136,7 @@ def _list_values(
 
 
 def jsonl_entries(path: Path, stream: ByteStream, column: str | None) -> Iterator[Entry]:
-    """Entries of JSONL: a text or a mapping a line."""
+    """Entries of JSONL: a text or a mapping per line."""
     pick = _Picker(path, column)
     for number, line in read_lines(stream, newline="\n"):
         place = f"line {number}"

@@ -1,8 +1,8 @@
 """Prompts in a column of a table: CSV, TSV and Parquet.
 
-CSV is separated by commas, semicolons or tabs, whichever divides its first lines evenly, and quotes fields as
-RFC 4180 says; a quoted field may run over lines. TSV has no quoting: a field ends at the next tab or line
-end, and quotation marks are letters, but for a pair around a whole field, which some programs write.
+CSV is separated by commas, semicolons or tabs, whichever divides its first lines evenly, with quoting as in
+RFC 4180; a quoted field may span several lines. TSV has no quoting: a field ends at the next tab or line end,
+and quotation marks are ordinary characters, except for a pair around a whole field, as some programs write.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from scaledreamer.prompts.prompt_file import ByteStream, is_packed, read_lines
 
 DELIMITERS = ",;\t"
 HEAD_CHARACTERS = 2**16
-"""Of a CSV file, from which its delimiter is told."""
+"""The beginning of a CSV file, from which the delimiter is guessed."""
 _ENCLOSED = re.compile(r'"((?:[^"]|"")*)"')
 
 
 def csv_entries(path: Path, stream: ByteStream, column: str | None) -> Iterator[Entry]:
-    """Entries of CSV; a row that is no valid one is an entry with a reason.
+    """Entries of CSV; an invalid row is an entry with a reason.
 
     Args:
-        column: name in the header row, or a number from 1 where there is no header row.
-    Raises: ValueError naming the line of a field that is opened and not closed, and as `find_column`.
+        column: name in the header row, or a number from 1 if there is no header row.
+    Raises: ValueError naming the line of a quoted field that is never closed, and as `find_column`.
     """
     usual_limit = csv.field_size_limit(prompt_file.MAX_LINE)
     try:
@@ -74,7 +74,7 @@ def csv_entries(path: Path, stream: ByteStream, column: str | None) -> Iterator[
 
 
 def tsv_entries(path: Path, stream: ByteStream, column: str | None) -> Iterator[Entry]:
-    """Entries of TSV; arguments and errors as of `csv_entries`."""
+    """Entries of TSV; arguments and errors as in `csv_entries`."""
     take = _Column(path, column, "\t")
     for number, line in enumerate(_short_lines(path, stream, newline=None), start=1):
         if line.strip():
@@ -111,7 +111,7 @@ def _delimiter(lines: Iterator[str]) -> tuple[list[str], str]:
     counts = dict.fromkeys(DELIMITERS, 0)
     for delimiter in DELIMITERS:
         widths: list[int] = []
-        # A row may be broken, or cut off by the head; those before it tell enough.
+        # A row may be broken, or cut off at the end; those before it are enough.
         with contextlib.suppress(csv.Error):
             widths.extend(len(row) for row in csv.reader(head, delimiter=delimiter, strict=True) if row)
         alike = sum(width == widths[0] for width in widths)
@@ -121,7 +121,7 @@ def _delimiter(lines: Iterator[str]) -> tuple[list[str], str]:
 
 
 class _Column:
-    """Finds the column in a table's first row, then takes the prompt out of each row."""
+    """Finds the column in a table's first row, then extracts the prompt of each row."""
 
     def __init__(self, path: Path, column: str | None, delimiter: str) -> None:
         self.path, self.column, self.delimiter = path, column, delimiter
@@ -182,7 +182,7 @@ def import_pyarrow(path: Path) -> Any:
 
 
 def parquet_entries(path: Path, stream: ByteStream, column: str | None) -> Iterator[Entry]:
-    """Entries of Parquet; a column of lists has one for each of a row's texts."""
+    """Entries of Parquet; a column of lists has one entry per text."""
     pyarrow = import_pyarrow(path)
     with tempfile.TemporaryFile() as unpacked:
         if is_packed(path):  # it is read from its end

@@ -1,6 +1,6 @@
-"""Prompts in webdataset shards: the members KEY.txt of a tar, or of several tars one after the other.
+"""Prompts in webdataset shards: the members KEY.txt of a tar, or of several concatenated tars.
 
-`cat a.tar b.tar` makes the latter; most readers of tars stop at the first one's end mark and say nothing.
+`cat a.tar b.tar` makes the latter; most programs silently stop at the end mark of the first.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from scaledreamer.prompts.prompt_file import ByteStream
 
 
 def tar_entries(path: Path, stream: ByteStream, column: str | None) -> Iterator[Entry]:
-    """Entries of a tar, or of several one after the other.
+    """Entries of a tar, or of several concatenated ones.
 
     Args:
-        column: ending of the members that hold prompts; None is txt. A key ends at the first dot of the name.
-    Raises: ValueError if a key stands twice in one tar, if no member has the ending, if the file is damaged
-        or cut off, or if anything but a tar follows an end mark.
+        column: extension of the members with prompts; None is txt. A key ends at the first dot of the name.
+    Raises: ValueError if a key occurs twice in one tar, if no member has the extension, if the file is
+        damaged or cut off, or if anything but a tar follows an end mark.
     """
     wanted = "txt" if column is None else column.removeprefix(".")
     endings: Counter[str] = Counter()
@@ -37,7 +37,7 @@ def tar_entries(path: Path, stream: ByteStream, column: str | None) -> Iterator[
         stream.seek(offset)
         with tarfile.TarFile(fileobj=stream) as tar:
             yield from _members(path, tar, wanted, endings, "" if number == 1 else f" of tar {number}")
-            # Past a file's first member, tarfile takes a damaged or missing header for the end.
+            # After the first member, tarfile treats a damaged or missing header as the end.
             stream.seek(tar.offset)
             found = stream.read(tarfile.BLOCKSIZE)
             if found != bytes(tarfile.BLOCKSIZE) and tar.offset == offset:
@@ -63,7 +63,7 @@ def _members(
 ) -> Iterator[Entry]:
     seen: set[bytes] = set()
     for member in tar:
-        tar.members = []  # it would keep them all  # pyright: ignore[reportAttributeAccessIssue]
+        tar.members = []  # it would otherwise keep them all  # pyright: ignore[reportAttributeAccessIssue]
         key, _, ending = Path(member.name).name.partition(".")
         if not (member.isfile() and key):
             continue
@@ -86,9 +86,9 @@ def _members(
 
 
 def _next_content(stream: ByteStream) -> int | None:
-    """Reads on to the next byte that is not zero; its offset, or None at the end (past gzip's checksum)."""
+    """Skips zero bytes; offset of the next other byte, or None at the end (after gzip's checksum)."""
     offset = stream.tell()
-    while block := stream.read(tarfile.BLOCKSIZE):  # small, so that gzip need not unpack anew to go back
+    while block := stream.read(tarfile.BLOCKSIZE):  # small, so that going back does not make gzip start over
         rest = block.lstrip(b"\0")
         if rest:
             return offset + len(block) - len(rest)
