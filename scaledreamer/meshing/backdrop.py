@@ -1,6 +1,6 @@
-"""What is behind an object in its pictures: a plain colour, the default gradient, or nothing.
+"""Backgrounds of images: a plain colour, the default gradient, or nothing.
 
-Images are premultiplied with their opacity until they are laid over a backdrop. Needs no torch.
+Images are premultiplied by their opacity until they are composited over a backdrop. Needs no torch.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from scaledreamer.meshing import BACKGROUND as DEFAULT
 from scaledreamer.meshing import TRANSPARENT
 
 STUDIO_TOP, STUDIO_BOTTOM = (0.60, 0.66, 0.74), (0.76, 0.80, 0.85)
-"""A grey blue from which white and black stand out alike."""
+"""A greyish blue on which both white and black stand out."""
 
 Backdrop = Float[np.ndarray, "h 1 3"] | None
 
 
 def make_backdrop(name: str, height: int) -> Backdrop:
-    """An image's rows of colours in [0, 1]; None for a transparent one.
+    """Colours in [0, 1] of each row of an image; None for a transparent background.
 
     Args:
-        name: studio, transparent, or a colour: a name of HTML's, or hexadecimal as in #ff8800.
+        name: studio, transparent, or a colour: an HTML name, or hexadecimal as in #ff8800.
     Raises: ValueError for anything else.
     """
     if name == TRANSPARENT:
@@ -34,7 +34,7 @@ def make_backdrop(name: str, height: int) -> Backdrop:
 
 
 def parse_color(name: str) -> tuple[float, float, float]:
-    """Rgb in [0, 1] of a name or a hexadecimal number.
+    """Rgb in [0, 1] from a name or a hexadecimal number.
 
     Raises: ValueError if it is neither.
     """
@@ -53,7 +53,7 @@ def parse_color(name: str) -> tuple[float, float, float]:
 def lay_over(
     images: Float[np.ndarray, "view h w 4"], backdrop: Backdrop
 ) -> UInt8[np.ndarray, "view h w channel"]:
-    """Rgb over a backdrop; rgba, no more premultiplied, over none."""
+    """Composites over a backdrop to rgb; without a backdrop, rgba that is no longer premultiplied."""
     color, opacity = images[..., :3], images[..., 3:]
     if backdrop is not None:
         result = color + (1 - opacity) * backdrop

@@ -1,8 +1,8 @@
-"""Files: GLB, OBJ and PLY of a textured mesh, MP4 and GIF of frames, PNG sheet of views, and names for them.
+"""Files: GLB, OBJ and PLY of a textured mesh, MP4 and GIF of frames, PNG sheets of views, and their names.
 
-Every file is written under a temporary name beside its place and then renamed, so an interrupted or failed
-run leaves no half of a file. glTF and OBJ are y up, front +z; the world, and PLY, are z up, front +x: (x, y,
-z) becomes (y, z, x). A unit is a metre to programs that ask.
+Every file is written under a temporary name and then renamed, so an interrupted or failed run never leaves a
+partial file. glTF and OBJ are y up, front +z; the world, and PLY, are z up, front +x: (x, y, z) becomes (y,
+z, x). One unit is one metre.
 """
 
 from __future__ import annotations
@@ -37,27 +37,27 @@ MAX_SLUG_LENGTH = 60
 
 
 def file_stem(prompt: str, *identity: object) -> str:
-    """A file name without suffix: readable, at most 73 ASCII characters, safe on every system.
+    """A file name without extension: readable, at most 73 ASCII characters, valid on every system.
 
-    The twelve hexadecimal digits stand for the exact prompt and whatever else identifies the asset (seed,
-    checkpoint), so different assets get different names and the same asset the same one.
+    Its twelve hexadecimal digits are a hash of the exact prompt and whatever else identifies the asset (seed,
+    checkpoint), so different assets have different names and the same asset always has the same name.
     """
     digest = hashlib.sha256(repr((prompt, *identity)).encode()).hexdigest()[:12]
     return f"{slug(prompt)}-{digest}"
 
 
 def slug(prompt: str) -> str:
-    """A prompt in small letters, digits and hyphens, at most MAX_SLUG_LENGTH; "prompt" if nothing is left."""
+    """A prompt in lower-case letters, digits and hyphens, at most MAX_SLUG_LENGTH; "prompt" if empty."""
     return re.sub(r"[^a-z0-9]+", "-", prompt.lower())[:MAX_SLUG_LENGTH].strip("-") or "prompt"
 
 
 def place(mesh: TexturedMesh, *, ground: bool = False, scale: float | None = None) -> TexturedMesh:
-    """The mesh where and as large as a user wants it, in world axes.
+    """Moves and scales a mesh, in world axes.
 
     Args:
-        ground: move it up or down until its lowest point is at height 0, which is y = 0 of a glTF.
-        scale: metres that the longest side of its bounding box is to have; None leaves the size of the scene
-        cube, 2 units a side.
+        ground: move it vertically until its lowest point is at height 0 (y = 0 in glTF).
+        scale: length in metres of the longest side of its bounding box; None keeps the size of the scene
+            cube, 2 units per side.
     Raises: ValueError if `scale` is not a positive number.
     """
     if scale is not None and not 0 < scale < math.inf:
@@ -73,12 +73,12 @@ def place(mesh: TexturedMesh, *, ground: bool = False, scale: float | None = Non
 
 
 def to_gltf_axes(vectors: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
-    """World (z up, front +x) to glTF (y up, front +z); a rotation."""
+    """Rotates from world axes (z up, front +x) to glTF axes (y up, front +z)."""
     return vectors[:, [1, 2, 0]]
 
 
 def to_trimesh(mesh: TexturedMesh, *, gltf_axes: bool = False) -> trimesh.Trimesh:
-    """As `trimesh.Trimesh` with UV, normals and a matt PBR material; in world axes unless `gltf_axes`."""
+    """A `trimesh.Trimesh` with UV, normals and a matt PBR material; in world axes unless `gltf_axes`."""
     turn = to_gltf_axes if gltf_axes else np.asarray
     material = PBRMaterial(
         name="baked",
@@ -108,8 +108,8 @@ def save_glb(
 
     Args:
         extras: JSON values for the file's `asset.extras`.
-        name: of its mesh and of its node, as importers list them.
-        terms: under which the file may be used, for its `asset.copyright`.
+        name: of the mesh and its node, as shown by importers.
+        terms: terms of use, stored as `asset.copyright`.
     """
 
     def describe(tree: dict[str, Any]) -> None:
@@ -126,13 +126,13 @@ def save_glb(
 
 
 def obj_companions(path: Path | str) -> tuple[Path, Path]:
-    """The material file and the texture that belong to an OBJ."""
+    """The material file and the texture of an OBJ."""
     path = Path(path)
     return path.with_suffix(".mtl"), path.with_name(f"{path.stem}-texture.png")
 
 
 def save_obj(path: Path | str, mesh: TexturedMesh) -> None:
-    """Wavefront OBJ, y up, front +z, with its companions: all three appear, or none of them."""
+    """Wavefront OBJ, y up, front +z, with material and texture: all three files appear, or none."""
     material, texture = obj_companions(path)
     text = trimesh.exchange.obj.export_obj(
         to_trimesh(mesh, gltf_axes=True),
@@ -144,7 +144,7 @@ def save_obj(path: Path | str, mesh: TexturedMesh) -> None:
     lines = ["newmtl baked", "Ka 0 0 0", "Kd 1 1 1", "Ks 0 0 0", "illum 1", f"map_Kd {texture.name}", ""]
     new = [companion for companion in (material, texture) if not os.path.lexists(companion)]
     try:
-        # Nothing is renamed before all is written; then the texture, the material, and the OBJ last.
+        # Nothing is renamed until everything is written; then texture, material, and the OBJ last.
         with (
             replacing_file(path, is_synced=False) as new_path,
             replacing_file(material, is_synced=False) as new_material,
@@ -160,7 +160,7 @@ def save_obj(path: Path | str, mesh: TexturedMesh) -> None:
 
 
 def save_ply(path: Path | str, mesh: TexturedMesh) -> None:
-    """Binary PLY in world axes (z up, front +x), each vertex with its normal and its texel's colour."""
+    """Binary PLY in world axes (z up, front +x), with a normal and a texel colour for each vertex."""
     size = np.array(mesh.texture.shape[1::-1])
     column, row = (mesh.atlas.uv * size).astype(int).clip(0, size - 1).T
     colored = trimesh.Trimesh(
@@ -185,7 +185,7 @@ def _png(image: UInt8[np.ndarray, "h w channel"]) -> bytes:
 
 
 def save_gif(path: Path | str, frames: UInt8[np.ndarray, "frame h w 3"], fps: int) -> None:
-    """Endless animation with one palette of 256 colours."""
+    """Looping animation with one palette of 256 colours."""
     palette = Image.fromarray(np.concatenate(list(frames[:: max(1, len(frames) // 6)]))).quantize(256)
     images = [Image.fromarray(frame).quantize(palette=palette) for frame in frames]
     buffer = io.BytesIO()
@@ -195,18 +195,18 @@ def save_gif(path: Path | str, frames: UInt8[np.ndarray, "frame h w 3"], fps: in
 
 
 def save_mp4(path: Path | str, frames: UInt8[np.ndarray, "frame h w 3"], fps: int) -> None:
-    """H.264 video that browsers play; height and width must be even.
+    """H.264 video that browsers can play; height and width must be even.
 
-    Raises: ValueError where no ffmpeg can be found or it fails.
+    Raises: ValueError if ffmpeg is missing or fails.
     """
     height, width = frames.shape[1:3]
     assert height % 2 == 0 and width % 2 == 0, (height, width)
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "-"]
     codec = ["-an", "-vcodec", "libx264", "-pix_fmt", "yuv420p", "-crf", "15", "-preset", "veryfast"]
-    codec += ["-threads", "1"]  # their number would be part of the bytes
+    codec += ["-threads", "1"]  # the output bytes depend on the number of threads
     with replacing_file(path, is_synced=False) as temporary:
         try:
-            # Not imageio_ffmpeg.write_frames, which takes half a video on a full disk for a whole one.
+            # imageio_ffmpeg.write_frames does not notice a video that a full disk cut short.
             ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error"]
             command = [*ffmpeg, *raw, *codec, "-movflags", "+faststart", str(temporary)]
             done = subprocess.run(command, input=np.ascontiguousarray(frames).tobytes(), capture_output=True)
@@ -224,7 +224,7 @@ def save_mp4(path: Path | str, frames: UInt8[np.ndarray, "frame h w 3"], fps: in
 def contact_sheet(
     images: UInt8[np.ndarray, "n h w channel"], columns: int = 4
 ) -> UInt8[np.ndarray, "height width channel"]:
-    """Images side by side in rows of `columns`; missing ones are white."""
+    """Images side by side in rows of `columns`; empty places are white."""
     missing = -len(images) % min(columns, len(images))
     images = np.concatenate([images, np.full((missing, *images.shape[1:]), 255, np.uint8)])
     rows = images.reshape(-1, min(columns, len(images)), *images.shape[1:])
@@ -232,11 +232,11 @@ def contact_sheet(
 
 
 def save_json(path: Path | str, value: dict[str, Any]) -> None:
-    """Indented JSON, readable in any language."""
+    """Indented JSON, with non-ASCII characters as they are."""
     save_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def save_bytes(path: Path | str, data: bytes) -> None:
-    """Writes a file whole or not at all."""
+    """Writes a file completely or not at all."""
     with replacing_file(path, is_synced=False) as temporary:
         temporary.write_bytes(data)

@@ -1,8 +1,8 @@
-"""Which triangle of a mesh a ray meets first: by Embree, or by numpy alone where there is no Embree.
+"""The first triangle of a mesh that each ray hits, by Embree, or by numpy if Embree is not installed.
 
-Wheels of Embree (embreex) exist for x86-64 and for macOS, not for Linux on ARM. There `PlainHits` takes its
-place, a twin with the same signature. It takes several times as long, and needs rays that come from one point
-or go in one direction.
+There are wheels of Embree (embreex) for x86-64 and for macOS, but not for Linux on ARM. `PlainHits` replaces
+it there, with the same signature. It takes several times as long, and needs rays that share their origin or
+their direction.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import numpy as np
 from jaxtyping import Float, Int
 
 Hits = tuple[Int[np.ndarray, " ray"], Float[np.ndarray, "ray 3"]]
-"""The face that each ray first meets, from either side, -1 for none; and the weights of its corners there."""
+"""The face that each ray hits first, from either side, -1 for none; and the barycentric weights there."""
 
 
 def make_first_hits(
     vertices: Float[np.ndarray, "vertex 3"], faces: Int[np.ndarray, "face 3"]
 ) -> EmbreeHits | PlainHits:
-    """By Embree where it is installed, otherwise by numpy."""
+    """Embree if it is installed, otherwise numpy."""
     try:
         return EmbreeHits(vertices, faces)
     except ImportError:
@@ -25,9 +25,9 @@ def make_first_hits(
 
 
 class EmbreeHits:
-    """Rays of any kind.
+    """First hits of arbitrary rays.
 
-    Raises: ImportError where embreex is not installed.
+    Raises: ImportError if embreex is not installed.
     """
 
     def __init__(self, vertices: Float[np.ndarray, "vertex 3"], faces: Int[np.ndarray, "face 3"]) -> None:
@@ -48,10 +48,11 @@ class EmbreeHits:
 
 
 class PlainHits:
-    """Rays that share their origin (a face that is not wholly before it is left out), or their direction.
+    """First hits of rays that share their origin (faces not entirely in front of it are skipped) or
+    direction.
 
-    The triangles are projected onto a plane across the rays, so each ray becomes a point. The plane has a
-    grid: a point is compared with the triangles whose bounds touch its cell.
+    The triangles are projected onto a plane across the rays, so each ray becomes a point. A grid on the plane
+    limits the tests: a point is compared with the triangles whose bounds touch its cell.
     """
 
     def __init__(self, vertices: Float[np.ndarray, "vertex 3"], faces: Int[np.ndarray, "face 3"]) -> None:
@@ -68,8 +69,8 @@ class PlainHits:
         faces, number = self._faces, np.arange(len(self._faces))
         forward = directions.mean(axis=0, dtype=np.float64)
         axes = _axes_towards(forward / np.linalg.norm(forward))
-        # Of everything on a line of sight, what has the greatest closeness comes first; it is affine on the
-        # plane. `behind` is the closeness of the ray's origin.
+        # On a line of sight, the largest closeness comes first; closeness is affine on the plane. `behind` is
+        # the closeness of the ray's origin.
         if (origins == origins[0]).all():
             seen = (self._vertices - origins[0]) @ axes
             is_before = (seen[:, 2] > 1e-6)[faces].all(axis=-1)
@@ -89,21 +90,21 @@ class PlainHits:
         share = _barycentric(point[ray], corners[candidate])
         close = np.einsum("pc,pc->p", share, closeness[faces[candidate]])
         met = ((share >= -1e-12).all(axis=-1) & (close < behind[ray])).nonzero()[0]
-        met = met[np.argsort(close[met], kind="stable")]  # the first one is written last
+        met = met[np.argsort(close[met], kind="stable")]  # so that the first hit is written last
         pair = np.full(len(origins), -1)
         pair[ray[met]] = met
         is_hit = pair >= 0
         pair = pair[is_hit]
         face[is_hit] = number[candidate[pair]]
         on_face = share[pair]
-        if np.isinf(behind).all():  # perspective: equal steps on the plane are longer far away
+        if np.isinf(behind).all():  # perspective correction
             on_face = on_face * closeness[faces[candidate[pair]]]
         weights[is_hit] = on_face / on_face.sum(axis=-1, keepdims=True)
         return face, weights
 
 
 def _axes_towards(forward: Float[np.ndarray, " 3"]) -> Float[np.ndarray, "3 3"]:
-    """Columns: two axes across a unit direction, and itself."""
+    """Columns: two axes perpendicular to a unit direction, and the direction."""
     helper = np.eye(3)[np.abs(forward).argmin()]
     across = np.cross(forward, helper)
     across /= np.linalg.norm(across)
@@ -113,7 +114,7 @@ def _axes_towards(forward: Float[np.ndarray, " 3"]) -> Float[np.ndarray, "3 3"]:
 def _pairs_by_cell(
     points: Float[np.ndarray, "point 2"], corners: Float[np.ndarray, "face 3 2"]
 ) -> tuple[Int[np.ndarray, " pair"], Int[np.ndarray, " pair"]]:
-    """Points and faces that may meet: those of one cell of a grid over all faces, about a face a cell."""
+    """Candidate pairs of points and faces that share a grid cell; there is about one face per cell."""
     lowest, highest = corners.min(axis=(0, 1)), corners.max(axis=(0, 1))
     size = max(16, int(len(corners) ** 0.5))
     scale = size / np.maximum(highest - lowest, 1e-12)
@@ -126,7 +127,7 @@ def _pairs_by_cell(
     face, rank = _repeat(width * height)
     column, row = first[face, 0] + rank % width[face], first[face, 1] + rank // width[face]
     cell = column * size + row
-    face = face[np.argsort(cell, kind="stable")]  # those of a cell beside each other
+    face = face[np.argsort(cell, kind="stable")]  # faces of a cell are adjacent
     count = np.bincount(cell, minlength=size * size)
     start = np.cumsum(count) - count
 
@@ -140,7 +141,7 @@ def _pairs_by_cell(
 def _repeat(
     counts: Int[np.ndarray, " n"],
 ) -> tuple[Int[np.ndarray, " total"], Int[np.ndarray, " total"]]:
-    """Each index as often as its count says, and the number of the repetition."""
+    """Each index repeated `count` times, with the number of the repetition."""
     index = np.repeat(np.arange(len(counts)), counts)
     return index, np.arange(len(index)) - np.repeat(np.cumsum(counts) - counts, counts)
 
@@ -148,7 +149,7 @@ def _repeat(
 def _barycentric(
     points: Float[np.ndarray, "pair 2"], corners: Float[np.ndarray, "pair 3 2"]
 ) -> Float[np.ndarray, "pair 3"]:
-    """Weights of the corners, negative outside; not finite for a triangle without area."""
+    """Barycentric weights, negative outside; not finite for a degenerate triangle."""
     to_corner = corners - points[:, None]
     twice_areas = np.stack(
         [

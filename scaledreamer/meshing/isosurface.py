@@ -25,7 +25,8 @@ from scaledreamer.meshing.topology import is_inside, label_bodies, signed_volume
 BLOCK = 4
 
 MIN_VOLUME_SHARE = 0.001
-"""Of all that a mesh encloses; pieces with less are chips. A ball a tenth as wide as another just stays."""
+"""Share of the enclosed volume below which a piece is dropped; a ball a tenth as wide as another just
+stays."""
 
 
 class EmptySurfaceError(ValueError):
@@ -37,9 +38,9 @@ class Lattice:
     """The signed distance on a lattice over the scene cube, both ends included.
 
     Attributes:
-        values: n + 1 points a side, n a multiple of BLOCK.
-        near: for each cell whether the surface may be in it; only there are `values` exact, elsewhere
-        interpolated.
+        values: n + 1 points per side, n a multiple of BLOCK.
+        near: whether the surface may pass through each cell; only there `values` are exact, elsewhere they
+            are interpolated.
     """
 
     values: Float[Tensor, "x y z"]
@@ -56,13 +57,13 @@ def extract_surface(
     device: torch.device | str = "cpu",
     chunk_size: int = 1 << 17,
 ) -> Mesh:
-    """Mesh of the surface of a scene of one prompt.
+    """The surface mesh of a scene of one prompt.
 
     Args:
-        resolution: cells along a side of the scene cube, rounded up to a multiple of BLOCK.
-        max_faces: simplified to at most this many faces, as `simplify`; None keeps all.
+        resolution: cells per side of the scene cube, rounded up to a multiple of BLOCK.
+        max_faces: simplified to at most this many faces (see `simplify`); None keeps all.
         min_volume_share: see `drop_chips`.
-        chunk_size: points a call of `scene.sdf`.
+        chunk_size: points per call of `scene.sdf`.
     Raises: EmptySurfaceError if the field has one sign everywhere; ValueError if it is not finite or if the
         resolution is out of range.
     """
@@ -77,11 +78,11 @@ def sample_near_surface(
 ) -> Lattice:
     """The SDF on a lattice, exact wherever the surface may be; arguments and errors as `extract_surface`.
 
-    A coarse lattice, one point every BLOCK cells, is evaluated first. A block is skipped if the surface
-    cannot reach into it: all eight corners have one sign and lie further from zero than the field can fall on
-    the way to the farthest point of the block. How fast it falls is measured on the coarse lattice around the
-    block, and is taken as at least 1, so nothing is lost of a true distance; skipped blocks are interpolated
-    (their sign is right).
+    A coarse lattice, with one point every BLOCK cells, is evaluated first. A block is skipped if the surface
+    cannot reach into it: all eight corners have the same sign, and a magnitude larger than the field can drop
+    on the way to the farthest point of the block. The slope is measured on the coarse lattice around the
+    block and is taken to be at least 1, so nothing is lost for a true distance. Skipped blocks are
+    interpolated (with the right sign).
     """
     if not MIN_RESOLUTION <= resolution <= MAX_RESOLUTION:
         raise ValueError(
@@ -101,7 +102,7 @@ def sample_near_surface(
     values = F.interpolate(coarse[None, None], size=size, mode="trilinear", align_corners=True)[
         0, 0
     ].contiguous()
-    wanted = F.pad(near, (0, 1, 0, 1, 0, 1))  # a point is wanted if any of its eight cells is near
+    wanted = F.pad(near, (0, 1, 0, 1, 0, 1))  # a point is needed if any of its eight cells is near
     for dim in range(3):
         wanted = wanted | wanted.roll(1, dim)
     index = wanted.nonzero()
@@ -113,8 +114,8 @@ def sample_near_surface(
 def march(lattice: Lattice) -> Mesh:
     """Marching cubes of a lattice over the scene cube: a closed manifold.
 
-    A surface that leaves the cube is cut there and closed with a flat lid: vertices of which a coordinate is
-    exactly -1 or 1.
+    A surface that leaves the cube is cut there and closed with a flat lid, whose vertices have a coordinate
+    of exactly -1 or 1.
 
     Raises: EmptySurfaceError if there is none.
     """
@@ -127,27 +128,27 @@ def march(lattice: Lattice) -> Mesh:
     if values[1:-1, 1:-1, 1:-1].min() >= 0:
         raise EmptySurfaceError("nothing but the faces of the scene cube is inside, there is no surface")
     cell = 2 / (values.shape[0] - 1)
-    # Vertices that all but coincide on a lattice point would make collapsed triangles.
+    # Vertices that nearly coincide at a lattice point would make degenerate triangles.
     least = np.float32(1e-3 * cell)
     values = np.where(np.abs(values) < least, np.where(values < 0, -least, least), values)
-    # One more layer outside makes the lid, which is then pressed flat onto the cube.
+    # An extra layer outside produces the lid, which is then projected onto the cube.
     values = np.pad(values, 1, constant_values=cell)
     mask = np.ones(values.shape, dtype=bool)
     mask[2:-1, 2:-1, 2:-1] = lattice.near.cpu().numpy()  # scikit-image looks at the far corner of a cell
     points, faces, _, _ = marching_cubes(values, 0.0, mask=mask)
     vertices = ((points.astype(np.float64) - 1) * cell - 1).clip(-1, 1).astype(np.float32)
     mesh = Mesh(vertices, faces.astype(np.int32))
-    # Along an edge of the cube two lids are pressed onto the same line, and one of the two has to go.
+    # Along an edge of the cube two lids are projected onto the same line, and one of them has to go.
     meets_edge = ((np.abs(vertices) == 1).sum(axis=1) >= 2).any()
     return collapse_short_edges(mesh, 1e-6 * cell) if meets_edge else mesh
 
 
 def drop_chips(mesh: Mesh, min_volume_share: float = MIN_VOLUME_SHARE) -> Mesh:
-    """Without what nobody misses: chips that float beside the object, and all that is hidden in it.
+    """Removes small floating pieces, and everything hidden inside the object.
 
-    A chip is a piece with less than `min_volume_share` of the volume of all. Cavities are filled, and pieces
-    within them dropped: no ray from outside ends there, and a printer would lock resin in. The largest piece
-    always stays.
+    A piece is dropped if it has less than `min_volume_share` of the total volume. Cavities are filled and
+    pieces inside them dropped: they are invisible, and a printer would trap resin in them. The largest piece
+    is always kept.
     """
     count, label = label_bodies(mesh.faces)
     if count == 1:
@@ -164,7 +165,7 @@ def drop_chips(mesh: Mesh, min_volume_share: float = MIN_VOLUME_SHARE) -> Mesh:
 
 
 def _blocks_near_surface(coarse: Float[Tensor, "x y z"], spacing: float) -> Bool[Tensor, "bx by bz"]:
-    """Blocks, given by their corners' values, into which the zero level may reach."""
+    """Blocks, given by the values at their corners, that the zero level may reach."""
     grid = coarse[None, None]
     lowest = -F.max_pool3d(-grid, 2, stride=1)[0, 0]
     highest = F.max_pool3d(grid, 2, stride=1)[0, 0]
@@ -175,7 +176,7 @@ def _blocks_near_surface(coarse: Float[Tensor, "x y z"], spacing: float) -> Bool
         steepest = F.max_pool3d((grid.diff(dim=dim + 2) / spacing).abs(), window, stride=1)
         squared_slope += F.max_pool3d(steepest, 3, stride=1, padding=1)[0, 0] ** 2
     slope = (1.25 * squared_slope.sqrt()).clamp(min=1.0)
-    reach = slope * spacing * 3**0.5 / 2  # no point is further from its nearest corner than half a diagonal
+    reach = slope * spacing * 3**0.5 / 2  # every point is within half a diagonal of a corner
     return (lowest <= reach) & (highest >= -reach)
 
 

@@ -16,7 +16,7 @@ class Mesh:
     faces: Int[np.ndarray, "face 3"]
 
     def vertex_normals(self) -> Float[np.ndarray, "vertex 3"]:
-        """Unit normals: mean of the adjacent faces' normals, weighted by area."""
+        """Unit normals: area-weighted mean of the adjacent faces' normals."""
         normals = np.zeros_like(self.vertices)
         for corner in range(3):
             np.add.at(normals, self.faces[:, corner], self.face_normals())
@@ -28,6 +28,6 @@ class Mesh:
         return np.cross(b - a, c - a)
 
     def keep(self, is_kept: np.ndarray) -> Mesh:
-        """Only the faces that are kept, and only the vertices that they use."""
+        """The mesh of the selected faces and the vertices that they use."""
         used, renumbered = np.unique(self.faces[is_kept], return_inverse=True)
         return Mesh(self.vertices[used], renumbered.reshape(-1, 3).astype(np.int32))

@@ -1,8 +1,8 @@
-"""Pictures of a mesh: its first hits, lit, with smooth edges, on their own (premultiplied rgba).
+"""Images of a mesh: lit first hits with antialiased edges, without a background (premultiplied rgba).
 
-World axes. Light is simple and stays near the object's own colours: a sky that is brighter above, kept out by
-the object itself (so folds are dark and there is a shadow on the ground), and a lamp over the camera's left
-shoulder. What does not depend on the camera is worked out once for each vertex.
+World axes. The lighting is simple and preserves the object's colours: a sky that is brighter above and is
+occluded by the object (ambient occlusion, and a shadow on the ground), and a lamp over the camera's left
+shoulder. Everything that does not depend on the camera is computed once per vertex.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ from scaledreamer.meshing.texture import surface_colors, visible_depths
 NUM_SKY_DIRECTIONS = 40
 GROUND_CELLS = 48
 GROUND_REACH = 1.5
-"""Side of the ground that shadows fall on, in the object's own diagonals."""
+"""Side of the ground plane that receives shadows, in diagonals of the object."""
 
 AMBIENT, SKY, LAMP, GLOSS = 0.40, 0.38, 0.28, 0.08
-"""How much light there is of each kind; what has all of it is a little brighter than its own colour."""
+"""Amount of each kind of light; a surface that gets all of it is slightly brighter than its own colour."""
 
 LAMP_DIRECTION = np.array([-0.45, 0.55, 0.70]) / np.linalg.norm([-0.45, 0.55, 0.70])
 """In the camera's axes."""
 
 DARKEST = 0.06
-"""What black is lifted to, so that its shape is seen."""
+"""Black is raised to this value, so that its shape is visible."""
 
 SHADOW = 0.75
-"""Opacity of the shadow where no sky is seen."""
+"""Opacity of the shadow where the sky is fully occluded."""
 
 MARGIN = 0.9
-"""Share of a picture's half that the object may reach."""
+"""Share of half the image that the object may fill."""
 
 SMALLEST_DISTANCE = 0.6
-"""An object is not shown from nearer than this."""
+"""Minimum distance of the camera."""
 
 CONTRAST = 0.06
-"""Pixels that differ by more from a neighbour are sampled finely."""
+"""Pixels that differ from a neighbour by more than this are supersampled."""
 
 SUBSAMPLES = 3
-"""Samples along a side of such a pixel."""
+"""Samples per side of such a pixel."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,12 @@ class PaintedMesh:
 
 @dataclass(frozen=True)
 class Lit:
-    """A painted mesh in the light of the sky, ready to be looked at.
+    """A painted mesh with its camera-independent lighting.
 
     Attributes:
-        sky: of each vertex how much of the sky's light reaches it; 1 for one that faces up in the open.
-        shadow: of cells of the ground, from -x, -y on, the share of light that the object keeps out.
-        ground: lowest corner and side of the square that they fill.
+        sky: sky light that reaches each vertex; 1 for an unoccluded vertex that faces up.
+        shadow: share of light that the object blocks at each cell of the ground, from -x, -y on.
+        ground: lowest corner and side of the square of these cells.
     """
 
     painted: PaintedMesh
@@ -79,14 +79,14 @@ class Lit:
 def paint(
     scene: Scene, mesh: Mesh, inverse_deviation: float, device: torch.device | str = "cpu"
 ) -> PaintedMesh:
-    """With the colours that a texture of the mesh would have."""
+    """Adds the colours that a texture of the mesh would have."""
     normals = mesh.vertex_normals().astype(np.float32)
     depths = visible_depths(inverse_deviation)
     return PaintedMesh(mesh, normals, surface_colors(scene, mesh.vertices, normals, depths, device))
 
 
 def light(painted: PaintedMesh, first_hits: FirstHits | None = None) -> Lit:
-    """Lets the sky shine on the mesh, and on the ground that it stands on."""
+    """Computes the sky light on the mesh, and on the ground below it."""
     vertices, normals = painted.mesh.vertices, painted.normals
     first_hits = first_hits or make_first_hits(vertices, painted.mesh.faces)
     lowest, highest = vertices.min(axis=0), vertices.max(axis=0)
@@ -97,7 +97,7 @@ def light(painted: PaintedMesh, first_hits: FirstHits | None = None) -> Lit:
     )
     floor = np.concatenate([corner[:2] + cell.reshape(-1, 2), np.full((cell[..., 0].size, 1), lowest[2])], 1)
 
-    # A little off the surface, so that no triangle keeps its own light away.
+    # Slightly off the surface, so that no triangle occludes itself.
     starts = np.concatenate([vertices + 2e-3 * normals, floor + [0, 0, 1e-4]]).astype(np.float32)
     facing = np.concatenate([normals, np.broadcast_to([0, 0, 1], floor.shape)]).astype(np.float32)
     received, possible = np.zeros(len(starts)), np.zeros(len(starts))
@@ -120,9 +120,9 @@ def light(painted: PaintedMesh, first_hits: FirstHits | None = None) -> Lit:
 
 
 def framed(points: Float[np.ndarray, "point 3"], cameras: Cameras) -> tuple[Cameras, Float[np.ndarray, " 3"]]:
-    """The cameras (of one prompt) moved along their axes until all of them see all points, all equally far.
+    """Moves the cameras (of one prompt) along their axes, to one distance from which all see all points.
 
-    Returns: the cameras, and what they look at: the middle of the points' bounds.
+    Returns: the cameras, and the point they look at: the centre of the points' bounds.
     """
     target = (points.min(axis=0) + points.max(axis=0)) / 2
     axes = cameras.camera_to_world[0, :, :3, :3].double().cpu().numpy()
@@ -136,10 +136,10 @@ def framed(points: Float[np.ndarray, "point 3"], cameras: Cameras) -> tuple[Came
 def render(
     lit: Lit, cameras: Cameras, target: Float[np.ndarray, " 3"], size: int
 ) -> Float[np.ndarray, "view {size} {size} 4"]:
-    """Square pictures, premultiplied rgba in [0, 1]: the object over its shadow on the ground.
+    """Square images, premultiplied rgba in [0, 1]: the object above its shadow on the ground.
 
     Args:
-        cameras: of one prompt; what they look at is moved from the origin to `target`.
+        cameras: of one prompt; they look at `target` instead of the origin.
     """
     transforms = cameras.camera_to_world[0].double().cpu().numpy()
     half = np.tan(0.5 * cameras.fov[0].double().cpu().numpy())
@@ -153,7 +153,7 @@ def render(
 
 @dataclass(frozen=True)
 class _Eye:
-    """A camera with square pixels: axes right, up, backward in columns; `pixel` is one's size at depth 1."""
+    """A camera with square pixels: columns are right, up, backward; `pixel` is a pixel's size at depth 1."""
 
     axes: Float[np.ndarray, "3 3"]
     position: Float[np.ndarray, " 3"]
@@ -163,7 +163,7 @@ class _Eye:
     def directions(
         self, row: Float[np.ndarray, " ray"], column: Float[np.ndarray, " ray"]
     ) -> Float[np.ndarray, "ray 3"]:
-        """Unit directions; whole numbers are the centres of pixels, row 0 is at the top."""
+        """Unit directions; integers are pixel centres, row 0 is at the top."""
         middle = (self.size - 1) / 2
         across = np.stack([(column - middle) * self.pixel, (middle - row) * self.pixel], axis=-1)
         rays = across @ self.axes[:, :2].T - self.axes[:, 2]
@@ -204,7 +204,7 @@ def _shade(lit: Lit, eye: _Eye) -> Float[np.ndarray, "vertex 3"]:
 def _look(
     lit: Lit, eye: _Eye, shaded: Float[np.ndarray, "vertex 3"], directions: Float[np.ndarray, "ray 3"]
 ) -> Float[np.ndarray, "ray 4"]:
-    """What rays see of the object; 0 where they miss it."""
+    """Colour and opacity along rays; 0 where they miss the object."""
     face, weights = lit.first_hits(np.broadcast_to(eye.position, directions.shape), directions)
     hit = (face >= 0).nonzero()[0]
     corners = lit.painted.mesh.faces[face[hit]]
@@ -215,21 +215,21 @@ def _look(
 
 
 def _shadow(lit: Lit, eye: _Eye, directions: Float[np.ndarray, "ray 3"]) -> Float[np.ndarray, " ray"]:
-    """Opacity of the shadow where rays meet the ground from above."""
+    """Opacity of the shadow where rays hit the ground from above."""
     corner, side = lit.ground
     height = eye.position[2] - corner[2]
     opacity = np.zeros(len(directions), np.float32)
     down = (directions[:, 2] < -1e-3).nonzero()[0]
     rays = directions[down]
     place = (eye.position[:2] - corner[:2] + rays[:, :2] * (height / -rays[:, 2:])) / side
-    fade = (4 * np.minimum(place, 1 - place).min(axis=-1)).clip(0, 1)  # ends softly with the square
+    fade = (4 * np.minimum(place, 1 - place).min(axis=-1)).clip(0, 1)  # fades out at the edge of the square
     cells = place.T * GROUND_CELLS - 0.5
     opacity[down] = SHADOW * fade * map_coordinates(lit.shadow, cells, order=1, mode="nearest")
     return opacity
 
 
 def _sphere(count: int) -> Float[np.ndarray, "direction 3"]:
-    """Unit vectors spread evenly: a Fibonacci spiral."""
+    """Evenly distributed unit vectors (Fibonacci spiral)."""
     number = np.arange(count) + 0.5
     height, turn = 1 - 2 * number / count, np.pi * (1 + 5**0.5) * number
     radius = np.sqrt(1 - height**2)

@@ -1,12 +1,12 @@
-"""Fewer triangles by edge collapse in the order of the quadric error (Garland and Heckbert, SIGGRAPH 1997).
+"""Mesh simplification by edge collapse with the quadric error (Garland and Heckbert, SIGGRAPH 1997).
 
-A closed manifold stays one, whatever the number of faces. An edge is collapsed only if its ends have
-exactly two neighbours in common (the link condition of Dey et al., 1999), if no face turns over, and if none
-becomes a sliver. What lies on a face of the scene cube stays on it, so flat lids stay flat.
+A closed manifold stays one at any number of faces. An edge is collapsed only if its ends have exactly two
+common neighbours (the link condition of Dey et al., 1999), no face flips, and none becomes a sliver. Vertices
+on a face of the scene cube stay on it, so flat lids stay flat.
 
-Collapses are done many at a time, in rounds: of the cheapest edges those that no cheaper one touches. Ends of
-two of them are never neighbours, so each sees its surroundings as they were checked. Everything is float64
-and independent of the number of threads.
+Many edges are collapsed at a time, in rounds: of the cheapest edges, those that no cheaper one touches. The
+ends of two of them are never neighbours, so the checks of each still hold. Everything is float64 and
+independent of the number of threads.
 """
 
 from __future__ import annotations
@@ -20,28 +20,27 @@ from scaledreamer.meshing import MIN_MAX_FACES
 from scaledreamer.meshing.mesh import Mesh
 
 CHEAPEST_SHARE = 0.15
-"""Share of all edges that one round looks at: less is nearer to one collapse at a time, and slower."""
+"""Share of all edges considered in a round: a smaller one is closer to one collapse at a time, and slower."""
 
 COST_CLASSES = 4
-"""Within which one round takes its edges in any order."""
+"""Ratio of costs within which a round takes edges in any order."""
 
 PASSES = 3
-"""Times that one round looks for edges which those chosen before leave alone."""
+"""Passes of a round in search of edges that are independent of those already chosen."""
 
 PULL_TO_MIDDLE = 1e-3
-"""Weight of the squared distance to the middle of the edge, of the planes' own: where they leave the place
-open, as in a plane or along a crease, triangles become even."""
+"""Weight of the squared distance to the edge's midpoint, relative to the planes: where they do not determine
+the position, as in a plane or along a crease, triangles become even."""
 
 MIN_COSINE, MIN_ROUNDNESS = 0.2, 1e-4
-"""Of a face's normals before and after; of its area to the square of its longest side, .43 at most."""
+"""Limits for the cosine of a face's normals before and after, and its area by its squared longest side."""
 
 
 def simplify(mesh: Mesh, max_faces: int) -> Mesh:
     """At most `max_faces` faces, or the fewest that this can reach.
 
-    More than `max_faces` remain only where each body needs at least 4 faces, and each handle some 14, and
-    there are too many of them. `mesh` must be a closed manifold, as `march` makes it; bodies and handles
-    stay.
+    More than `max_faces` remain only if there are too many bodies and handles, which need at least 4 and
+    about 14 faces each. `mesh` must be a closed manifold, as from `march`; bodies and handles are preserved.
 
     Raises: ValueError if `max_faces` is less than MIN_MAX_FACES.
     """
@@ -57,7 +56,7 @@ def simplify(mesh: Mesh, max_faces: int) -> Mesh:
 
 
 def collapse_short_edges(mesh: Mesh, max_length: float) -> Mesh:
-    """Joins vertices that are no further apart, where that leaves a manifold."""
+    """Merges vertices that are at most this far apart, if the mesh stays manifold."""
     state = _State.of(mesh)
     while _collapse_round(state, len(state.faces), max_length):
         pass
@@ -69,10 +68,10 @@ class _State:
     """Columns are vertices.
 
     Attributes:
-        quadrics: xx, xy, xz, yy, yz, zz of A; b; c of the squared distances x'Ax + 2 b'x + c to all planes
-        met, weighted by their areas.
-        planes: at which of x = -1, x = 1, y = -1, ... a vertex lies; it never leaves them.
-        refused: keys of edges that failed a check, in order.
+        quadrics: xx, xy, xz, yy, yz, zz of A; b; c of the area-weighted squared distances x'Ax + 2 b'x + c to
+            the planes accumulated so far.
+        planes: on which of x = -1, x = 1, y = -1, ... a vertex lies; it never leaves them.
+        refused: keys of edges that failed a check, sorted.
     """
 
     vertices: Float[np.ndarray, "3 vertex"]
@@ -100,20 +99,20 @@ class _State:
         return cls(vertices, faces, quadrics, planes)
 
     def compacted(self) -> _State:
-        """Without the vertices that are gone, so that rounds cost what the mesh of now costs."""
+        """Drops removed vertices, so that the cost of a round follows the current size."""
         used, renumbered = np.unique(self.faces, return_inverse=True)
         faces = renumbered.reshape(-1, 3)
         return _State(self.vertices[:, used], faces, self.quadrics[:, used], self.planes[:, used])
 
     def to_mesh(self) -> Mesh:
-        """The vertices that are left, in their old order."""
+        """The remaining vertices, in their original order."""
         mesh = Mesh(self.vertices.T.astype(np.float32), self.faces.astype(np.int32))
         return mesh.keep(np.ones(len(mesh.faces), bool))
 
 
 @dataclass(frozen=True)
 class _Edges:
-    """The edges of a closed mesh, in the order of their keys.
+    """The edges of a closed mesh, sorted by key.
 
     Attributes:
         low, high: their ends; key = low * vertices + high.
@@ -128,8 +127,8 @@ class _Edges:
 
     @classmethod
     def of(cls, faces: Int[np.ndarray, "face 3"], num_vertices: int) -> _Edges:
-        # Each edge has one side in either direction, so sides in the order of (start, end) are neighbour
-        # lists, and those that run upwards are the edges.
+        # Each edge has a half-edge in either direction, so half-edges sorted by (start, end) form neighbour
+        # lists, and those with start < end are the edges.
         start, end = faces.T.ravel(), np.roll(faces, -1, axis=1).T.ravel()
         side = np.sort(start * num_vertices + end)
         start, end = np.divmod(side, num_vertices)
@@ -141,14 +140,15 @@ class _Edges:
     def around(
         self, vertices: Int[np.ndarray, " chosen"]
     ) -> tuple[Int[np.ndarray, " side"], Int[np.ndarray, " side"]]:
-        """Neighbours of vertices: for each the index of its vertex, and its place in `neighbors`."""
+        """Neighbours of vertices: for each, the index of its vertex and its position in `neighbors`."""
         count = self.first[vertices + 1] - self.first[vertices]
         owner = np.repeat(np.arange(len(vertices)), count)
         rank = np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count)
         return owner, self.first[vertices][owner] + rank
 
     def is_first_around(self, candidates: Int[np.ndarray, " chosen"]) -> Bool[np.ndarray, " chosen"]:
-        """Which of these edges come before all others of them that have an end at theirs or next to it."""
+        """Which of these edges come before all others that share an end, or a neighbour of an end, with
+        them."""
         low, high, rank = self.low[candidates], self.high[candidates], np.arange(len(candidates))
         num_vertices = len(self.first) - 1
         first = np.full(num_vertices, len(candidates))
@@ -161,9 +161,9 @@ class _Edges:
 
 
 def _collapse_round(state: _State, num_wanted: int, max_length: float = np.inf) -> bool:
-    """Collapses at most `num_wanted` edges, no two of which touch; False if there is none left to try.
+    """Collapses at most `num_wanted` independent edges; False if none is left to try.
 
-    With a `max_length` only edges no longer than that, to their middle.
+    With `max_length`, only edges up to this length are collapsed, to their midpoint.
     """
     num_vertices = state.vertices.shape[1]
     edges = _Edges.of(state.faces, num_vertices)
@@ -179,7 +179,8 @@ def _collapse_round(state: _State, num_wanted: int, max_length: float = np.inf) 
     count = min(num_possible, max(int(CHEAPEST_SHARE * len(cost)), 16))
     candidates = np.argpartition(cost, count - 1)[:count]
     candidates = candidates[np.lexsort((candidates, cost[candidates]))]
-    # Costs rise along chains of edges, of which only the first would be chosen; so only their classes count.
+    # Costs rise along chains of edges, of which only the first would be chosen, so costs are put into
+    # classes.
     cost_class = np.arange(count) * COST_CLASSES // count
     candidates = candidates[np.lexsort((_scramble(edges.key[candidates]), cost_class))]
     is_free = np.ones(num_vertices, bool)
@@ -198,7 +199,7 @@ def _collapse_round(state: _State, num_wanted: int, max_length: float = np.inf) 
         candidates = candidates[~is_winner]
     done = np.concatenate(chosen)
     done = done[np.lexsort((done, cost[done]))][:num_wanted]
-    # A check holds until something around the edge has moved.
+    # A failed check holds until something around the edge moves.
     low, high = np.divmod(state.refused, num_vertices)
     state.refused = state.refused[is_free[low] & is_free[high]]
     low, high = edges.low[done], edges.high[done]
@@ -214,13 +215,13 @@ def _collapse_round(state: _State, num_wanted: int, max_length: float = np.inf) 
 
 
 def _price(state: _State, edges: _Edges) -> tuple[Float[np.ndarray, " edge"], Float[np.ndarray, "3 edge"]]:
-    """Quadric error of each edge's collapse, infinite if not allowed, and the place of the vertex that
-    remains."""
+    """Quadric error of each edge's collapse, infinite if not allowed, and the position of the remaining
+    vertex."""
     xx, xy, xz, yy, yz, zz, bx, by, bz, c = state.quadrics[:, edges.low] + state.quadrics[:, edges.high]
     low, high = state.vertices[:, edges.low], state.vertices[:, edges.high]
     middle = (low + high) / 2
     pull = PULL_TO_MIDDLE * (xx + yy + zz) + 1e-30
-    # (A + pull I) x = pull middle - b, by Cramer's rule; the pull keeps it well away from singular.
+    # (A + pull I) x = pull middle - b, by Cramer's rule; the pull keeps it well conditioned.
     ax, ay, az = xx + pull, yy + pull, zz + pull
     rx, ry, rz = (pull * m - b for m, b in zip(middle, (bx, by, bz), strict=True))
     xi, yi, zi = ay * az - yz * yz, ax * az - xz * xz, ax * ay - xy * xy
@@ -235,13 +236,15 @@ def _price(state: _State, edges: _Edges) -> tuple[Float[np.ndarray, " edge"], Fl
     x, y, z = place
     cost = xx * x * x + yy * y * y + zz * z * z + 2 * (xy * x * y + xz * x * z + yz * y * z)
     cost += 2 * (bx * x + by * y + bz * z) + c + pull * ((place - middle) ** 2).sum(axis=0)
-    # The one that remains lies on all planes of both; a corner or crease of the lid does not take in another.
+    # The remaining vertex lies on all planes of both; a corner or crease of a lid does not absorb another
+    # one.
     is_allowed = (planes == planes_low).all(axis=0) | (planes == planes_high).all(axis=0)
     return np.where(is_allowed, cost, np.inf), place
 
 
 def _keeps_manifold(edges: _Edges, index: Int[np.ndarray, " chosen"]) -> Bool[np.ndarray, " chosen"]:
-    """The link condition of edges: their ends have two neighbours in common, which have more than three."""
+    """The link condition: the ends have exactly two common neighbours, each with more than three
+    neighbours."""
     owner_low, sides_low = edges.around(edges.low[index])
     owner_high, sides_high = edges.around(edges.high[index])
     num_vertices = len(edges.first) - 1
@@ -256,11 +259,11 @@ def _keeps_manifold(edges: _Edges, index: Int[np.ndarray, " chosen"]) -> Bool[np
 def _keeps_shape(
     state: _State, edges: _Edges, index: Int[np.ndarray, " chosen"], place: Float[np.ndarray, "3 chosen"]
 ) -> Bool[np.ndarray, " chosen"]:
-    """Whether no face turns over or becomes a sliver; no two edges may have ends that are neighbours."""
+    """Whether no face flips or becomes a sliver; the edges must be independent."""
     owner = np.full(state.vertices.shape[1], -1)
     owner[edges.low[index]] = owner[edges.high[index]] = np.arange(len(index))
     owners = owner[state.faces]
-    touched = np.flatnonzero(((owners >= 0).sum(axis=1)) == 1)  # those that touch both ends vanish
+    touched = np.flatnonzero(((owners >= 0).sum(axis=1)) == 1)  # faces at both ends vanish
     owners = owners[touched]
     before = state.vertices[:, state.faces[touched]]
     after = np.where(owners >= 0, place[:, owners], before)
@@ -273,14 +276,15 @@ def _keeps_shape(
 
 
 def _scramble(key: Int[np.ndarray, " edge"]) -> Int[np.ndarray, " edge"]:
-    """An order without a pattern, the same on every machine: a multiplicative hash."""
+    """A pseudo-random order, the same on every machine (multiplicative hash)."""
     return ((key.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)).astype(np.int64)
 
 
 def _shape(
     corners: Float[np.ndarray, "3 face 3"],
 ) -> tuple[Float[np.ndarray, "3 face"], Float[np.ndarray, " face"], Float[np.ndarray, " face"]]:
-    """Of triangles: normals of twice the area's length, this length, the area by the longest side squared."""
+    """For triangles: normals of length twice the area, this length, and the area by the squared longest
+    side."""
     a, b, c = np.moveaxis(corners, -1, 0)
     normal = np.cross(b - a, c - a, axis=0)
     double_area = np.linalg.norm(normal, axis=0)

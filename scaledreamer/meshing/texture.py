@@ -1,6 +1,6 @@
 """Texture of a mesh: a UV atlas, and the scene's colour at the surface point of every texel.
 
-UV: u to the right, v up, both in [0, 1] (trimesh's and OBJ's habit; the GLB writer flips v). Images are (row,
+UV: u to the right, v up, both in [0, 1] (as in trimesh and OBJ; the GLB writer flips v). Images are (row,
 column, rgb), row 0 at the top, so texel (row, column) of a size-n texture is centred at u = (column + .5) /
 n, v = 1 - (row + .5) / n. World axes.
 """
@@ -34,7 +34,7 @@ class Atlas:
 
 @dataclass(frozen=True)
 class TexturedMesh:
-    """A mesh with its colours; `report` speaks of the mesh before it was cut open for its atlas."""
+    """A mesh with its texture; `report` describes the mesh before it was cut open for the atlas."""
 
     atlas: Atlas
     texture: UInt8[np.ndarray, "h w 3"]
@@ -78,15 +78,14 @@ def bake_texture(
     device: torch.device | str = "cpu",
     chunk_size: int = 1 << 16,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Image with the scene's rgb at each texel's point of the surface, averaged over `offsets` along the
-    normal.
+    """The scene's rgb at each texel's surface point, averaged over `offsets` along the normal.
 
-    Texels between the islands take the colour of the nearest island's edge, so neither bilinear filtering nor
-    mipmaps bring in foreign colours at the seams.
+    Texels between the islands take the colour of the nearest island's edge, so that neither bilinear
+    filtering nor mipmaps blend in other colours at the seams.
 
     Args:
         offsets: distances from the surface, positive outside; see `visible_depths`.
-        chunk_size: points a call of `scene.query`.
+        chunk_size: points per call of `scene.query`.
     Raises: ValueError if `texture_size` is out of range.
     """
     if not MIN_TEXTURE_SIZE <= texture_size <= MAX_TEXTURE_SIZE:
@@ -118,7 +117,7 @@ def surface_colors(
 
     Args:
         normals: of any length.
-        offsets, chunk_size: as of `bake_texture`.
+        offsets, chunk_size: as in `bake_texture`.
     """
     places = torch.from_numpy(points.astype(np.float32)).to(device)
     outward = torch.nn.functional.normalize(torch.from_numpy(normals.astype(np.float32)).to(device), dim=-1)
@@ -130,13 +129,13 @@ def surface_colors(
 
 
 def visible_depths(inverse_deviation: float, num: int = 3) -> tuple[float, ...]:
-    """Distances from a flat surface, equally likely, at which a ray that meets it head-on ends.
+    """Equally likely distances from a flat surface at which a ray that hits it head-on terminates.
 
     With VolSDF's density (arXiv 2106.12052, Eq. 2-3; alpha = 1 / beta = inverse_deviation) a surface is a
-    soft layer. In units of beta, at depth u below it (negative outside), a ray has gone through the optical
-    depth exp(u) / 2 for u < 0 and 1/2 + u - (1 - exp(-u)) / 2 for u > 0, and ends there with probability 1 -
-    exp(-that). Returns the quantiles (i + 1/2) / num of where it ends, positive outside: what the renderer
-    averages over.
+    soft layer. In units of beta, at depth u below it (negative outside), a ray has accumulated the optical
+    depth exp(u) / 2 for u < 0 and 1/2 + u - (1 - exp(-u)) / 2 for u > 0, and has terminated with probability
+    1 - exp(-optical depth). Returns the quantiles (i + 1/2) / num of the distance at which it terminates,
+    positive outside: the renderer averages over these.
     """
     depths = []
     for index in range(num):
@@ -157,10 +156,10 @@ def visible_depths(inverse_deviation: float, num: int = 3) -> tuple[float, ...]:
 def rasterize_atlas(
     atlas: Atlas, size: int
 ) -> tuple[Int[np.ndarray, " texel"], Float[np.ndarray, "texel 3"], Bool[np.ndarray, "h w"]]:
-    """For every texel whose centre is in a face, or within a texel of one: the face, and where in it.
+    """Face and barycentric weights for every texel whose centre is in a face or within a texel of one.
 
-    Returns: face, barycentric weights (clamped into the face) of the covered texels in row-major order; which
-    texels are covered.
+    Returns: faces and barycentric weights (clamped to the face) of the covered texels in row-major order, and
+        which texels are covered.
     """
     corners = (
         atlas.uv[atlas.faces].astype(np.float64) * size - 0.5
@@ -169,7 +168,7 @@ def rasterize_atlas(
     # Signed distance to each edge's line, positive inside, is affine: normal . (position - lowest) + level.
     lowest = np.clip(np.floor(corners.min(axis=1)), 0, size - 1)
     highest = np.clip(np.ceil(corners.max(axis=1)), 0, size - 1)
-    along = np.roll(corners, -2, axis=1) - np.roll(corners, -1, axis=1)  # the edge opposite of each corner
+    along = np.roll(corners, -2, axis=1) - np.roll(corners, -1, axis=1)  # the edge opposite each corner
     length = np.maximum(np.linalg.norm(along, axis=-1), 1e-9)
     normal = np.stack([-along[..., 1], along[..., 0]], axis=-1) / length[..., None]
     mirrored = along[:, 1, 0] * along[:, 2, 1] < along[:, 1, 1] * along[:, 2, 0]
@@ -194,7 +193,7 @@ def rasterize_atlas(
 
     order = np.argsort(
         worst, kind="stable"
-    )  # where faces compete, the one that the texel is deepest in is written last
+    )  # if several faces cover a texel, the one it is deepest in is written last
     first_column, first_row = lowest.astype(np.int64).T
     texel = (first_row[face] + y) * size + first_column[face] + x
     winner = np.full(size * size, -1, np.int64)

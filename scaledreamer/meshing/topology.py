@@ -1,6 +1,6 @@
-"""How the triangles of a mesh hang together: is it the surface of solid bodies, and of how many?
+"""Topology of a triangle mesh: whether it bounds solid bodies, and how many.
 
-All of it is combinatorial: vertices are the same if they have the same number, wherever they lie.
+Everything is combinatorial: vertices are equal if they have the same index, wherever they are.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ SIDES = ("-x", "+x", "-y", "+y", "-z", "+z")
 
 @dataclass(frozen=True)
 class MeshReport:
-    """What a mesh is, for the file beside it; of the mesh before UV islands cut it open.
+    """Topology report for the sidecar, about the mesh before UV islands cut it open.
 
     Attributes:
-        watertight: every edge belongs to exactly two faces, which run along it in opposite directions.
+        watertight: every edge belongs to exactly two faces, which traverse it in opposite directions.
         edge_manifold: no edge belongs to more than two faces.
-        vertex_manifold: moreover the faces around each vertex form one fan, so no two sheets touch in a
-            point.
-        bodies: pieces, joined by edges.
-        euler_number: vertices - edges + faces; of closed bodies 2 each, less 2 for each handle.
-        cut_at: faces of the scene cube at which the surface was cut and closed with a flat lid, as in "+x";
+        vertex_manifold: in addition, the faces around each vertex form a single fan, so no two sheets touch
+            at a point.
+        bodies: number of edge-connected pieces.
+        euler_number: vertices - edges + faces; 2 per closed body, minus 2 per handle.
+        cut_at: faces of the scene cube where the surface was cut and closed with a flat lid, such as "+x";
             the object is larger than the cube there.
     """
 
@@ -44,12 +44,12 @@ class MeshReport:
 
     @property
     def is_manifold(self) -> bool:
-        """Whether it bounds solids: closed, and a surface everywhere."""
+        """Whether it bounds solids: watertight, and a manifold everywhere."""
         return self.watertight and self.vertex_manifold
 
 
 def inspect(mesh: Mesh) -> MeshReport:
-    """Looks at the whole mesh; 25 ms for 6,000 faces."""
+    """Inspects the whole mesh; 25 ms for 6,000 faces."""
     num_vertices = len(np.unique(mesh.faces))
     edge, runs_up = _edges(mesh.faces)
     num_edges = int(edge.max(initial=-1)) + 1
@@ -69,9 +69,9 @@ def inspect(mesh: Mesh) -> MeshReport:
 
 
 def count_fans(faces: Int[np.ndarray, "face 3"]) -> int:
-    """Fans of faces around vertices, joined by edges: as many as vertices if no two sheets touch in one."""
-    # A node is a corner of a face, number 3 * face + corner. Two faces that share an edge join their corners
-    # at both ends of it. Side number 3 * face + corner runs from this corner to the next.
+    """Number of fans of faces around vertices; equals the number of vertices if no two sheets touch."""
+    # A node is a corner of a face, with index 3 * face + corner. Faces that share an edge connect their
+    # corners at both ends of it. Half-edge 3 * face + corner runs from this corner to the next.
     one, other = _shared_sides(faces)
     start, end = np.arange(faces.size), np.roll(np.arange(faces.size).reshape(-1, 3), -1, axis=1).ravel()
     is_up = _edges(faces)[1]
@@ -81,21 +81,21 @@ def count_fans(faces: Int[np.ndarray, "face 3"]) -> int:
 
 
 def label_bodies(faces: Int[np.ndarray, "face 3"]) -> tuple[int, Int[np.ndarray, " face"]]:
-    """How many pieces there are, joined by edges, and which one each face belongs to."""
+    """Number of edge-connected pieces, and the piece of each face."""
     one, other = _shared_sides(faces)
     return _components(one // 3, other // 3, len(faces))
 
 
 def signed_volumes(mesh: Mesh, label: Int[np.ndarray, " face"], count: int) -> Float[np.ndarray, " body"]:
-    """Volume that each closed piece encloses; negative where its faces look inwards, as those of a cavity."""
+    """Volume enclosed by each closed piece; negative if its faces point inwards, as in a cavity."""
     corners = mesh.vertices[mesh.faces].astype(np.float64)
     six_volumes = np.einsum("fi,fi->f", corners[:, 0], np.cross(corners[:, 1], corners[:, 2]))
     return np.bincount(label, six_volumes, count) / 6
 
 
 def is_inside(point: Float[np.ndarray, " 3"], mesh: Mesh) -> bool:
-    """Whether a closed mesh goes around a point, by its winding number: the sum of the solid angles at which
-    the faces are seen from there (Van Oosterom and Strackee, 1983)."""
+    """Whether a closed mesh contains a point, by its winding number: the sum of the solid angles of the faces
+    (Van Oosterom and Strackee, 1983)."""
     a, b, c = np.moveaxis(mesh.vertices[mesh.faces].astype(np.float64) - point, 1, 0)
     length_a, length_b, length_c = (np.linalg.norm(corner, axis=-1) for corner in (a, b, c))
     dot_ab, dot_bc, dot_ca = ((p * q).sum(axis=-1) for p, q in ((a, b), (b, c), (c, a)))
@@ -105,7 +105,7 @@ def is_inside(point: Float[np.ndarray, " 3"], mesh: Mesh) -> bool:
 
 
 def sides_with_lids(mesh: Mesh) -> tuple[str, ...]:
-    """The faces of the scene cube [-1, 1]^3 with faces of the mesh on them, exactly: its lids."""
+    """The faces of the scene cube [-1, 1]^3 on which the mesh has lids."""
     corners = mesh.vertices[mesh.faces]
     lowest, highest = ((corners == side).all(axis=1).any(axis=0) for side in (-1, 1))
     is_touched = np.stack([lowest, highest], axis=1).ravel()
@@ -113,15 +113,15 @@ def sides_with_lids(mesh: Mesh) -> tuple[str, ...]:
 
 
 def _edges(faces: Int[np.ndarray, "face 3"]) -> tuple[np.ndarray, np.ndarray]:
-    """Of each side of each face, from its corner to the next: the number of its edge, and whether it runs
-    from the vertex of the lower number to that of the higher."""
+    """For each half-edge, from a corner to the next: the index of its edge, and whether it runs from the
+    lower to the higher vertex index."""
     start, end = faces.ravel().astype(np.int64), np.roll(faces, -1, axis=1).ravel().astype(np.int64)
     key = np.minimum(start, end) * (int(faces.max(initial=0)) + 1) + np.maximum(start, end)
     return np.unique(key, return_inverse=True)[1].ravel(), start < end
 
 
 def _shared_sides(faces: Int[np.ndarray, "face 3"]) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of sides on the same edge; of more than two, each with the next."""
+    """Pairs of half-edges on the same edge; if there are more than two, each with the next."""
     edge, _ = _edges(faces)
     order = np.argsort(edge, kind="stable")
     is_same = np.flatnonzero(edge[order][1:] == edge[order][:-1])

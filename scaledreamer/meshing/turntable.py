@@ -1,10 +1,10 @@
-"""Many frames of one finished scene, fast: volume rendering that asks for little more than the colours seen.
+"""Fast volume rendering of many frames of one finished scene, with few colour queries.
 
 The same image formation as `rendering/volume.py` (VolSDF density, front-to-back compositing), without
-gradients, and with two shortcuts. Distances come from the lattice that the mesh is made from, interpolated.
-And rays leap over empty space: a grid tells for every cell how far away the nearest cell is in which anything
-can be seen. A ray's colour is taken at a few depths, each of which stands for a share of what the ray sees.
-World axes; points in [-1, 1]^3.
+gradients and with two shortcuts. Distances are interpolated from the lattice of the mesh. Rays skip empty
+space: a grid stores for every cell the distance to the nearest cell with visible density. Colours are queried
+at a few depths per ray, each of which represents a share of the ray's weight. World axes; points in [-1,
+1]^3.
 """
 
 from __future__ import annotations
@@ -24,24 +24,23 @@ from scaledreamer.fields.sdf import volsdf_density
 from scaledreamer.meshing.isosurface import Lattice
 
 VISIBLE_WITHIN = 5.0
-"""Deviations outside a flat surface beyond which density is left out; it would take 0.3 % of the light."""
+"""Density further outside a surface than this many deviations is ignored; it absorbs 0.3 % of the light."""
 
 OPAQUE_BELOW = 0.01
-"""Rays end when no more than this share of light comes through; what they gathered is scaled up to all."""
+"""Rays end at this transmittance; what they accumulated is then scaled up to 1."""
 
 COLOR_SHARE = 0.15
-"""A ray's colour is taken anew after each such share of what it sees."""
+"""The colour is queried again after each such share of a ray's weight."""
 
 
 @dataclass(frozen=True)
 class Space:
-    """Where in the scene cube something can be seen.
+    """Occupancy of the scene cube.
 
     Attributes:
-        distances: the SDF on a lattice of n + 1 points a side.
-        leap: for each of the (n / 2)^3 cells a distance that can be gone from anywhere in it without meeting
-        anything
-            visible; 0 where something may be.
+        distances: the SDF on a lattice of n + 1 points per side.
+        leap: for each of the (n / 2)^3 cells, a distance that a ray may safely skip from anywhere in it; 0 if
+            something may be visible in the cell.
     """
 
     distances: Float[Tensor, "x y z"]
@@ -49,7 +48,7 @@ class Space:
 
     @classmethod
     def from_lattice(cls, lattice: Lattice, inverse_deviation: float) -> Space:
-        """From the distances that the mesh is made from."""
+        """From the lattice of the mesh."""
         lowest = -F.max_pool3d(-lattice.values[None, None], 3, stride=2)[0, 0]
         cell = 2 / lowest.shape[0]
         occupied = (lowest < VISIBLE_WITHIN / inverse_deviation).cpu().numpy()
@@ -60,7 +59,7 @@ class Space:
         return cls(lattice.values, torch.from_numpy(leap).to(lattice.values.device))
 
     def leap_at(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
-        """Of the cells that points are in."""
+        """The leaps of the cells that contain the points."""
         size = self.leap.shape[0]
         x, y, z = ((points + 1) * (size / 2)).int().clamp_(0, size - 1).unbind(-1)
         return self.leap.view(-1)[(x * size + y) * size + z]
@@ -83,7 +82,7 @@ def render_frames(
     inverse_deviation: float,
     frames_at_once: int = 4,
 ) -> Float[Tensor, "view {size} {size} 4"]:
-    """Square images of a scene of one prompt on its own: premultiplied rgba in [0, 1]."""
+    """Square images of a scene of one prompt without background: premultiplied rgba in [0, 1]."""
     frames = []
     for first in range(0, cameras.azimuth.shape[1], frames_at_once):
         some = cameras.select(slice(first, first + frames_at_once))
@@ -106,18 +105,19 @@ def march_rays(
 ) -> tuple[
     Int[Tensor, " sample"], Float[Tensor, "sample 3"], Float[Tensor, " sample"], Float[Tensor, " ray"]
 ]:
-    """Where rays see something.
+    """Samples along rays.
 
-    Returns: of each sample its ray, its point and the share of the ray's light that comes from there; and of
-    each ray the share that comes from behind the scene. A ray's shares add up to 1.
+    Returns: for each sample its ray, its point and its weight; and for each ray the weight of the background.
+        A ray's weights sum to 1.
     """
     step = 1 / inverse_deviation
     transmittance = torch.ones_like(origins[:, 0])
     depth, leave = _cube_span(origins, directions)
     ray = (depth < leave).nonzero()[:, 0]
     depth, leave, origins, directions = depth[ray], leave[ray], origins[ray], directions[ray]
-    light = torch.ones_like(depth)  # that still comes through
-    share, share_times_depth = torch.zeros_like(depth), torch.zeros_like(depth)  # seen since the last sample
+    light = torch.ones_like(depth)  # transmittance
+    # Accumulated since the last sample.
+    share, share_times_depth = torch.zeros_like(depth), torch.zeros_like(depth)
     samples: list[tuple[Tensor, Tensor, Tensor]] = []
     while len(ray):
         leap = space.leap_at(torch.addcmul(origins, depth[:, None], directions))
@@ -162,7 +162,7 @@ def march_rays(
 def _cube_span(
     origins: Float[Tensor, "ray 3"], directions: Float[Tensor, "ray 3"]
 ) -> tuple[Float[Tensor, " ray"], Float[Tensor, " ray"]]:
-    """Depths at which rays enter and leave the cube [-1, 1]^3; entry after exit where they miss it."""
+    """Depths at which rays enter and leave the cube [-1, 1]^3; entry > exit if they miss it."""
     safe = torch.where(directions.abs() < 1e-9, torch.full_like(directions, 1e-9), directions)
     one, other = (-1 - origins) / safe, (1 - origins) / safe
     return torch.minimum(one, other).amax(-1).clamp(min=0), torch.maximum(one, other).amin(-1)
