@@ -1,1 +1,2 @@
-"""Functions of space: hash grids, signed distances. Knows nothing of prompts, scenes or rays."""
+"""Functions of space: hash grids, planes, volumes, signed distances. Independent of prompts, scenes and
+rays."""

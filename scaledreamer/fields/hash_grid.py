@@ -1,7 +1,7 @@
-"""Multiresolution hash grid (Müller et al. 2022, section 3), whichever of its twins computes it.
+"""Multiresolution hash grid (Müller et al. 2022, section 3) with interchangeable backends.
 
-Conventions of levels, cells and the table are those of `scaledreamer.fields.pyramid`; what all twins promise
-stands in `hash_grid_backend.Encode`.
+Levels, cells and the table follow the conventions of `scaledreamer.fields.pyramid`; the contract of all
+backends is `hash_grid_backend.Encode`.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from scaledreamer.memory import memory_bytes
 class HashGrid(nn.Module):
     """Learned features of points, interpolated from a pyramid of grids.
 
-    The state is the table alone, the same for all backends.
+    The only state is the table, which is the same for all backends.
 
     Args:
         num_levels: grids in the pyramid.
-        features_per_level: features of one entry.
-        log2_table_size: log2 of the most entries a level may have.
-        base_resolution: grid points along an edge at level 0.
-        growth: ratio of resolutions of neighbouring levels, at least 1.
+        features_per_level: features of an entry.
+        log2_table_size: log2 of the maximum number of entries of a level.
+        base_resolution: grid points per edge at level 0.
+        growth: ratio of the resolutions of neighbouring levels, at least 1.
         init_scale: initial entries are uniform in [-init_scale, init_scale].
-        backend: "auto", "torch", "triton" or "tinycudann", see `hash_grid_backend`; chosen where the points
-            are.
+        backend: "auto", "torch", "triton" or "tinycudann", see `hash_grid_backend`; "auto" depends on the
+            device of the points.
 
     Raises: ValueError naming the argument that is out of range, or if the table does not fit into memory.
     """
@@ -66,23 +66,23 @@ class HashGrid(nn.Module):
         """Features of points, level by level (axis feature = level * features_per_level + feature of the
         level).
 
-        Differentiable in the table, and in the points if they ask for it. Points outside of the cube count
-        as on its faces; features of a point with a NaN are NaN.
+        Differentiable in the table, and in the points if they require gradients. Points outside the cube are
+        clamped to its faces; features of a point with a NaN are NaN.
 
         Args:
-            dtype: of the features; the entries are read in it too. None is the points'.
+            dtype: of the features, and of the entries as they are read. None is the dtype of the points.
 
         Raises: ValueError if the backend does not work on the points' device or dtype.
         """
         chosen = choose_backend(self.backend, points.device)
         if self.backend == "auto" and points.dtype != torch.float32:
-            chosen = choose_backend("torch", points.device)  # the others read points in float32 alone
+            chosen = choose_backend("torch", points.device)  # the others only accept points in float32
         features = chosen.encode(self.table, points.reshape(-1, 3), self.pyramid, dtype)
         return features.view(*points.shape[:-1], self.num_features)
 
 
 def _check_memory(num_bytes: int, num_levels: int, features_per_level: int, log2_table_size: int) -> None:
-    """Raises ValueError before a table is allocated that there is no memory for."""
+    """Raises ValueError before allocating a table that does not fit into memory."""
     device = torch.get_default_device()
     if device.type == "cuda":
         free, where = torch.cuda.mem_get_info(device)[0], "the GPU's memory"

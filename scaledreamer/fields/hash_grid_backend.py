@@ -1,6 +1,6 @@
-"""Which of the hash grid's twins works where, and what to do where one does not. Importing it needs no torch.
+"""Selection of the hash grid's backend, and what to do if one does not work. Importing it needs no torch.
 
-The twins have one signature, `Encode`, one layout of the table, and agree up to rounding:
+The backends share a signature, `Encode`, and the layout of the table, and agree up to rounding:
     torch       `hash_grid_torch.encode`, everywhere
     triton      `hash_grid_triton.encode`, NVIDIA and AMD GPUs
     tinycudann  `hash_grid_tcnn.encode`, NVIDIA GPUs, in float16 or float32
@@ -26,16 +26,16 @@ INSTALL = {
         "'git+https://github.com/NVlabs/tiny-cuda-nn/#subdirectory=bindings/torch'"
     ),
 }
-"""How to get an accelerator."""
+"""How to install an accelerator."""
 
 
 class Encode(Protocol):
     """Features "n level*feature" of points "n 3" from a table "entry feature".
 
-    Features come out in `dtype` (None: the points'), in which the entries are read too; gradients of a
-    float32 table are accumulated and returned in float32. Points outside of [-1, 1]^3 count as on its faces,
-    infinite ones too, with no gradient along that axis; features of a point with a NaN are NaN.
-    Differentiable once, in the table and the points: a second time raises RuntimeError.
+    Features have the dtype `dtype` (None: that of the points), in which the entries are read too; gradients
+    of a float32 table are accumulated and returned in float32. Points outside [-1, 1]^3, also infinite ones,
+    are clamped to its faces, without gradient along that axis; features of a point with a NaN are NaN.
+    Differentiable once, in the table and the points: a second derivative raises RuntimeError.
     """
 
     def __call__(
@@ -44,7 +44,7 @@ class Encode(Protocol):
 
 
 class Backend(NamedTuple):
-    """A twin, and one line for the user on which it is."""
+    """An implementation, and one line for the user that names it."""
 
     name: str
     encode: Encode
@@ -52,18 +52,18 @@ class Backend(NamedTuple):
 
 
 def check_name(name: str) -> None:
-    """Raises ValueError unless a twin, or auto, is called so."""
+    """Raises ValueError unless the name is that of a backend or "auto"."""
     if name not in NAMES:
         raise ValueError(f"backend is {name!r}: choose {', '.join(map(repr, NAMES))}.")
 
 
 def choose_backend(name: str, device: torch.device) -> Backend:
-    """The twin that is meant by a name on a device; auto is the fastest that works there.
+    """The backend for a name and a device; "auto" selects the fastest that works.
 
-    Where auto has to do without triton on a GPU it warns, once. Under
-    `torch.use_deterministic_algorithms` auto is torch: the others add up gradients in any order.
+    If "auto" has to do without Triton on a GPU, it warns once. Under `torch.use_deterministic_algorithms`
+    "auto" is torch, because the others sum gradients in any order.
 
-    Raises: ValueError if the twin that is asked for by name does not work there, with how to get it.
+    Raises: ValueError if the requested backend does not work there; the message says how to install it.
     """
     import torch
 
@@ -104,7 +104,7 @@ def _torch(device: str) -> Backend:
 
 
 def _import(name: str, device: str) -> Backend | str:
-    """The twin, once it has worked on one point, or why it does not work."""
+    """The backend, if it works for a single point, or the reason why it does not work."""
     try:
         if name == "triton":
             from scaledreamer.fields import hash_grid_triton as twin

@@ -1,17 +1,17 @@
-"""The hash grid's twin in tiny-cuda-nn, where that is installed: see `hash_grid_backend.Encode`.
+"""The hash grid's tiny-cuda-nn backend, if installed: see `hash_grid_backend.Encode`.
 
-Its parameters are one flat vector, of which its grid.h (`GridEncodingTemplated`) says:
+Its parameters are one flat vector (grid.h, `GridEncodingTemplated`):
 - level after level, entry after entry, feature after feature;
 - a level has resolution^3 entries rounded up to a multiple of 8, at most 2^log2_hashmap_size;
-- which entry a corner has is what `scaledreamer.fields.pyramid` says, whose conventions are taken from there.
-So our table "entry feature", flattened, is that vector, and nothing lies between the levels. The bindings pad
+- corners map to entries as in `scaledreamer.fields.pyramid`, which follows its conventions.
+So that vector is our flattened table "entry feature", without gaps between the levels. The bindings pad
 batches to a multiple of their own and cut the features to `n_output_dims`, levels times features.
 
-It computes scales in float32. Where a scale is a whole number up to rounding it may see a resolution one
-higher or lower, and a level of another size; then the sizes are compared and the grid is refused.
+It computes scales in float32. If a scale is an integer up to rounding, its resolution may differ by one, and
+so may the size of the level; the sizes are compared, and such a grid is refused.
 
-`import tinycudann` raises EnvironmentError, not ImportError, on a machine without a GPU, and so does this
-module.
+On a machine without a GPU, `import tinycudann` raises EnvironmentError rather than ImportError, and so does
+this module.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from scaledreamer.fields.pyramid import Pyramid, make_pyramid
 
 VERSION = getattr(tinycudann, "__version__", "of unknown version")
 _DTYPES = (torch.float32, torch.float16)
-_FEATURES = (1, 2, 4, 8)  # of a level, that it has kernels for
+_FEATURES = (1, 2, 4, 8)  # per level, for which it has kernels
 
 
 def runs_on(device: str) -> bool:
@@ -39,7 +39,7 @@ def runs_on(device: str) -> bool:
 
 @torch.no_grad()
 def try_on(device: str) -> None:
-    """Raises if it does not work, as where it was built for another GPU."""
+    """Raises if it does not work, for example because it was built for another GPU."""
     pyramid = make_pyramid(num_levels=1, log2_table_size=3, base_resolution=2, growth=1.0)
     encode(torch.zeros(8, 2, device=device), torch.zeros(1, 3, device=device), pyramid)
 
@@ -71,7 +71,7 @@ def from_tcnn(
 
 
 def encoding_config(pyramid: Pyramid, features_per_level: int) -> dict[str, Any]:
-    """The grid in tiny-cuda-nn's words."""
+    """The grid's settings under tiny-cuda-nn's names."""
     return {
         "otype": "HashGrid",
         "n_levels": pyramid.num_levels,
@@ -89,9 +89,9 @@ def encode(
     pyramid: Pyramid,
     dtype: torch.dtype | None = None,
 ) -> Float[Tensor, "n feature"]:
-    """The twin in tiny-cuda-nn: see `hash_grid_backend.Encode`. In float16 it adds up gradients in float16.
+    """tiny-cuda-nn's encoding: see `hash_grid_backend.Encode`. In float16 it sums gradients in float16.
 
-    Raises: ValueError for dtypes, features or sizes that it does not have.
+    Raises: ValueError for dtypes, features or sizes that it does not support.
     """
     dtype = dtype or points.dtype
     if points.dtype != torch.float32 or dtype not in _DTYPES:
@@ -107,7 +107,7 @@ def encode(
 def _encoding(
     pyramid: Pyramid, features_per_level: int, dtype: torch.dtype, device: torch.device
 ) -> torch.nn.Module:
-    """An encoding without parameters of its own; they are given with each call."""
+    """An encoding without its own parameters; they are passed with each call."""
     if features_per_level not in _FEATURES:
         raise ValueError(
             f"features_per_level is {features_per_level}: tinycudann takes {', '.join(map(str, _FEATURES))}; "
@@ -129,7 +129,7 @@ def _encoding(
 
 
 class _Interpolate(torch.autograd.Function):
-    """Keeps tiny-cuda-nn's own graph apart: of its second derivatives some are silently missing."""
+    """Hides tiny-cuda-nn's own graph, in which some second derivatives are silently missing."""
 
     @staticmethod
     def forward(ctx: Any, table: Tensor, points: Tensor, pyramid: Pyramid, encoding: Any) -> Tensor:

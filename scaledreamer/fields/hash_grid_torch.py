@@ -1,8 +1,8 @@
-"""The hash grid's twin in plain torch, for every device: see `hash_grid_backend.Encode` for what it promises.
+"""The hash grid's plain torch backend, for every device: see `hash_grid_backend.Encode`.
 
-Speed on a CPU: the forward pass is one `embedding_bag` per piece of points, the backward pass one flat
+Speed on a CPU: the forward pass is one `embedding_bag` per chunk of points, the backward pass one flat
 `scatter_add_` per pair of features, as complex numbers (22,000 points, forward and backward: 8 levels of 4
-features 26 ms instead of 28 one by one, 16 levels of 2 in large tables 93 instead of 166). Beside it the
+features 26 ms instead of 28 one by one, 16 levels of 2 in large tables 93 instead of 166). In comparison, the
 backward pass of `embedding_bag` takes 5 times as long, that of a sparse CSR product 6 times, `index_select`
 or `index_add_` 4 times. `python -m tools.benchmark field` compares with a naive grid.
 """
@@ -21,8 +21,8 @@ from torch import Tensor
 from scaledreamer.fields.once import once
 from scaledreamer.fields.pyramid import PRIMES, Pyramid
 
-# Points times levels that are worked on together: temporaries of about 2 MB on CPUs, where they then stay in
-# the cache of a core (half of it takes 11 % longer, twice 5 %), and 0.5 GB on GPUs, which only bounds memory.
+# Points times levels per chunk: temporaries of about 2 MB on CPUs, which fit into a core's cache (half of it
+# takes 11 % longer, twice 5 %), and 0.5 GB on GPUs, only to bound memory.
 _BAGS_AT_ONCE = 2**16
 _BAGS_AT_ONCE_ON_GPU = 2**22
 
@@ -33,7 +33,7 @@ def encode(
     pyramid: Pyramid,
     dtype: torch.dtype | None = None,
 ) -> Float[Tensor, "n feature"]:
-    """The twin in plain torch: see `hash_grid_backend.Encode`. Works in the points' precision."""
+    """The encoding in plain torch: see `hash_grid_backend.Encode`. Computes in the points' precision."""
     features = _Interpolate.apply(table, points, pyramid, dtype)
     return features if dtype is None else features.to(dtype)
 
@@ -56,9 +56,9 @@ class _Locator:
     def cells(
         self, points: Float[Tensor, "n 3"]
     ) -> tuple[Int[Tensor, "3 level n"], Float[Tensor, "2 3 level n"]]:
-        """Lower corners of the cells that hold the points, and linear weights of lower and upper sides.
+        """Lower corners of the cells that contain the points, and linear weights of lower and upper sides.
 
-        NaN is in cell 0, with weights of NaN.
+        NaN is in cell 0, with NaN weights.
         """
         x = (points.t().contiguous().clamp(-1, 1) + 1) * 0.5
         position = (x[:, None] * self.scales).add_(0.5)
@@ -66,10 +66,10 @@ class _Locator:
         sides = position.new_empty(2, *position.shape)
         torch.sub(position, lower, out=sides[1])
         torch.sub(1, sides[1], out=sides[0])
-        return lower.int().clamp_(min=0), sides  # as an integer NaN may be anything, here not above 0
+        return lower.int().clamp_(min=0), sides  # NaN as an integer is arbitrary, here not above 0
 
     def rows(self, cells: Int[Tensor, "3 level n"]) -> Int[Tensor, "z=2 y=2 x=2 level n"]:
-        """Table rows of the 8 corners of each cell. 32-bit integers wrap, which keeps the low bits right."""
+        """Table rows of the 8 corners of each cell. 32-bit integers may wrap; the low bits stay correct."""
         rows = cells.new_empty(2, 2, 2, *cells.shape[1:])
         split = self.num_dense
         if split > 0:
@@ -94,12 +94,12 @@ class _Locator:
 
 
 _PRIMES = tuple(prime if prime < 2**31 else prime - 2**32 for prime in PRIMES)
-"""As signed integers of 32 bits, whose products wrap to the same bits."""
+"""As signed 32-bit integers, whose products wrap to the same bits."""
 
 
 @lru_cache(maxsize=8)
 def _locator_on_gpu(pyramid: Pyramid, dtype: torch.dtype, device: torch.device) -> _Locator:
-    """Kept, since each constant's way to a GPU makes the CPU wait for it."""
+    """Cached, because copying constants to a GPU makes the CPU wait."""
     with torch.inference_mode(False):
         return _Locator(pyramid, dtype, device)
 
@@ -110,7 +110,7 @@ def _locator(pyramid: Pyramid, like: Tensor) -> _Locator:
 
 
 def _sides(lower: Int[Tensor, "level n"], step: Tensor | int) -> Int[Tensor, "2 level n"]:
-    """An axis' share of a row, for the lower and the upper side of the cell."""
+    """An axis's share of the row index, for the lower and the upper side of the cell."""
     sides = lower.new_empty(2, *lower.shape)
     sides[0] = lower
     torch.add(lower, step, out=sides[1])
@@ -128,9 +128,9 @@ def _corners_last(values: Tensor) -> Tensor:
 
 
 class _Interpolate(torch.autograd.Function):
-    """Features of points "n 3" from a table "entry feature", in pieces.
+    """Features of points "n 3" from a table "entry feature", in chunks.
 
-    Saves nothing but its inputs: rows and weights, small work, are computed again in the backward pass.
+    Saves only its inputs: rows and weights, which are cheap, are recomputed in the backward pass.
     """
 
     @staticmethod
@@ -181,12 +181,12 @@ class _Interpolate(torch.autograd.Function):
 
 
 def _rounded(table: Tensor, dtype: torch.dtype | None, points: Tensor) -> Tensor:
-    """Entries in the points' precision, after what a dtype leaves of them."""
+    """Entries in the points' precision, after rounding to `dtype`."""
     return table.to(dtype or points.dtype).to(points.dtype)
 
 
 class _Sums:
-    """Adds up the gradient of a table, two features at a time: as complex numbers they share the index."""
+    """Sums the gradient of a table, two features at a time: as complex numbers they share an index."""
 
     def __init__(self, table: Tensor) -> None:
         num_entries, num_features = table.shape
@@ -237,6 +237,6 @@ def _grad_points(grad_weights: Tensor, sides: Tensor, points: Tensor, scales: Te
 
 
 def _pieces(values: Tensor, num_levels: int) -> tuple[Tensor, ...]:
-    """Pieces along the first axis."""
+    """Chunks along the first axis."""
     at_once = _BAGS_AT_ONCE if values.device.type == "cpu" else _BAGS_AT_ONCE_ON_GPU
     return values.split(max(1, at_once // num_levels))

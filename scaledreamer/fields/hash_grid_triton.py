@@ -1,21 +1,21 @@
-"""The hash grid's twin in Triton, for GPUs: see `hash_grid_backend.Encode` for what it promises.
+"""The hash grid's Triton backend, for GPUs: see `hash_grid_backend.Encode`.
 
-How it is laid out. A program works on a block of points and a group of neighbouring levels, whose features
-together fill the 32 bytes that a GPU's memory moves at once; blocks are counted before groups, so that a few
-levels' entries are in the cache at a time. The 8 corners are unrolled without branches (dense and hashed rows
-are both computed, one is taken), so that all their loads are under way together, x-neighbours next to each
-other; the features of an entry are one vector. All sums are in float32, whatever the entries are.
+Layout: a program handles a block of points and a group of neighbouring levels, whose features together fill
+the 32 bytes of a GPU memory transaction. Blocks come before groups in the grid, so that the entries of a few
+levels are in the cache at a time. The 8 corners are unrolled without branches (dense and hashed rows are both
+computed, and one is selected), so that all loads are in flight together, x-neighbours next to each other; the
+features of an entry are one vector. All sums are in float32 for any dtype of the entries.
 
-The table's gradient is added up atomically. Many points share the few entries of coarse levels, above all
-samples along a ray, which stand side by side in a block: these levels have `_NUM_COPIES` sums, neighbouring
-points add to different ones, and the copies are added up at the end. The order of additions is not fixed, nor
-the result's last bits.
+The table's gradient is summed atomically. Many points share the few entries of coarse levels, above all the
+samples along a ray, which are adjacent in a block. These levels have `_NUM_COPIES` partial sums: neighbouring
+points add to different ones, and the copies are summed at the end. The order of additions is not fixed, and
+so the last bits vary.
 
-On a CPU it runs in Triton's interpreter, for tests: set TRITON_INTERPRET=1 before it is imported.
+For tests it runs on a CPU in Triton's interpreter: set TRITON_INTERPRET=1 before importing it.
 """
 
-# Names of kernels' constants are capitals, as everywhere in Triton; the shape checker of the tests has to
-# leave functions alone that Triton reads as source (no_type_check).
+# Kernel constants are in capitals, as usual in Triton. Functions that Triton reads as source are exempt from
+# the shape checker of the tests (no_type_check).
 # ruff: noqa: N803, N806
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from scaledreamer.fields.pyramid import PRIMES, Pyramid, make_pyramid
 
 VERSION = triton.__version__
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-_BLOCK = 128  # points of a program, one for each thread of its 4 warps
+_BLOCK = 128  # points per program, one for each thread of its 4 warps
 _SECTOR_BYTES = 32
 _NUM_COPIES = 16
-_MAX_COARSE_ROWS = 2**16  # of the levels that are added up in copies, together
+_MAX_COARSE_ROWS = 2**16  # total rows of the levels that are summed in copies
 _MIN_POINTS_FOR_COPIES = 2**14
 
 
@@ -50,7 +50,7 @@ def runs_on(device: str) -> bool:
 
 @torch.no_grad()
 def try_on(device: str) -> None:
-    """Raises if it does not work: Triton needs gcc or clang, and a GPU that is not too old."""
+    """Raises if it does not work: Triton needs gcc or clang, and a recent enough GPU."""
     pyramid = make_pyramid(num_levels=1, log2_table_size=3, base_resolution=2, growth=1.0)
     encode(torch.zeros(8, 1, device=device), torch.zeros(1, 3, device=device), pyramid)
 
@@ -61,10 +61,9 @@ def encode(
     pyramid: Pyramid,
     dtype: torch.dtype | None = None,
 ) -> Float[Tensor, "n feature"]:
-    """The twin in Triton: see `hash_grid_backend.Encode`.
+    """The encoding in Triton: see `hash_grid_backend.Encode`.
 
-    Raises: ValueError for points that are not float32, or features that are none of float32, float16 and
-        bfloat16.
+    Raises: ValueError for points that are not float32, or features other than float32, float16 and bfloat16.
     """
     dtype = dtype or points.dtype
     if points.dtype != torch.float32 or dtype not in _DTYPES:
@@ -114,7 +113,7 @@ class _Interpolate(torch.autograd.Function):
 
 
 def _sizes(pyramid: Pyramid, entries: Tensor) -> dict[str, int]:
-    """The kernels' constants for entries, or gradients, "any feature" of one dtype."""
+    """Kernel constants for entries or gradients "any feature" of one dtype."""
     num_features = entries.shape[1]
     return {
         "NUM_LEVELS": pyramid.num_levels,
@@ -126,7 +125,7 @@ def _sizes(pyramid: Pyramid, entries: Tensor) -> dict[str, int]:
 
 
 def _copies(pyramid: Pyramid, num_points: int) -> dict[str, int]:
-    """Of which levels, the first ones, the gradient is added up in copies, and in how many rows."""
+    """Number of (first) levels whose gradient is summed in copies, and the number of their rows."""
     num_levels = num_rows = 0
     if num_points >= _MIN_POINTS_FOR_COPIES:
         for size in pyramid.entries[: pyramid.num_dense]:
@@ -138,9 +137,9 @@ def _copies(pyramid: Pyramid, num_points: int) -> dict[str, int]:
 
 @lru_cache(maxsize=8)
 def _constants(pyramid: Pyramid, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Of each level: the scale; and the factors of y and z, the size and the first row.
+    """For each level: the scale; and the factors of y and z, the size and the first row.
 
-    Kept, since each tensor's way to a GPU makes the CPU wait for it.
+    Cached, because copying tensors to a GPU makes the CPU wait.
     """
     rows = []
     for level, resolution in enumerate(pyramid.resolutions):
@@ -166,7 +165,7 @@ def _launch(kernel: Any, sizes: dict[str, int], points: Tensor, *tensors: Tensor
 @triton.jit
 @no_type_check
 def _axis(points, at, inside, axis: tl.constexpr):
-    """A coordinate, and where it lies in [0, 1]; NaN stays NaN."""
+    """A coordinate mapped to [0, 1] and clamped; NaN stays NaN."""
     p = tl.load(points + at * 3 + axis, mask=inside, other=0.0)
     clamped = tl.where(p < -1.0, -1.0, tl.where(p > 1.0, 1.0, p))
     return p, (clamped + 1.0) * 0.5

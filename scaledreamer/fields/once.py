@@ -1,4 +1,4 @@
-"""A backward pass that says what it cannot do, instead of returning wrong second derivatives."""
+"""Backward passes that refuse a second derivative instead of returning a wrong one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MESSAGE = (
 
 
 class _Refuse(torch.autograd.Function):
-    """Passes gradients on, and raises when they are to be differentiated."""
+    """The identity on gradients, which raises when they are differentiated."""
 
     @staticmethod
     def forward(ctx: Any, num_anchors: int, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -27,12 +27,12 @@ class _Refuse(torch.autograd.Function):
 
 
 def once(backward: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple[Any, ...]]:
-    """Decorator of an autograd function's `backward` that cannot be differentiated itself."""
+    """Decorator for the `backward` of an autograd function that is differentiable only once."""
 
     def wrapped(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         with torch.no_grad():
             results = backward(ctx, *grads)
-        if not torch.is_grad_enabled():  # the usual case: no graph of the gradients is asked for
+        if not torch.is_grad_enabled():  # the usual case: no graph of the gradients is needed
             return results
         anchors = [tensor for tensor in (*grads, *ctx.saved_tensors) if tensor.requires_grad]
         if not anchors:

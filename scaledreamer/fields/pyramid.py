@@ -11,9 +11,9 @@ Levels with resolution^3 <= 2^log2_table_size are dense (x fastest, then y, then
 (Müller et al. 2022, Eq. 4). As in tiny-cuda-nn a dense index is taken modulo the entries: the last half cell
 before x = 1 shares entries with the far side.
 
-All indices fit 32 bits, whatever the settings: a dense one is below 2 * 2^24, a row of the whole table below
-2^29, a cell at most 2^16 (whose products with Eq. 4's primes wrap, as they are meant to). What counts
-features instead of rows does not, and is 64 bits wide.
+All indices fit into 32 bits for any settings: a dense index is below 2 * 2^24, a row of the whole table below
+2^29, a cell at most 2^16 (products with the primes of Eq. 4 wrap, as intended). Indices of features instead
+of rows do not fit, and have 64 bits.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from itertools import accumulate
 from typing import NamedTuple
 
 PRIMES = (1, 2654435761, 805459861)
-"""Of Eq. 4, one per axis."""
+"""The primes of Eq. 4, one per axis."""
 
 
 class Pyramid(NamedTuple):
-    """Hashable, so that what is made from it once can be kept. Make it with `make_pyramid`.
+    """Hashable, so that derived objects can be cached. Created by `make_pyramid`.
 
     Attributes:
-        num_dense: the first so many levels are dense.
+        num_dense: number of dense levels, which come first.
         scales, resolutions, entries: one per level, see above.
         log2_table_size, base_resolution, growth: the settings.
     """

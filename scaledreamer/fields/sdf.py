@@ -20,7 +20,7 @@ def finite_difference_gradient(
     """Central differences `(f(x + eps e_i) - f(x - eps e_i)) / (2 eps)`, in one call of `sdf` with 6 n
     points.
 
-    Differentiable in the parameters of `sdf`. A gradient of length 1 points outside.
+    Differentiable in the parameters of `sdf`. The gradient points outwards; its length is 1 for a distance.
 
     Raises: ValueError if eps is not positive.
     """
@@ -36,8 +36,8 @@ def volsdf_density(sdf: Float[Tensor, "*n"], inverse_deviation: float) -> Float[
     """Density of VolSDF (Yariv et al. 2021, Eq. 2 and 3) with alpha = 1 / beta = `inverse_deviation`, per
     unit length.
 
-    The Laplace distribution's cumulative of -sdf: 0 far outside, half of the inverse deviation on the
-    surface, all of it deep inside.
+    The inverse deviation times the Laplace cumulative distribution of -sdf: 0 far outside, half of the
+    inverse deviation on the surface, all of it deep inside.
     """
     tail = 0.5 * torch.exp(-inverse_deviation * sdf.abs())
     return inverse_deviation * torch.where(sdf > 0, tail, 1 - tail)

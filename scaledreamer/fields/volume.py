@@ -1,4 +1,4 @@
-"""Features of points, looked up in a volume of features; axes and cube as in `scaledreamer.contracts`."""
+"""Features of points, interpolated from a feature volume; axes and cube as in `scaledreamer.contracts`."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class FeatureVolume:
-    """Features of a batch of scenes on a lattice over the cube [-1, 1]^3, trilinear between its points.
+    """Features of a batch of scenes on a lattice over the cube [-1, 1]^3, interpolated trilinearly.
 
-    Lattice point i of r along an axis lies at the centre of the i-th of r equal cells, at (2 i + 1) / r - 1
-    (`align_corners=False` of `grid_sample`). Around the lattice everything is zero: in the half cell between
-    the outermost points and a face of the cube features fall to half of theirs, and half a cell outside of it
-    to zero. A point that is not finite has features without meaning, and harms no other point.
+    Lattice point i of r along an axis is at the centre of the i-th of r equal cells, at (2 i + 1) / r - 1
+    (`align_corners=False` in `grid_sample`). Outside the lattice everything is zero: in the half cell between
+    the outermost points and a face of the cube, features fall to half their value, and half a cell outside to
+    zero. A point that is not finite has meaningless features, but does not affect other points.
 
     Attributes:
-        values: axes z, y, x of the world in this order.
+        values: the axes are z, y, x of the world, in this order.
     """
 
     values: Float[Tensor, "batch c z y x"]
@@ -33,7 +33,7 @@ class FeatureVolume:
         values, num_points = self.values.to(points.dtype), points.shape[1]
         if num_points == 0:
             return values.new_zeros(batch, 0, channels)
-        if points.stride(0) == 0:  # then scenes are but further channels
+        if points.stride(0) == 0:  # scenes are then just additional channels
             values, points = values.flatten(0, 1)[None], points[:1]
         found = F.grid_sample(
             values, points[:, None, None], mode="bilinear", padding_mode="zeros", align_corners=False

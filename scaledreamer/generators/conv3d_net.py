@@ -1,14 +1,14 @@
-"""3DConv-net (ScaleDreamer section 4.2, after CC3D): noise and text to a volume of features by convolutions.
+"""3DConv-net (ScaleDreamer section 4.2, after CC3D): noise and text to a feature volume by convolutions.
 
-A mapping network turns noise into a vector, which text joins to become the style w; w modulates the
-convolutions of a StyleGAN2 whose images are volumes. Two MLPs that all prompts share turn the features of a
-point into distance and colour. Of the text nothing but the conditioner's `pooled` is used.
+A mapping network turns noise into a vector, which is combined with the text to the style w; w modulates the
+convolutions of a three-dimensional StyleGAN2. Two MLPs that all prompts share decode the features of a point
+to distance and colour. Of the text, only the conditioner's `pooled` is used.
 
-Everything random comes in through z, "batch noise_dim": `z_dim` numbers for the mapping network and then one
-for each convolution, in their order. StyleGAN2's convolutions have a fresh field of noise each; at 128^3 that
-would be 4.8 million numbers a prompt, to be drawn in every step, and kept by whoever wants an asset again.
-Here each has one field that never changes, times its number of z and its learned strength: noise of variance
-1 whose mean is 0, and which at z = 0 vanishes.
+All randomness comes from z, "batch noise_dim": `z_dim` numbers for the mapping network, then one for each
+convolution, in order. StyleGAN2 draws a new noise field for each convolution; at 128^3 this would be 4.8
+million numbers per prompt and step, all of which would have to be stored to reproduce an asset. Here each
+convolution has one constant field, scaled by its entry of z and its learned strength: noise of mean 0 and
+variance 1, which vanishes at z = 0.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from scaledreamer.generators.decoded import DecodedScene, Decoder, check_setting
 from scaledreamer.generators.styled import Dense, StyledConv, StyledOutput, double
 
 BASE_RESOLUTION = 4
-"""Of the learned constant that the convolutions begin with."""
+"""Resolution of the learned constant that the convolutions start with."""
 
 
 class Mapping(nn.Module):
     """Noise and text to styles.
 
-    The mean over all noise stands in a buffer, zero until `compute_mean`. Text joins by a linear layer after
-    it, so the mean style of a prompt is what comes of the mean noise and that prompt.
+    The mean over all noise is a buffer, zero until `compute_mean`. The text is added afterwards by a linear
+    layer, so the mean style of a prompt follows from the mean noise and that prompt.
     """
 
     mean: Tensor
@@ -57,22 +57,22 @@ class Mapping(nn.Module):
         return self.join(torch.cat([x, pooled.to(x.dtype)], 1))
 
     def noise_style(self, z: Float[Tensor, "batch z"]) -> Float[Tensor, "batch style"]:
-        """What becomes of noise before the text joins; noise of any length counts as of length sqrt(z)."""
+        """The style of noise before text is added; the noise is normalized to length sqrt(z)."""
         return self.layers(z * (z.square().mean(1, keepdim=True) + 1e-8).rsqrt())
 
     @torch.no_grad()
     def compute_mean(self, num_samples: int) -> None:
-        """Sets the mean, from the same noise each time."""
+        """Computes the mean, always from the same noise."""
         z = torch.randn(num_samples, self.z_dim, generator=torch.Generator().manual_seed(0))
         self.mean.copy_(self.noise_style(z.to(self.mean)).mean(0))
 
 
 class Block(nn.Module):
-    """The convolutions of one resolution, and what they add to the volume.
+    """The convolutions of one resolution, and their contribution to the volume.
 
     Args:
-        inputs: channels of the block before; None for the first block, which begins with a constant.
-        has_position_bias: a learned field is added between the convolutions.
+        inputs: channels of the previous block; None for the first block, which starts with a constant.
+        has_position_bias: whether a learned field is added between the convolutions.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor | None, volume: Tensor | None, style: Tensor, amounts: Float[Tensor, "batch layer"]
     ) -> tuple[Tensor, Tensor]:
-        """Channels and volume of this resolution from those of half of it; `amounts` of noise by layer."""
+        """Channels and volume at this resolution from those at half of it; `amounts` of noise by layer."""
         if self.doubling is None or x is None:
             assert self.position_bias is not None
             made: Tensor = self.position_bias.expand(len(style), -1, -1, -1, -1)
@@ -114,23 +114,23 @@ class Block(nn.Module):
 
 
 class Conv3DNet(nn.Module):
-    """Noise and text to scene. Starts as the same sphere for every prompt and noise, up to a few hundredths.
+    """Noise and text to scene. The initial scene is nearly the same sphere for all prompts and noise.
 
     Args:
         condition_dim: length of the conditioner's pooled vector.
-        z_dim: numbers of noise that the mapping network reads.
+        z_dim: noise inputs of the mapping network.
         style_dim: length of the styles w.
         mapping_depth: layers of the mapping network.
-        resolution: lattice points a side of the volume, a power of two.
-        num_features: of a point of the volume.
+        resolution: lattice points per side of the volume, a power of two.
+        num_features: features per point of the volume.
         max_channels, channel_base: convolutions at resolution r have min(max_channels, channel_base / r)
             channels.
         position_bias_resolution: blocks up to this resolution have a learned field added to their channels.
         mlp_width, mlp_depth: hidden layers of the two MLPs.
         sphere_radius: of the initial surface.
         background: "learned", a network of the direction that all prompts share, or "none", white.
-        gradient_checkpointing: while training, keep only the blocks' outputs and compute the rest again in
-            the backward pass: less memory, a third more time.
+        gradient_checkpointing: while training, keep only the blocks' outputs and recompute the rest in the
+            backward pass: less memory, a third more time.
 
     Raises: ValueError naming the argument that is out of range.
     """
@@ -198,12 +198,12 @@ class Conv3DNet(nn.Module):
         """The scenes of a batch of prompts.
 
         Args:
-            z: standard normal noise, "batch noise_dim". There is no default, lest noise is forgotten unseen.
-            truncation: 1 takes the noise as it is, 0 the mean style of each prompt whatever the noise, what
-                is between is between (StyleGAN, Karras et al. 2019, section B); not before `prepare_export`.
+            z: standard normal noise, "batch noise_dim". Required, so that it cannot be forgotten.
+            truncation: 1 uses the noise as it is, 0 the mean style of each prompt, values in between
+                interpolate (StyleGAN, Karras et al. 2019, section B); requires `prepare_export`.
 
-        Raises: ValueError for noise that is missing or of another shape, a condition of another length, and a
-            truncation without a mean style.
+        Raises: ValueError for noise that is missing or of another shape, text features of another length, and
+            a truncation without a mean style.
         """
         expected, got = self.config["condition_dim"], condition.pooled.shape[1]
         if expected != got:
@@ -236,7 +236,7 @@ class Conv3DNet(nn.Module):
         return DecodedScene(FeatureVolume(volume), self.decoder)
 
     def prepare_export(self, *, num_samples: int = 10_000) -> None:
-        """Computes the mean style that truncation needs, over so many draws of noise (always the same)."""
+        """Computes the mean style for truncation from `num_samples` noise vectors (always the same)."""
         self.mapping.compute_mean(num_samples)
 
 

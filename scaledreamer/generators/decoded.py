@@ -1,7 +1,7 @@
-"""Scenes whose points have features, which two MLPs that all prompts share turn into distance and colour.
+"""Scenes that decode the features of points with two MLPs that all prompts share.
 
-What the 3DConv-net, the Triplane-Transformer and the plain field have in common; they differ in where the
-features come from. World and axes are those of `scaledreamer.contracts`.
+Used by the 3DConv-net, the Triplane-Transformer and the plain field, which differ in where the features come
+from. World and axes are those of `scaledreamer.contracts`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class PointFeatures(Protocol):
     """Features of points of a batch of scenes."""
 
     def __call__(self, points: Float[Tensor, "batch n 3"]) -> Float[Tensor, "batch n feature"]:
-        """Features at points; points that are expanded along `batch` may be worked on once."""
+        """Features at points; points that are expanded along `batch` may be processed once."""
         ...
 
     def row(self, index: int) -> PointFeatures:
@@ -32,10 +32,10 @@ class PointFeatures(Protocol):
 
 
 def check_settings(config: Mapping[str, Any], sizes: Iterable[str]) -> None:
-    """What all generators ask of their settings.
+    """Checks settings that all generators share.
 
-    Raises: ValueError naming the size below 1, the sphere that is not inside the cube, or the background that
-        is neither "learned" nor "none".
+    Raises: ValueError naming a size below 1, a sphere that is not inside the cube, or a background that is
+        neither "learned" nor "none".
     """
     for name in sizes:
         if config[name] < 1:
@@ -49,15 +49,15 @@ def check_settings(config: Mapping[str, Any], sizes: Iterable[str]) -> None:
 
 
 class Decoder(nn.Module):
-    """Features to signed distance and rgb, and directions to the background's rgb.
+    """Decodes features to signed distance and rgb, and directions to the background's rgb.
 
-    Starts as the sphere, up to a hundredth of what a usual MLP would add to it.
+    The initial surface is nearly a sphere: the last layers start at a hundredth of their usual scale.
 
     Args:
         num_features: features of a point.
-        width: of the hidden layers.
-        depth: hidden layers.
-        sphere_radius: of the initial surface.
+        width: width of the hidden layers.
+        depth: number of hidden layers.
+        sphere_radius: radius of the initial surface.
         background: "learned", a network of the direction that all prompts share, or "none", white.
     """
 
@@ -78,7 +78,7 @@ class DecodedScene:
     decoder: Decoder
 
     def sdf(self, points: Float[Tensor, "batch n 3"]) -> Float[Tensor, "batch n"]:
-        """Signed distance: a sphere, and what the network adds to it."""
+        """Signed distance: a sphere plus the network's output."""
         return self._sdf(points, self.features(points))
 
     def query(
@@ -89,7 +89,7 @@ class DecodedScene:
         return self._sdf(points, features), torch.sigmoid(self.decoder.rgb(features))
 
     def background(self, directions: Float[Tensor, "batch n 3"]) -> Float[Tensor, "batch n 3"]:
-        """Rgb behind the scene: learned per direction, or white."""
+        """Rgb of the background: learned by direction, or white."""
         if self.decoder.background is None:
             return torch.ones_like(directions)
         return torch.sigmoid(self.decoder.background(directions))
@@ -103,7 +103,7 @@ class DecodedScene:
 
 
 def _mlp(inputs: int, width: int, depth: int, outputs: int) -> nn.Sequential:
-    """ReLU between layers, He et al. 2015's deviations, the last layer at a hundredth, biases zero."""
+    """ReLU between layers, He initialization (2015), the last layer scaled by 1/100, biases zero."""
     widths = [inputs] + [width] * depth + [outputs]
     layers: list[nn.Module] = []
     for number, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True)):

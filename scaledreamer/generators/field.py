@@ -1,8 +1,8 @@
-"""Plain field: one scene, a hash grid and two MLPs, optimized for a single prompt. It reads no text.
+"""Plain field: one scene, a hash grid and two MLPs, optimized for a single prompt. It ignores the text.
 
-The "generator" of single-prompt optimization (DreamFusion and what followed). While training, the colour
-field may be asked at places a little beside the points ("minor perturbation of the input points coordinates
-of texture fields", Pan et al. 2024, section 5.2), the distance never.
+The "generator" of single-prompt optimization (DreamFusion and its successors). While training, the colour
+field may be queried at slightly displaced points ("minor perturbation of the input points coordinates of
+texture fields", Pan et al. 2024, section 5.2), the distance never.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ from scaledreamer.generators.decoded import DecodedScene, Decoder, check_setting
 
 @dataclass(frozen=True)
 class GridFeatures:
-    """Hash grid's features and coordinates of points, the same for every scene of a batch."""
+    """Hash grid features and coordinates of points, the same for every scene of a batch."""
 
     grid: HashGrid
 
     def __call__(self, points: Float[Tensor, "batch n 3"]) -> Float[Tensor, "batch n feature"]:
-        """Features at points, computed once where the prompts share them."""
+        """Features at points, computed once if the prompts share the points."""
         own = points[:1] if points.stride(0) == 0 else points
         return torch.cat([self.grid(own), own], -1).expand(len(points), -1, -1)
 
     def row(self, index: int) -> GridFeatures:
-        """Those of one scene: the same."""
+        """The features of one scene, which are the same."""
         del index
         return self
 
 
 @dataclass(frozen=True)
 class JitteredScene:
-    """A scene whose colour is asked beside the points (a `scaledreamer.contracts.SceneBatch`).
+    """A scene whose colour is queried at displaced points (a `scaledreamer.contracts.SceneBatch`).
 
     Attributes:
-        z: from which the displacements come.
-        deviation: of a displacement along each axis, in scene units.
+        z: noise that determines the displacements.
+        deviation: standard deviation of the displacement along each axis, in scene units.
     """
 
     scene: DecodedScene
@@ -51,19 +51,19 @@ class JitteredScene:
     deviation: float
 
     def sdf(self, points: Float[Tensor, "batch n 3"]) -> Float[Tensor, "batch n"]:
-        """Signed distance, at the points themselves."""
+        """Signed distance at the points, without displacement."""
         return self.scene.sdf(points)
 
     def query(
         self, points: Float[Tensor, "batch n 3"]
     ) -> tuple[Float[Tensor, "batch n"], Float[Tensor, "batch n 3"]]:
-        """Signed distance at the points, rgb in [0, 1] beside them."""
+        """Signed distance at the points, rgb in [0, 1] at the displaced points."""
         beside = points + self.deviation * noise_at(points, self.z)
         features = self.scene.features(beside)
         return self.scene.sdf(points), torch.sigmoid(self.scene.decoder.rgb(features))
 
     def background(self, directions: Float[Tensor, "batch n 3"]) -> Float[Tensor, "batch n 3"]:
-        """Rgb behind the scene."""
+        """Rgb of the background."""
         return self.scene.background(directions)
 
     def row(self, index: int) -> JitteredScene:
@@ -72,10 +72,10 @@ class JitteredScene:
 
 
 class Field(nn.Module):
-    """One scene, whatever the prompt says: all prompts of a batch get the same.
+    """One scene for all prompts.
 
-    Starts as a grey sphere (up to a hundredth of its radius). Noise z, "batch 2", moves the points of the
-    colour field while training and is refused otherwise.
+    Starts as a grey sphere (up to a hundredth of its radius). Noise z, "batch 2", displaces the points of the
+    colour field while training, and is refused otherwise.
 
     Args:
         num_levels, features_per_level, log2_table_size, base_resolution, growth: see `HashGrid`.
@@ -83,7 +83,7 @@ class Field(nn.Module):
         sphere_radius: of the initial surface.
         background: "learned", a network of the direction, or "none", white.
         color_jitter: standard deviation of the displacement along each axis, in scene units; 0 is none.
-        grid_backend: see `HashGrid`. No part of `config`: what is exported runs on any machine.
+        grid_backend: see `HashGrid`. Not part of `config`, so that exports run on any machine.
 
     Raises: ValueError naming the argument that is out of range.
     """
@@ -131,13 +131,13 @@ class Field(nn.Module):
 
     @property
     def has_noise(self) -> bool:
-        """Whether it takes noise z: while training with jitter. Finished scenes have none."""
+        """Whether it takes noise z: only while training with jitter."""
         return self.training and self.config["color_jitter"] > 0
 
     def forward(self, condition: GeneratorText, z: Tensor | None = None) -> DecodedScene | JitteredScene:
         """The scene, once for each prompt of the batch; without z there is no jitter.
 
-        Raises: ValueError for noise where there is no jitter, or of another shape.
+        Raises: ValueError for noise without jitter, or of another shape.
         """
         scene = DecodedScene(GridFeatures(self.grid), self.decoder)
         if z is None:
@@ -162,12 +162,11 @@ _WORD = 2**32 - 1
 
 
 def noise_at(points: Float[Tensor, "batch n 3"], z: Float[Tensor, "batch 2"]) -> Float[Tensor, "batch n 3"]:
-    """Standard normal numbers that are a function of z and the point alone.
+    """Standard normal numbers that depend only on z and the point.
 
-    So neither the order of points nor their division into pieces or batches matters, and there is no state.
-    Not differentiable.
-    A hash of the bits of z and of the point, both as float32, gives uniform numbers; Box and Muller make them
-    normal.
+    So neither the order of the points nor their division into chunks or batches matters, and there is no
+    state. Not differentiable. A hash of the float32 bits of z and the point gives uniform numbers, which the
+    Box-Muller transform makes normal.
     """
     words = [part.detach().float().contiguous().view(torch.int32).long() & _WORD for part in (z, points)]
     state = _mix(words[0][:, :1])
@@ -182,7 +181,7 @@ def noise_at(points: Float[Tensor, "batch n 3"], z: Float[Tensor, "batch 2"]) ->
 
 
 def _mix(words: Tensor) -> Tensor:
-    """A bijection of 32-bit words, held in int64, that spreads every bit over all (Mueller's finalizer)."""
+    """A bijection of 32-bit words, stored as int64, that mixes all bits (Mueller's finalizer)."""
     for _ in range(2):
         words = (words ^ (words >> 16)) * 0x45D9F3B & _WORD
     return words ^ (words >> 16)

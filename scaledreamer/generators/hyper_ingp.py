@@ -1,7 +1,7 @@
 """Hyper-iNGP (ScaleDreamer section 4.2, after ATT3D): one hash grid for all prompts, two small MLPs for each.
 
 A hyper-network maps the pooled text to the weights of an SDF network and a colour network, both of which read
-the hash grid's features of a point and its coordinates. Nothing but the conditioner's `pooled` is used.
+a point's hash grid features and coordinates. Of the text, only the conditioner's `pooled` is used.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ class PromptMLP:
     """One MLP per prompt: ReLU between layers, none at the end.
 
     Attributes:
-        weights: of each layer, "batch in out".
-        biases: of each layer, "batch 1 out".
+        weights: per layer, "batch in out".
+        biases: per layer, "batch 1 out".
     """
 
     weights: list[Tensor]
     biases: list[Tensor]
 
     def row(self, index: int) -> PromptMLP:
-        """Of one prompt, as a batch of one."""
+        """The MLP of one prompt, as a batch of one."""
         one = slice(index, index + 1)
         return PromptMLP([w[one] for w in self.weights], [b[one] for b in self.biases])
 
@@ -55,7 +55,7 @@ class HyperINGPScene:
     sphere_radius: float
 
     def sdf(self, points: Float[Tensor, "batch n 3"]) -> Float[Tensor, "batch n"]:
-        """Signed distance: a sphere, and what the network adds to it."""
+        """Signed distance: a sphere plus the network's output."""
         return self._sdf(points, self._encode(points))
 
     def query(
@@ -66,7 +66,7 @@ class HyperINGPScene:
         return self._sdf(points, encoded), torch.sigmoid(self.rgb_mlp(encoded))
 
     def background(self, directions: Float[Tensor, "batch n 3"]) -> Float[Tensor, "batch n 3"]:
-        """Rgb behind the scene: learned per direction and prompt, or white."""
+        """Rgb of the background: learned by direction and prompt, or white."""
         if self.background_mlp is None:
             return torch.ones_like(directions)
         return torch.sigmoid(self.background_mlp(directions))
@@ -81,7 +81,7 @@ class HyperINGPScene:
         return sphere_bias(points, self.sphere_radius) + self.sdf_mlp(encoded)[..., 0]
 
     def _encode(self, points: Float[Tensor, "batch n 3"]) -> Float[Tensor, "batch n feature"]:
-        """Hash grid's features and coordinates, computed once where the prompts share their points."""
+        """Hash grid features and coordinates, computed once if the prompts share their points."""
         own = points[:1] if points.stride(0) == 0 else points
         return torch.cat([self.grid(own), own], -1).expand(len(points), -1, -1)
 
@@ -95,14 +95,14 @@ class HyperINGP(nn.Module):
         condition_dim: length of the conditioner's pooled vector.
         num_levels, features_per_level, log2_table_size, base_resolution, growth: see `HashGrid`.
         hyper_width: width of the hyper-network.
-        hyper_depth: its hidden layers.
-        whitening: strength of the `TextWhitening` before it, 0 (none) to 1; to be fitted to the corpus.
+        hyper_depth: its number of hidden layers.
+        whitening: strength of the `TextWhitening` before it, 0 (none) to 1; must be fitted to the corpus.
         mlp_width: width of the SDF and the colour network.
-        mlp_depth: their hidden layers.
-        sphere_radius: of the initial surface.
-        background: "learned", a network of the direction with weights from the hyper-network too, or "none",
-            white.
-        grid_backend: see `HashGrid`. No part of `config`: what is exported runs on any machine.
+        mlp_depth: their number of hidden layers.
+        sphere_radius: radius of the initial surface.
+        background: "learned", a network of the direction whose weights also come from the hyper-network, or
+            "none", white.
+        grid_backend: see `HashGrid`. Not part of `config`, so that exports run on any machine.
 
     Raises: ValueError naming the argument that is out of range.
     """
@@ -176,7 +176,8 @@ class HyperINGP(nn.Module):
     def forward(self, condition: GeneratorText, z: Tensor | None = None) -> HyperINGPScene:
         """The scenes of a batch of prompts.
 
-        Raises: ValueError for noise, of which this generator has none, and for a condition of another length.
+        Raises: ValueError for noise, which this generator does not take, and for text features of another
+            length.
         """
         if z is not None:
             raise ValueError("This generator takes no noise z (has_noise is False): leave z out.")
@@ -200,14 +201,16 @@ def _layers(widths: list[int]) -> list[tuple[int, int]]:
 
 
 def _head(hyper_width: int, layers: list[tuple[int, int]]) -> nn.Linear:
-    """Last layer of the hyper-network for one MLP, whose output is to be multiplied by hyper_width^-1/2.
+    """Last layer of the hyper-network for one MLP; its output has to be multiplied by hyper_width^-1/2.
 
-    So a step of Adam, which moves all its weights by the learning rate together, moves an MLP's weights less:
-    one learning rate suits all parts, whatever the width. (Fitted to 448 tinyworld objects for 400 steps at
-    5e-3, with hyper_width 128: 16.0 dB; without the factor 13.8 dB, and 15.3 dB at its best rate of 2e-3.)
+    A step of Adam moves all its weights by the learning rate at once; with this factor it moves an MLP's
+    weights less, and one learning rate works for all parts at any width. (Fit to 448 tinyworld objects for
+    400 steps at 5e-3, hyper_width 128: 16.0 dB; without the factor 13.8 dB, and 15.3 dB at its best rate,
+    2e-3.)
 
-    The bias starts as the weights of a usual MLP, from which prompts differ a little: hidden layers as He et
-    al. 2015 have them, the last one at a hundredth of that, and the MLP's own biases at zero.
+    The bias is initialized to the weights of an ordinary MLP, so that prompts differ only slightly: He
+    initialization (2015) for the hidden layers, a hundredth of it for the last one, and zero for the MLP's
+    biases.
     """
     head = nn.Linear(hyper_width, sum((inputs + 1) * outputs for inputs, outputs in layers))
     with torch.no_grad():
@@ -224,7 +227,7 @@ def _head(hyper_width: int, layers: list[tuple[int, int]]) -> nn.Linear:
 
 
 def _prompt_mlp(parameters: Float[Tensor, "batch parameter"], layers: list[tuple[int, int]]) -> PromptMLP:
-    """Cuts the hyper-network's output into the layers of each prompt's MLP."""
+    """Splits the hyper-network's output into the layers of each prompt's MLP."""
     sizes = [size for inputs, outputs in layers for size in (inputs * outputs, outputs)]
     parts = parameters.split(sizes, dim=1)
     weights = [part.view(-1, *shape) for part, shape in zip(parts[::2], layers, strict=True)]

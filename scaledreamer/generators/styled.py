@@ -1,8 +1,8 @@
 """Layers of StyleGAN2 (Karras et al. 2020), in three dimensions.
 
-Styles are vectors, one per scene. Learning rates are equalised (Karras et al. 2018, section 4.1): weights are
-drawn with deviation 1 and scaled where they are used, so that one rate suits layers of all widths. The
-weights of modulated convolutions need no scale: demodulation takes it out.
+Styles are vectors, one per scene. Learning rates are equalised (Karras et al. 2018, section 4.1): weights
+have standard deviation 1 and are scaled when used, so that one rate works for layers of all widths. The
+weights of modulated convolutions need no scale, because demodulation removes it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 _LIMIT = 256.0
-"""Activations are cut here, so that a wild step cannot make them infinite."""
+"""Activations are clamped here, so that an extreme step cannot make them infinite."""
 
 
 class Dense(nn.Module):
@@ -24,7 +24,7 @@ class Dense(nn.Module):
 
     Args:
         bias: initial value of all biases.
-        is_activated: a leaky ReLU (slope 0.2) follows, times sqrt(2).
+        is_activated: whether a leaky ReLU (slope 0.2), times sqrt(2), follows.
     """
 
     def __init__(self, inputs: int, outputs: int, *, bias: float = 0.0, is_activated: bool = False) -> None:
@@ -48,10 +48,9 @@ def modulated_conv3d(
     """Convolution of each scene with its own weights `w'_oik = s_i w_oik`, zeros around it, the same size.
 
     With demodulation each output channel is divided by the L2 norm of its weights (StyleGAN2, Eq. 1 to 3).
-    Styles and norms are applied to inputs and outputs, so that all scenes share one convolution: the same
-    numbers as a grouped convolution with a set of weights per scene, but no such sets in memory. (Of a
-    training step on one core, batch 4: 128 channels at 8^3 52 ms, grouped 144 ms; 32 channels at 32^3 389 and
-    387 ms.)
+    Styles and norms are applied to inputs and outputs, so that all scenes share one convolution. The result
+    equals a grouped convolution with separate weights per scene, without storing them. (Per training step on
+    one core, batch 4: 128 channels at 8^3 52 ms, grouped 144 ms; 32 channels at 32^3 389 and 387 ms.)
     """
     y = F.conv3d(x * styles[:, :, None, None, None], weight, padding=weight.shape[-1] // 2)
     if not is_demodulated:
@@ -61,14 +60,14 @@ def modulated_conv3d(
 
 
 class StyledConv(nn.Module):
-    """Modulated 3x3x3 convolution, doubled resolution if asked for, noise, bias and leaky ReLU.
+    """Modulated 3x3x3 convolution, optional upsampling, noise, bias and leaky ReLU.
 
-    Noise is one field, drawn when the layer is made, times a number of each scene and a learned strength,
-    at first 0.
+    The noise is a constant field, drawn at construction, scaled by a number for each scene and by a learned
+    strength, initially 0.
 
     Args:
-        resolution: of the output.
-        is_doubling: the input has half of it.
+        resolution: resolution of the output.
+        is_doubling: whether the input has half of it.
     """
 
     noise: Tensor
@@ -114,8 +113,8 @@ class StyledOutput(nn.Module):
 
 
 class _Activate(torch.autograd.Function):
-    """Leaky ReLU (slope 0.2) times sqrt(2), cut at `_LIMIT`; remembers its result alone, as the next layer
-    does: a third less memory for a convolution at the finest resolution.
+    """Leaky ReLU (slope 0.2) times sqrt(2), clamped at `_LIMIT`. It saves only its output, which the next
+    layer saves anyway: a third less memory for a convolution at the finest resolution.
     """
 
     @staticmethod
@@ -132,5 +131,5 @@ class _Activate(torch.autograd.Function):
 
 
 def double(x: Float[Tensor, "batch c z y x"]) -> Float[Tensor, "batch c z2 y2 x2"]:
-    """Twice the resolution, trilinear; the outermost lattice points stay where they are."""
+    """Trilinear upsampling to twice the resolution; the outermost lattice points stay in place."""
     return F.interpolate(x, scale_factor=2, mode="trilinear", align_corners=True)

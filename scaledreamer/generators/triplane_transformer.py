@@ -3,7 +3,7 @@
     learned positions            3 x R^2 tokens, the same for every prompt
     transformer, each layer      attention to all text tokens, attention among the plane tokens, MLP
     deconvolution                3 x R^2 tokens to 3 planes of (2R)^2 pixels
-    decoder                      the three shadows' features of a point, joined, to distance and colour
+    decoder                      a point's features on the three planes to distance and colour
 
 Only the conditioner's `tokens` and `mask` are used. There is no dropout and no noise.
 """
@@ -24,7 +24,7 @@ from scaledreamer.fields.planes import FeaturePlanes
 from scaledreamer.generators.decoded import DecodedScene, Decoder, check_settings
 
 _MLP_RATIO = 4
-"""Width of the hidden layer of a transformer's MLP, in widths of a token."""
+"""Width of the hidden layer of a transformer's MLP, as a multiple of the token width."""
 
 
 class TriplaneTransformer(nn.Module):
@@ -36,20 +36,21 @@ class TriplaneTransformer(nn.Module):
 
     Args:
         token_dim: length of the conditioner's token vectors.
-        width: of a plane token.
+        width: width of a plane token.
         num_layers, num_heads: of the transformer; `width` is a multiple of `num_heads`.
-        token_resolution: R, tokens along an edge of a plane; planes have 2R pixels.
-        plane_features: of a pixel of one plane.
+        token_resolution: R, tokens per edge of a plane; planes have 2R pixels per edge.
+        plane_features: features per pixel of a plane.
         mlp_width, mlp_depth: hidden layers of the two MLPs that decode points.
-        sphere_radius: of the initial surface.
+        sphere_radius: radius of the initial surface.
         background: "learned", a network of the direction that all prompts share, or "none", white.
-        coordinates: the two MLPs also read the point's coordinates, so that prompts differ in shape before
-            the planes do (oracle fits of 90 steps: 15.4 dB, without 14.8). Official weights have none.
-        mask_padding: text tokens that are padding are not seen. Official weights were trained to see them.
-        gradient_checkpointing: keep only the layers' inputs for the backward pass and compute the rest again:
-            a third more time, a fraction of the memory.
-        dtype: "bfloat16" runs the products of the transformer in it; parameters, sums over layers, norms and
-            the planes are float32.
+        coordinates: the two MLPs also read the point's coordinates, so that prompts can differ in shape
+            before the planes do (oracle fits of 90 steps: 15.4 dB, without 14.8). Official weights do not use
+            them.
+        mask_padding: do not attend to padding tokens. Official weights were trained without this mask.
+        gradient_checkpointing: keep only the layers' inputs for the backward pass and recompute the rest: a
+            third more time, a fraction of the memory.
+        dtype: with "bfloat16" the transformer's matrix products run in bfloat16; parameters, residual sums,
+            norms and planes stay in float32.
 
     Raises: ValueError naming the argument that is out of range.
     """
@@ -109,14 +110,14 @@ class TriplaneTransformer(nn.Module):
         )
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.deconvolution = nn.ConvTranspose2d(width, plane_features, 2, stride=2, bias=False)
-        nn.init.normal_(self.deconvolution.weight, 0, width**-0.5)  # features of deviation 1
+        nn.init.normal_(self.deconvolution.weight, 0, width**-0.5)  # features of standard deviation 1
         num_features = 3 * plane_features + (3 if coordinates else 0)
         self.decoder = Decoder(num_features, mlp_width, mlp_depth, sphere_radius, background)
 
     def forward(self, condition: GeneratorText, z: Tensor | None = None) -> DecodedScene:
         """The scenes of a batch of prompts.
 
-        Raises: ValueError for noise, of which this generator has none, and for tokens of another length.
+        Raises: ValueError for noise, which this generator does not take, and for tokens of another length.
         """
         if z is not None:
             raise ValueError("This generator takes no noise z (has_noise is False): leave z out.")
@@ -149,10 +150,10 @@ class TriplaneTransformer(nn.Module):
 
 
 class _Layer(nn.Module):
-    """Attention to the text, attention among the plane tokens, MLP; each adds to its input, norms first.
+    """Cross-attention to the text, self-attention of the plane tokens, MLP; residual, with pre-norm.
 
     Args:
-        residual_scale: of the initial weights of what each of the three adds.
+        residual_scale: scale of the initial weights of the three residual branches' last layers.
     """
 
     def __init__(self, width: int, token_dim: int, num_heads: int, residual_scale: float) -> None:
@@ -182,14 +183,14 @@ class _Layer(nn.Module):
     def _attend(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
     ) -> Float[Tensor, "batch plane_token width"]:
-        """Attention by heads, which are stretches of the width. With nothing to attend to, zero."""
+        """Multi-head attention. Zero if there is nothing to attend to."""
         q, k, v = (x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in (query, key, value))
         attended = F.scaled_dot_product_attention(q, k, v, None if mask is None else mask[:, None, None])
         return attended.transpose(1, 2).flatten(2)
 
 
 def _linear(inputs: int, outputs: int, *, bias: bool = True, scale: float = 1.0) -> nn.Linear:
-    """Initial outputs have `scale` times the deviation of the inputs."""
+    """Initial outputs have `scale` times the standard deviation of the inputs."""
     layer = nn.Linear(inputs, outputs, bias=bias)
     nn.init.normal_(layer.weight, 0, scale / math.sqrt(inputs))
     if bias:

@@ -1,9 +1,9 @@
-"""Whitening of the text condition, so that a rare attribute speaks as loudly as the kind of object.
+"""Whitening of the text features, so that rare attributes have as much influence as the kind of object.
 
-What a text encoder says of a prompt varies most with what differs between most prompts: over the tinyworld's
-captions 46 % of the variance is the kind of object and 1 % what it stands on. A network trained by steps of
-equal size learns the loud directions first. Whitened, all directions have about the same variance (LeCun et
-al., "Efficient BackProp", 1998, section 4.3).
+Text features vary most with whatever differs between most prompts: over the tinyworld's captions, 46 % of the
+variance is the kind of object and 1 % is its support. Gradient descent learns directions of large variance
+first. After whitening, all directions have about the same variance (LeCun et al., "Efficient BackProp", 1998,
+section 4.3).
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 MIN_DEVIATION = 0.1
-"""Directions with less than this share of the largest standard deviation are amplified no further: they are
-noise, or do not occur in the corpus."""
+"""Directions below this share of the largest standard deviation are not amplified further: they are noise, or
+do not occur in the corpus."""
 
 
 class TextWhitening(nn.Module):
-    """An affine map of the pooled text, the identity until it is fitted.
+    """An affine map of the pooled text features, the identity until it is fitted.
 
     Args:
-        dim: length of the pooled text.
-        strength: 0 leaves the standard deviations of all directions as they are, 1 makes them equal.
+        dim: number of features.
+        strength: 0 leaves the standard deviations of all directions unchanged, 1 makes them equal.
     """
 
     mean: Tensor
@@ -36,9 +36,9 @@ class TextWhitening(nn.Module):
 
     @torch.no_grad()
     def fit(self, pooled: Float[Tensor, "prompt dim"]) -> None:
-        """Takes mean and covariance from the texts of a corpus; the total variance stays what it is.
+        """Estimates mean and covariance from the texts of a corpus; the total variance is preserved.
 
-        The matrix is symmetric (ZCA), so it does not depend on how eigenvectors are chosen.
+        The matrix is symmetric (ZCA), so it does not depend on the choice of eigenvectors.
         """
         pooled = pooled.detach().double().cpu()
         mean = pooled.mean(0)
