@@ -1,14 +1,14 @@
-"""What a computation costs, counted by watching its tensor operations: on a CPU, a GPU, or on torch's meta
-device, where shapes are all there is and networks of any size cost nothing.
+"""The cost of a computation, counted from its tensor operations: on a CPU, a GPU, or on torch's meta device,
+where tensors have only shapes and networks of any size are free.
 
-A product of an m x k by a k x n matrix is 2 m k n floating-point operations. Only products, convolutions and
-attention are counted, as in `torch.utils.flop_counter`. Bytes are those of tensors; what a kernel takes for
-itself while it runs, and what an allocator rounds up to, is not seen.
+A product of an m x k and a k x n matrix takes 2 m k n floating-point operations. Only products, convolutions
+and attention are counted, as in `torch.utils.flop_counter`. Bytes are those of tensors; temporary memory of
+kernels and rounding by the allocator are not included.
 
-Attention is `scaled_dot_product_attention`, whose kernels on CPUs and GPUs never hold the matrix of all pairs
-of tokens. On the meta device torch writes it out, matrix included; here its place is taken by the CPU's
-kernel, which has the outputs and saves of the fused ones. That kernel's backward recomputes the pairs: five
-products to the forward's two.
+Attention is `scaled_dot_product_attention`, whose CPU and GPU kernels never store the matrix of all pairs of
+tokens. On the meta device torch decomposes it, including the matrix; here it is replaced by the CPU kernel,
+which has the outputs and saved tensors of the fused ones. Its backward pass recomputes the pairs: five
+products, compared with two in the forward pass.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ _attention_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 @dataclass(frozen=True)
 class Cost:
-    """What a computation costs.
+    """The cost of a computation.
 
     Attributes:
         flops: floating-point operations of its products.
-        peak_bytes: most bytes alive at once of tensors made by it, views counted once.
-        kept_bytes: of these, what is alive at its end, its result and what autograd saved for it.
-        seconds: how long it takes uncounted; None where it was not timed.
+        peak_bytes: peak memory of the tensors it creates; views count once.
+        kept_bytes: memory still in use at its end: its result and what autograd saved for it.
+        seconds: run time without counting; None if it was not timed.
     """
 
     flops: int
@@ -50,11 +50,11 @@ class Cost:
 
 
 def count(function: Callable[[], Any], *, timed: bool = False) -> Cost:
-    """Cost of one call, with what autograd saves if gradients are enabled.
+    """Cost of one call, including what autograd saves if gradients are enabled.
 
     Args:
-        function: to be counted; what it returns lives to the end of the call.
-        timed: call it a second time, uncounted, and measure the seconds.
+        function: the computation; its result is kept until the end of the call.
+        timed: call it a second time, without counting, and measure the seconds.
     """
     with _fused_attention(), Counter() as counter:
         result = function()
@@ -77,19 +77,19 @@ def synchronize() -> None:
 
 
 def parameter_bytes(module: nn.Module) -> int:
-    """Bytes of a module's weights and buffers in the dtypes that they have."""
+    """Bytes of a module's weights and buffers in their present dtypes."""
     return sum(tensor.nbytes for tensor in [*module.parameters(), *module.buffers()])
 
 
 class Counter(TorchDispatchMode):
-    """Counts all operations inside it, and follows the memory of what they make by weak references.
+    """Counts all operations inside it, and tracks the memory of their results by weak references.
 
-    Torch's own `FlopCounterMode` counts the same, but hooks modules and their graphs, which then live longer.
+    Torch's `FlopCounterMode` counts the same, but its hooks prolong the lifetime of modules and graphs.
 
     Attributes:
         flops: of all products so far.
-        bytes: alive now.
-        peak_bytes: most that were alive after any operation.
+        bytes: currently in use.
+        peak_bytes: maximum in use after any operation.
     """
 
     def __init__(self) -> None:
@@ -101,7 +101,7 @@ class Counter(TorchDispatchMode):
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         for tensor in _tensors((args, kwargs)):
-            self._follow(tensor, nbytes=0)  # known as ours already, or made outside
+            self._follow(tensor, nbytes=0)  # already tracked, or created outside
         out = func(*args, **(kwargs or {}))
         for tensor in _tensors(out):
             self._follow(tensor, nbytes=tensor.untyped_storage().nbytes())
@@ -132,8 +132,8 @@ def _tensors(tree: Any) -> list[Tensor]:
 def _fused_attention() -> Iterator[None]:
     """Attention on the meta device without the matrix of all pairs.
 
-    The function is replaced, since a mode of torch's is left while a gradient is computed, and with it the
-    parts of the graph that are made again then.
+    The function itself is replaced, because torch leaves a dispatch mode during the backward pass, in which
+    checkpointed parts of the graph are recomputed.
     """
     plain = F.scaled_dot_product_attention
 
@@ -161,7 +161,7 @@ def _fused_attention() -> Iterator[None]:
 
 
 def _pairs_flops(query: Tensor, key: Tensor) -> int:
-    """Of one product between all pairs of tokens; both are (batch, head, token, d_head)."""
+    """Operations of one product between all pairs of tokens; both are (batch, head, token, d_head)."""
     return 2 * query.numel() * key.shape[2]
 
 

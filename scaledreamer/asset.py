@@ -1,4 +1,4 @@
-"""One generated object: its field, its mesh, its pictures, and how they become files."""
+"""A generated object: its field, its mesh, its images, and its files."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class Asset:
     """One generated object.
 
     Attributes:
-        prompt: what it was made from.
-        seed: of its noise; None if it was made without.
-        scene: the field itself, a `Scene` of one prompt.
-        notes: what the user should know, such as words that the generator does not know.
-        terms: under which its files may be used; stands in a GLB as its copyright.
+        prompt: its prompt.
+        seed: seed of its noise; None if there is no noise.
+        scene: the field, a `Scene` of one prompt.
+        notes: notes for the user, for example about unknown words.
+        terms: terms of use of its files; a GLB has them as its copyright.
     """
 
     def __init__(
@@ -73,9 +73,9 @@ class Asset:
     def textured_mesh(
         self, *, resolution: int = RESOLUTION, max_faces: int = MAX_FACES, texture_size: int = TEXTURE_SIZE
     ) -> TexturedMesh:
-        """Isosurface, cleaned, simplified, unwrapped and baked; computed once for the same settings.
+        """The isosurface, cleaned, simplified, unwrapped and baked; cached for the same settings.
 
-        The texture is what a camera looking straight at the surface sees in volume rendering.
+        The texture has the colours that volume rendering shows to a camera looking straight at the surface.
 
         Raises: EmptySurfaceError if there is no surface; ValueError naming a setting that is out of range.
         """
@@ -98,7 +98,7 @@ class Asset:
 
     @property
     def has_surface(self) -> bool:
-        """Whether there is anything to see and to make a mesh of, at the default resolution."""
+        """Whether there is a surface, at the default resolution."""
         try:
             self.check_surface()
         except EmptySurfaceError:
@@ -106,7 +106,7 @@ class Asset:
         return True
 
     def check_surface(self) -> None:
-        """Raises EmptySurfaceError if there is nothing to see, at the default resolution."""
+        """Raises EmptySurfaceError if there is no surface, at the default resolution."""
         self._surface(RESOLUTION)
 
     def turntable(
@@ -118,13 +118,13 @@ class Asset:
         renderer: str = "mesh",
         background: str = backdrop.DEFAULT,
     ) -> UInt8[np.ndarray, "frame h w channel"]:
-        """Frames from the front counter-clockwise seen from above; blank ones if there is no surface.
+        """Frames from the front, counter-clockwise seen from above; blank if there is no surface.
 
         Args:
-            renderer: "mesh" shows the surface before it is simplified, lit, as large as fits; "volume" the
-                field as it was rendered in training, without light, from the training's distance.
+            renderer: "mesh" shows the surface before simplification, lit, as large as fits; "volume" shows
+                the field as rendered in training, without light, from the training's distance.
             background: studio (a light gradient), transparent (rgba), or a colour (`make_backdrop`).
-        Raises: ValueError naming an argument that is wrong.
+        Raises: ValueError naming the wrong argument.
         """
         numbers = range(num_frames)
         return self._pictures(numbers, num_frames, size, elevation_deg, renderer, background, (self,))
@@ -140,11 +140,11 @@ class Asset:
         background: str = backdrop.DEFAULT,
         fit: Sequence[Asset] | None = None,
     ) -> UInt8[np.ndarray, "h w channel"]:
-        """One of the frames of a turntable; number 0 is the front.
+        """One frame of a turntable; number 0 is the front.
 
         Args:
-            fit: what has to fit into the picture, instead of this asset: with the same assets given for many
-                pictures, all have one scale. Matters to renderer "mesh".
+            fit: assets that have to fit into the image, instead of this one; with the same assets for many
+                images, all have the same scale. Only for renderer "mesh".
         """
         fit = (self,) if fit is None else tuple(fit)
         return self._pictures([number], num_frames, size, elevation_deg, renderer, background, fit)[0]
@@ -157,7 +157,7 @@ class Asset:
         renderer: str = "mesh",
         background: str = backdrop.DEFAULT,
     ) -> UInt8[np.ndarray, "view h w channel"]:
-        """Still images around the object; of four the front, its left side, back and right side."""
+        """Images around the object; four of them show its front, left, back and right."""
         return self.turntable(num_views, size, renderer=renderer, background=background)
 
     def export(
@@ -173,14 +173,14 @@ class Asset:
         """Writes .glb, .obj (with its .mtl and texture) or .ply; .mp4 or .gif (turntable) or .png (views side
         by side). Returns the path.
 
-        Every file appears whole or not at all; the folder is made if missing. No mesh is simplified, and no
-        texture baked, for a picture.
+        Every file appears completely or not at all; the folder is created if missing. Images need no
+        simplified mesh and no texture.
 
         Args:
-            renderer, background: of pictures, as of `turntable`; a video cannot be transparent.
-            ground, scale: of meshes, as of `export.place`: lowest point at height 0; longest side in metres.
-            mesh_settings: of meshes, as of `textured_mesh`.
-        Raises: ValueError for another suffix, or for an argument that is wrong or belongs to others;
+            renderer, background: for images, as in `turntable`; a video cannot be transparent.
+            ground, scale: for meshes, as in `export.place`: lowest point at height 0; longest side in metres.
+            mesh_settings: for meshes, as in `textured_mesh`.
+        Raises: ValueError for another extension, or for an argument that is wrong or does not apply;
             EmptySurfaceError; OSError if it cannot be written.
         """
         path = Path(path)
@@ -198,7 +198,7 @@ class Asset:
             raise ValueError(f"cannot export {path.name} with {', '.join(foreign)}: these belong to {owners}")
         if kind in VIDEOS and background == backdrop.TRANSPARENT:
             raise ValueError(f"cannot export {path.name}: a video is not transparent; take .png, or a colour")
-        # All is made before the folder is, so that an empty surface leaves nothing behind.
+        # Everything is computed before the folder is created, so that an empty surface leaves nothing behind.
         if kind in MESHES:
             mesh = export.place(self.textured_mesh(**mesh_settings), ground=ground, scale=scale)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -234,7 +234,7 @@ class Asset:
         background: str,
         fit: Sequence[Asset],
     ) -> UInt8[np.ndarray, "picture h w channel"]:
-        """Some of the frames of a turntable; arguments as of `turntable` and `frame`."""
+        """Some frames of a turntable; arguments as in `turntable` and `frame`."""
         if renderer not in RENDERERS:
             raise ValueError(f"renderer {renderer!r}: accepted are {' and '.join(RENDERERS)}")
         if size < 1:
@@ -258,7 +258,7 @@ class Asset:
         return backdrop.lay_over(images, behind)
 
     def _lit_mesh(self) -> preview.Lit:
-        """What the pictures show; made once."""
+        """The lit mesh for images; cached."""
         if self._lit is None:
             mesh = self._surface(RESOLUTION)
             painted = preview.paint(self.scene, mesh, self._inverse_deviation, self._device)
@@ -266,13 +266,13 @@ class Asset:
         return self._lit
 
     def _lattice(self, resolution: int) -> Lattice:
-        """Sampled once for each resolution."""
+        """The lattice at a resolution; cached."""
         if resolution not in self._lattices:
             self._lattices[resolution] = sample_near_surface(self.scene, resolution, self._device)
         return self._lattices[resolution]
 
     def _surface(self, resolution: int) -> Mesh:
-        """The whole mesh, not simplified; made once for each resolution."""
+        """The mesh before simplification; cached for each resolution."""
         if resolution not in self._surfaces:
             self._surfaces[resolution] = drop_chips(march(self._lattice(resolution)))
         return self._surfaces[resolution]

@@ -1,4 +1,4 @@
-"""Cameras on spheres around the origin, how to draw them, and their rays. Pure functions of tensors.
+"""Cameras on spheres around the origin, their sampling, and their rays. Pure functions of tensors.
 
 World: z up, front +x, right-handed. Azimuth 0 is a camera on +x (it sees the front), and grows
 counter-clockwise seen from above: a camera at azimuth 90 degrees is on +y. Elevation 90 degrees looks
@@ -94,16 +94,15 @@ def sample_cameras(
     azimuth_deg: Range = (-180.0, 180.0),
     elevation_on_sphere: float = 0.0,
 ) -> Cameras:
-    """Random cameras, a function of the given uniforms in [0, 1) alone.
+    """Random cameras, as a function of the given uniforms in [0, 1).
 
-    The four uniforms choose elevation, azimuth, distance and field of view. The views of one prompt spread
-    evenly: view i is i/num_views of the azimuth range further than view 0 (whose uniform is the only one used
-    for azimuth), wrapping around, so each view alone is still uniform over the whole range.
+    The four uniforms determine elevation, azimuth, distance and field of view. The views of one prompt are
+    evenly spaced: view i is offset from view 0 (whose uniform is the only one used for azimuth) by
+    i/num_views of the azimuth range, wrapping around, so each view by itself is uniform over the whole range.
 
     Args:
-        elevation_on_sphere: share of the cameras whose elevation is drawn evenly over the sphere's area
-            within its range; that of the others is drawn evenly in degrees, which favours the poles.
-            ScaleDreamer's draw has one half.
+        elevation_on_sphere: share of the cameras whose elevation is uniform on the sphere within its range;
+            the others are uniform in degrees, which favours the poles. ScaleDreamer uses one half.
 
     Raises: ValueError naming the range or share that is wrong.
     """
@@ -121,7 +120,7 @@ def sample_cameras(
     num_views = uniforms.shape[1]
     offset = torch.arange(num_views, dtype=uniforms.dtype, device=uniforms.device) / max(num_views, 1)
     u_azimuth = (u_azimuth[:, :1] + offset) % 1.0
-    # The same uniform chooses how to draw and, stretched to [0, 1), what: nothing more is drawn.
+    # The same uniform selects the distribution and, rescaled to [0, 1), the elevation.
     is_on_sphere = u_elevation < elevation_on_sphere
     u_on_sphere = u_elevation / max(elevation_on_sphere, 1e-9)
     u_in_degrees = (u_elevation - elevation_on_sphere) / max(1 - elevation_on_sphere, 1e-9)
@@ -169,7 +168,7 @@ def orbit_cameras(
 
 
 def _check_range(name: str, limits: Range, low: float, high: float, is_open: bool = False) -> None:
-    """Raise ValueError unless low <= limits[0] <= limits[1] <= high (inside, where the range is open)."""
+    """Raises ValueError unless low <= limits[0] <= limits[1] <= high (strictly inside if `is_open`)."""
     first, last = limits
     inside = low < first and last < high if is_open else low <= first and last <= high
     if not (first <= last and inside):

@@ -1,7 +1,6 @@
-"""Pictures with words above them: sheets and sample grids whose rows say what they are of.
+"""Captions above the rows of sheets and sample grids.
 
-Any text can be drawn: what Pillow's own font has no letters for
-becomes its box for missing ones.
+Any text can be drawn; glyphs that Pillow's default font lacks become boxes.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ ELLIPSIS = "..."
 def captioned_rows(
     rows: Float[Tensor, "row view 3 h w"], captions: Sequence[str]
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Images in [0, 1] side by side, row below row, each row under its caption in black on white.
+    """Rows of images in [0, 1], each under its caption in black on white.
 
-    The letters' size follows the images'. A caption is wrapped at words, and cut after `MAX_LINES`.
+    The font size follows the image size. Captions are wrapped at words and cut after `MAX_LINES`.
     """
     pixels = (rows.detach().float().cpu().clamp(0, 1) * 255).round().byte()
     pictures = pixels.permute(0, 3, 1, 4, 2).flatten(2, 3).numpy()
@@ -36,11 +35,11 @@ def captioned_rows(
 
 
 def caption_strip(text: str, width: int, font_size: int) -> UInt8[np.ndarray, "height {width} 3"]:
-    """A white strip with the text in black, as high as its lines need."""
+    """A white strip with the text in black, as high as the text requires."""
     from PIL import Image, ImageDraw, ImageFont
 
     font: Any = ImageFont.load_default(font_size)
-    if not isinstance(font, ImageFont.FreeTypeFont):  # Pillow without FreeType draws Latin-1 alone
+    if not isinstance(font, ImageFont.FreeTypeFont):  # Pillow without FreeType only draws Latin-1
         text = text.encode("latin-1", "replace").decode("latin-1")
     lines = wrapped(text, width - 2 * MARGIN, font.getlength)
     line_height = round(1.2 * font_size)
@@ -54,11 +53,11 @@ def caption_strip(text: str, width: int, font_size: int) -> UInt8[np.ndarray, "h
 def wrapped(
     text: str, width: float, length_of: Callable[[str], float], max_lines: int = MAX_LINES
 ) -> list[str]:
-    """The text in at most `max_lines` lines (at least one) that fit; what is left out ends in an ellipsis.
+    """Wraps the text into one to `max_lines` lines; text that does not fit is replaced by an ellipsis.
 
     Args:
-        width: of a line, in the units of `length_of`.
-        length_of: length of a line.
+        width: maximum length of a line, in the units of `length_of`.
+        length_of: measures the length of a line.
     """
     printable = "".join(letter if letter.isprintable() else " " for letter in text)
     words = printable.split()
@@ -80,7 +79,7 @@ def wrapped(
 
 
 def _fitting(text: str, width: float, length_of: Callable[[str], float]) -> int:
-    """How many of the first letters fit; at least one."""
+    """Number of leading characters that fit; at least one."""
     count = 1
     while count < len(text) and length_of(text[: count + 1]) <= width:
         count += 1

@@ -1,11 +1,11 @@
-"""An exported generator: where its folder is, here or on a hub, and what its `model_index.json` says.
+"""Exported generators: locating them, locally or on a hub, and reading `model_index.json`.
 
-Needs no torch until weights are read, so that command lines can refuse a wrong folder at once. Layout:
+Needs no torch until weights are read, so that commands can refuse a wrong folder at once. Layout:
     model_index.json      class, format version, generator's name and settings, cameras, renderer, step, and
                           the SHA-256 of all other files
     generator/model.safetensors
     text_encoder/  tokenizer/
-    trained_on.json       what is known of the training's prompts; older exports have none
+    trained_on.json       summary of the training's prompts; missing in older exports
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FORMAT_VERSION = 1
 INDEX = "model_index.json"
 WEIGHTS = Path("generator") / "model.safetensors"
 PLACES = ("generator/best/", "best/", "", "generator/")
-"""Where an export may be in a folder, the best first."""
+"""Where an export may be in a folder, in order of preference."""
 SHIPPED = Path(__file__).parent / "assets" / "tiny_generator"
 ACCEPTED = "a run's folder, an exported generator or the hub id of one (owner/name)"
 
@@ -40,11 +40,11 @@ def find_generator(place: Path | str | None, access: Access | None = None) -> Pa
     """The folder of an exported generator.
 
     Args:
-        place: a run's folder (its best where kept apart), an export, the id of one on a hub (owner/name),
-            which is downloaded if need be, or None for the shipped one.
-        access: how hubs are asked; None without a configuration.
+        place: a run's folder (its `best/` if there is one), an export, the id of one on a hub (owner/name),
+            which is downloaded if necessary, or None for the shipped one.
+        access: access to hubs; None without a configuration.
 
-    Raises: ValueError that says what is there instead.
+    Raises: ValueError that says what was found instead.
     """
     if place is None:
         if not (SHIPPED / INDEX).is_file():
@@ -54,7 +54,7 @@ def find_generator(place: Path | str | None, access: Access | None = None) -> Pa
             )
         return SHIPPED
     folder = Path(expand_home(place, "checkpoint"))
-    if not os.path.exists(folder):  # unlike Path.exists False for names that no file can have
+    if not os.path.exists(folder):  # unlike Path.exists, it is False for invalid names
         found = _look_at_hub(str(place), access, is_download=True).folder
         assert found is not None
         return found / str(_folder_in(found))
@@ -71,7 +71,7 @@ def find_generator(place: Path | str | None, access: Access | None = None) -> Pa
 
 
 def check_generator(place: str, access: Access | None = None) -> Found | None:
-    """What is to be downloaded of a generator, as far as can be told without it; None for a folder here.
+    """What has to be downloaded for a generator, as far as is known in advance; None for a local folder.
 
     Raises: ValueError as `find_generator` and `read_index`.
     """
@@ -82,12 +82,12 @@ def check_generator(place: str, access: Access | None = None) -> Found | None:
 
 
 def _folder_in(place: Path) -> str | None:
-    """Where an export is in a folder."""
+    """The path of an export in a folder."""
     return next((name for name in PLACES if (place / name / INDEX).is_file()), None)
 
 
 def _look_at_hub(name: str, access: Access | None, *, is_download: bool) -> Found:
-    """An exported generator on a hub, of which the files that its index names are downloaded."""
+    """An exported generator on a hub; the files listed in its index are downloaded."""
     if not is_hub_id(name):
         raise ValueError(f"checkpoint {name}: there is no such folder; give {ACCEPTED}")
 
@@ -113,7 +113,7 @@ def _look_at_hub(name: str, access: Access | None, *, is_download: bool) -> Foun
 
 
 def _needed_files(names: Collection[str], read: Read, model: str) -> Files:
-    """An export's files among the names of a model's: those that its index names, or all of its folders."""
+    """The files of a model that belong to an export: those in its index, or all in its folders."""
     place = next((place for place in PLACES if f"{place}{INDEX}" in names), None)
     if place is None:
         return Files((), (INDEX,), None)
@@ -128,7 +128,7 @@ def _needed_files(names: Collection[str], read: Read, model: str) -> Files:
 def read_index(folder: Path) -> dict[str, Any]:
     """The validated contents of `model_index.json`.
 
-    Raises: ValueError if it is damaged, of another program, or of a newer version of this one.
+    Raises: ValueError if it is damaged, or was written by another program or a newer version of this one.
     """
     path = folder / INDEX
     try:
@@ -195,7 +195,7 @@ def _is_positive(value: Any) -> bool:
 
 
 def check_files(folder: Path, index: dict[str, Any]) -> None:
-    """Raises ValueError unless all files are what was exported; one without hashes is taken as it is."""
+    """Raises ValueError unless all files match their hashes; an export without hashes is accepted."""
     for name, expected in index.get("sha256", {}).items():
         try:
             found = _hash(folder / name)
@@ -212,7 +212,7 @@ def check_files(folder: Path, index: dict[str, Any]) -> None:
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of all files of an export by their path in it, apart from its index and README.md."""
+    """SHA-256 of all files of an export by relative path, except its index and README.md."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     names = {path.relative_to(folder).as_posix(): path for path in paths}
     return {name: _hash(path) for name, path in names.items() if name not in (INDEX, "README.md")}
@@ -229,9 +229,9 @@ def _hash(path: Path) -> str:
 
 
 def load_weights(generator: nn.Module, folder: Path) -> None:
-    """Reads an exported generator's weights into one of the same settings.
+    """Loads an exported generator's weights into one with the same settings.
 
-    Raises: ValueError if they are damaged, or of other settings.
+    Raises: ValueError if they are damaged, or belong to other settings.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -251,7 +251,7 @@ def load_weights(generator: nn.Module, folder: Path) -> None:
 
 
 def differences(generator: nn.Module, weights: Mapping[str, Tensor]) -> str | None:
-    """How many tensors a generator and weights have of other names or shapes, and the first; None if none."""
+    """Number of tensors whose names or shapes differ, and the first of them; None if there are none."""
     wanted = {name: tuple(value.shape) for name, value in generator.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in weights.items()}
     wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))

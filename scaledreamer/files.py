@@ -1,9 +1,9 @@
-"""Files and folders that are there whole or not at all, whenever the process is killed. Needs no torch.
+"""Atomic replacement of files and folders, even if the process is killed. Needs no torch.
 
-Everything is made under a temporary name (`.writing-...`) beside its place, synced, and renamed. A folder
-cannot be renamed over another one: the old one first steps aside (`.replaced-...`), and `clean_up` puts it
-back where a kill fell between the two renames. Links are followed: what a link leads to is replaced, and the
-link stays. Modes are as the umask says, whatever the library that wrote a file has given it.
+Everything is written under a temporary name (`.writing-...`) in the same folder, synced, and renamed. A
+folder cannot be renamed over another one: the old one is first moved aside (`.replaced-...`), and `clean_up`
+restores it if the process was killed between the two renames. Links are followed: the target is replaced, and
+the link stays. File modes follow the umask, not the library that wrote the file.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ REPLACED = ".replaced-"
 
 @contextlib.contextmanager
 def replacing_file(path: Path | str, *, is_synced: bool = True) -> Iterator[Path]:
-    """A new file with the same suffix, which takes the place of `path` at the end, or vanishes on failure.
+    """A new file with the same extension, which replaces `path` on success and is removed on failure.
 
     Args:
-        is_synced: wait until it is on the disk.
+        is_synced: whether to wait until it is on the disk.
     Raises: OSError that names `path`.
     """
     place = Path(os.path.realpath(path))
@@ -35,13 +35,13 @@ def replacing_file(path: Path | str, *, is_synced: bool = True) -> Iterator[Path
         os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         mode = new.stat().st_mode & 0o777
         yield new
-        new.chmod(mode)  # a library may have put a file of its own there
+        new.chmod(mode)  # a library may have replaced the file
         if is_synced:
             sync(new)
         os.replace(new, place)
     except OSError as error:
         if error.strerror:
-            error.filename, error.filename2 = str(path), None  # a full disk names none
+            error.filename, error.filename2 = str(path), None  # an error for a full disk has no file name
         raise
     finally:
         with contextlib.suppress(OSError):
@@ -52,7 +52,7 @@ def replacing_file(path: Path | str, *, is_synced: bool = True) -> Iterator[Path
 
 @contextlib.contextmanager
 def replacing_folder(path: Path | str) -> Iterator[Path]:
-    """A new folder, which takes the place of `path` at the end, or vanishes on failure."""
+    """A new folder, which replaces `path` on success and is removed on failure."""
     place = Path(os.path.realpath(path))
     place.parent.mkdir(parents=True, exist_ok=True)
     new = place.with_name(f"{TEMPORARY}{place.name}-{secrets.token_hex(4)}")
@@ -81,7 +81,7 @@ def _swap(new: Path, place: Path) -> None:
 
 
 def _settle(folder: Path) -> None:
-    """Gives everything in a new folder the mode that the umask says, and waits until it is on the disk."""
+    """Sets the modes in a new folder according to the umask, and waits until everything is on the disk."""
     mode = stat.S_IMODE(folder.stat().st_mode)
     for root, _, names in os.walk(folder, topdown=False):
         for name in names:
@@ -93,23 +93,23 @@ def _settle(folder: Path) -> None:
 
 
 def moved_aside(place: Path) -> Path:
-    """Where the old folder is for the moment in which another takes its place."""
+    """Where the old folder is while it is being replaced."""
     return place.with_name(f"{REPLACED}{place.name}")
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Replaces a file by another in one step, on the disk as well; where that fails, it stays as it was."""
+    """Replaces a file atomically and durably; on failure it stays as it was."""
     replace_bytes(path, text.encode())
 
 
 def replace_bytes(path: Path, data: bytes) -> None:
-    """`replace_text` for what is no text."""
+    """`replace_text` for binary data."""
     with replacing_file(path) as new:
         new.write_bytes(data)
 
 
 def append(path: Path, data: bytes) -> None:
-    """Appends all of the data to a file, which may be new, or nothing of it. Does not wait for the disk."""
+    """Appends all of the data to a file, which may be new, or none of it. Does not wait for the disk."""
     size = path.stat().st_size if path.exists() else None
     try:
         with path.open("ab") as file:
@@ -123,7 +123,7 @@ def append(path: Path, data: bytes) -> None:
 
 
 def clean_up(folder: Path) -> None:
-    """Removes what a killed process left half-written, and puts back what it had moved aside."""
+    """Removes partial files of a killed process, and restores what it had moved aside."""
     for path in folder.glob(f"{REPLACED}*"):
         _put_back(path)
     for path in folder.glob(f"{TEMPORARY}*"):
@@ -131,7 +131,7 @@ def clean_up(folder: Path) -> None:
 
 
 def clean_up_beside(path: Path) -> None:
-    """`clean_up` for one folder, which a link may lead to, and nothing else of the folder that it lies in."""
+    """`clean_up` for a single file or folder (or link), without touching others in the same folder."""
     place = Path(os.path.realpath(path))
     if (old := moved_aside(place)).exists():
         _put_back(old)
@@ -150,7 +150,7 @@ def _put_back(old: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Removes a file, a folder with all that is in it, or a link and not what it leads to, if it can."""
+    """Removes a file, a folder with its contents, or a link (not its target), if possible."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -159,7 +159,7 @@ def remove(path: Path) -> None:
 
 
 def is_mount_point(path: Path) -> bool:
-    """Whether another disk or folder is mounted there; such a place cannot be renamed."""
+    """Whether the path is a mount point, which cannot be renamed."""
     place = os.path.realpath(path)
     if os.path.ismount(place):
         return True
@@ -172,7 +172,7 @@ def is_mount_point(path: Path) -> bool:
 
 
 def sync(path: Path) -> None:
-    """Waits until a file, or the list of files of a folder, is on the disk."""
+    """Waits until a file, or the entries of a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

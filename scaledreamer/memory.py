@@ -1,4 +1,4 @@
-"""Main memory of this machine. Needs no torch, imports nothing of the package."""
+"""Main memory of this machine. Needs no torch and imports nothing of the package."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def memory_bytes() -> tuple[int, int]:
-    """Main memory that is free to use, and all of it; a container's limit where that is less."""
+    """Available and total main memory; within a container, at most its limit."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     free = total
     for line in read_text("/proc/meminfo").splitlines():
@@ -20,7 +20,7 @@ def memory_bytes() -> tuple[int, int]:
 
 
 def read_text(path: str) -> str:
-    """What a file of the system says, stripped; nothing where it cannot be read."""
+    """The stripped content of a system file; empty if it cannot be read."""
     try:
         return Path(path).read_text(encoding="utf-8", errors="replace").strip()
     except OSError:

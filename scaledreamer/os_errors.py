@@ -1,4 +1,4 @@
-"""What the operating system refused, and what to do about it: the one place where an OSError becomes advice.
+"""Errors of the operating system, and advice for each: the one place where an OSError becomes a message.
 
 Needs no torch.
 """
@@ -41,7 +41,7 @@ _ADVICE = {
 
 
 def number_of(error: BaseException) -> int | None:
-    """The system's number of an error, also where a library written in Rust has made a text of it."""
+    """The errno of an error, even if a library written in Rust has turned it into text."""
     if isinstance(error, OSError):
         return error.errno
     found = re.search(r"\(os error (\d+)\)", str(error))
@@ -49,19 +49,19 @@ def number_of(error: BaseException) -> int | None:
 
 
 def reason(error: BaseException) -> str:
-    """What went wrong, in the system's words if it has any: "No space left on device"."""
+    """What went wrong, in the system's words if there are any: "No space left on device"."""
     number = number_of(error)
     words = getattr(error, "strerror", None) or (os.strerror(number) if number else "")
     return words or " ".join(str(error).split()) or type(error).__name__
 
 
 def advice(error: BaseException, otherwise: str = "check the place, or choose another one") -> str:
-    """What to do about an error of the operating system; `otherwise` for all others."""
+    """Advice for an error of the operating system; `otherwise` for all others."""
     return _ADVICE.get(number_of(error) or 0, otherwise)
 
 
 def one_line(error: BaseException) -> str:
-    """An error as one line for the user; one of the operating system with its file and advice."""
+    """An error as one line for the user; with file and advice if it is from the operating system."""
     if isinstance(error, OSError) and error.strerror:
         names = [str(name) for name in (error.filename, error.filename2) if name is not None]
         where = f"{' -> '.join(names)}: " if names else ""

@@ -1,4 +1,4 @@
-"""What downstream code imports: a trained generator with its text encoder, and the assets it makes.
+"""The public interface for inference: a trained generator with its text encoder, and the assets it makes.
 
     pipe = TextTo3D.from_pretrained("outputs/tiny")  # a run, an exported generator, or nothing: the shipped
     asset = pipe("a red-eyed tree frog", seed=0)
@@ -53,7 +53,7 @@ from scaledreamer.vocabulary import Vocabulary
 
 
 def draw_noise(generator: Any, seed: int, batch: int) -> Float[Tensor, "batch z"] | None:
-    """Noise z of a seed: the same for each prompt of a batch, so that no asset depends on its company.
+    """Noise z for a seed: the same for each prompt of a batch, so that assets do not depend on the batch.
 
     None for a generator without noise.
     """
@@ -67,13 +67,13 @@ class TextTo3D:
     """A generator with its text encoder: prompts in, assets out.
 
     Args:
-        conditioner: text encoder that the generator was trained with.
-        generator: maps a `GeneratorText`, and noise where it has any, to scenes; its `config` holds its
-            constructor's settings.
+        conditioner: the text encoder that the generator was trained with.
+        generator: maps a `GeneratorText`, and noise if it takes any, to scenes; its `config` has the
+            arguments of its constructor.
         generator_name: as in the configuration.
-        cameras, renderer: the configuration's sections; of ranges the middle is taken for turntables.
-        step: training step of the weights, for the record.
-        trained_on: the prompts of the training; None where nobody has written them down.
+        cameras, renderer: sections of the configuration; turntables use the middle of ranges.
+        step: training step of the weights, for information.
+        trained_on: summary of the training's prompts; None if there is none.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class TextTo3D:
         one.
 
         Args:
-            device: auto (CUDA where there is one), cpu, cuda or cuda:<number>.
+            device: auto (CUDA if available), cpu, cuda or cuda:<number>.
         Raises: ValueError that says what is wrong with the folder or the device.
         """
         target = _check_device(device)
@@ -149,10 +149,10 @@ class TextTo3D:
         return self
 
     def check(self, prompt: str) -> list[str]:
-        """What will be ignored or misread of a prompt, one line each: words and combinations that the
-        training did not have, and what lies beyond the limit.
+        """Notes on what will be ignored or misread in a prompt, one line each: words and combinations that
+        the training did not have, and text beyond the limit.
 
-        Raises: ValueError if the prompt is empty or too long to be one, and as `Vocabulary.check`.
+        Raises: ValueError if the prompt is empty or too long, and as `Vocabulary.check`.
         """
         check_prompt(prompt)
         notes = Vocabulary(self.conditioner.words, self.trained_on).check(prompt)
@@ -171,12 +171,12 @@ class TextTo3D:
     def __call__(
         self, prompt: str | Sequence[str], *, seed: int = 0, truncation: float = 1.0
     ) -> Asset | list[Asset]:
-        """An asset of a prompt, or a list of assets of several: a forward pass for each.
+        """The asset of a prompt, or a list of assets of several prompts, with a forward pass for each.
 
-        Not one for all: how matrix products are rounded depends on the rows that are multiplied together, and
-        a prompt's asset must not depend on its company. On a CPU a batch takes as long as its parts.
+        They are not batched, because the rounding of matrix products depends on the number of rows, and a
+        prompt's asset must not depend on the others. On a CPU a batch takes as long as its parts.
 
-        `seed` and `truncation` are those of `scenes`; warns of what `check` finds.
+        `seed` and `truncation` are those of `scenes`; warns about what `check` finds.
 
         Raises: ValueError as `check` and `scenes`, or for an empty list.
         """
@@ -194,16 +194,16 @@ class TextTo3D:
 
     @torch.no_grad()
     def scenes(self, prompts: Sequence[str], *, seed: int = 0, truncation: float = 1.0) -> SceneBatch:
-        """The scenes of several prompts in one forward pass, nothing checked.
+        """The scenes of several prompts in one forward pass, without checks.
 
-        Up to rounding they are those of the prompts one by one.
+        Up to rounding they equal the scenes of the individual prompts.
 
         Args:
-            seed: of the noise, which all prompts share; without effect on generators that take no noise
+            seed: seed of the noise, which all prompts share; no effect on generators without noise
                 (`has_noise`).
-            truncation: of these, 1 takes the noise as it is, 0 none of it: the typical asset of the prompt.
+            truncation: for generators with noise, 1 uses the full noise, 0 none: the typical asset.
 
-        Raises: ValueError for a truncation outside of 0 to 1, or of a generator without noise.
+        Raises: ValueError for a truncation outside [0, 1], or one for a generator without noise.
         """
         return self._generate(self.conditioner(list(prompts)), seed, truncation)
 
@@ -221,10 +221,10 @@ class TextTo3D:
     def interpolate(
         self, first: str, second: str, num_frames: int, *, seed: int = 0, truncation: float = 1.0
     ) -> list[Asset]:
-        """Assets on the way from one prompt to another: the first is the one's, the last the other's.
+        """Assets from one prompt to another; the first and last are those of the two prompts.
 
-        The text condition is interpolated (`interpolate_conditions`); `seed` and `truncation` are those of
-        `scenes`, the same in all frames.
+        The text features are interpolated (`interpolate_conditions`); `seed` and `truncation`, as in
+        `scenes`, are the same in all frames.
 
         Raises: ValueError as `check` and `scenes`, or for fewer than 2 frames.
         """
@@ -234,9 +234,9 @@ class TextTo3D:
     def interpolate_lazily(
         self, first: str, second: str, num_frames: int, *, seed: int = 0, truncation: float = 1.0
     ) -> Iterator[Asset]:
-        """As `interpolate`, one asset after the other: one scene is kept at a time, not all.
+        """As `interpolate`, but yields one asset after the other and keeps only one scene.
 
-        Raises: ValueError as `interpolate`, what a truncation may be excepted: with the first asset.
+        Raises: ValueError as `interpolate`; for a wrong truncation, only at the first asset.
         """
         if num_frames < 2:
             raise ValueError(f"num_frames is {num_frames}: from one prompt to another there are at least 2.")
@@ -244,7 +244,7 @@ class TextTo3D:
         for note in notes:
             warnings.warn(note, UserWarning, stacklevel=2)
         start, end = self.conditioner([first]), self.conditioner([second])
-        if not self.generator.config.get("mask_padding", True):  # it reads the padding like any token
+        if not self.generator.config.get("mask_padding", True):  # it attends to padding like to any token
             start, end = (each._replace(mask=torch.ones_like(each.mask)) for each in (start, end))
         fractions = torch.linspace(0, 1, num_frames, device=start.pooled.device)
 
@@ -273,20 +273,20 @@ class TextTo3D:
 
     @property
     def terms(self) -> str:
-        """Under which the assets may be used, in a line."""
+        """Terms of use of the assets, in one line."""
         if self.folder == SHIPPED:
             return "Free to use for any purpose; made with the generator that scaledreamer ships."
         return "Made with a trained generator; the licence of the prior that it was trained with applies."
 
     @property
     def has_noise(self) -> bool:
-        """Whether the generator makes other assets of a prompt with other seeds."""
+        """Whether the assets of a prompt depend on the seed."""
         return bool(self.generator.has_noise)
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype = torch.float16) -> None:
         """Writes an exported generator: JSON and safetensors, never a pickle.
 
-        The folder changes from the old export to the new one at once; a README.md that is there stays.
+        The folder is replaced atomically; an existing README.md is kept.
 
         Raises: ValueError if the folder holds something other than an export, or cannot be written.
         """
@@ -327,7 +327,7 @@ class TextTo3D:
             ) from None
 
     def _cut_off(self, prompt: str) -> str:
-        """The end of the prompt that the text encoder does not read, in whole words."""
+        """The end of the prompt that the text encoder ignores, in whole words."""
         limit = self.conditioner.max_tokens
         if self.conditioner.num_tokens(prompt) <= limit:
             return ""
@@ -368,5 +368,5 @@ def _check_device(device: str) -> torch.device:
 
 
 def _middle(value: Any) -> float:
-    """Of a range its middle."""
+    """A number, or the middle of a range."""
     return float(np.mean(value))

@@ -1,13 +1,13 @@
-"""Scalar schedules as values: `value_at(step)` says what a setting is at a step; nothing is ever updated.
+"""Scalar schedules as values: `value_at(step)` returns the value at a step; there is no state.
 
-In a configuration the places of a schedule are fractions of training, so that they hold for any `max_steps`:
+In a configuration, positions in a schedule are fractions of training, so that they apply to any `max_steps`:
 
     6.0                                             constant
     {start: 0.5, end: 0.02}                         linear over the whole training
     {start: 100.0, end: 1.0, from: 0.0, to: 0.1}    linear over its first tenth, constant before and after
-    [0.5, 0.02]  and  [100.0, 1.0, 0.0, 0.1]        the same two, shorter
+    [0.5, 0.02]  and  [100.0, 1.0, 0.0, 0.1]        short forms of the same two
 
-Steps count from 0; the place 1.0 is step `max_steps`, one after the last.
+Steps count from 0; the position 1.0 is step `max_steps`, one after the last.
 """
 
 import copy
@@ -34,9 +34,9 @@ class Constant:
 
 @dataclass(frozen=True)
 class Linear:
-    """`start` up to `first_step`, `end` from `last_step` on, a straight line between.
+    """`start` up to `first_step`, `end` from `last_step` on, linear in between.
 
-    Where the two steps are the same one, the value jumps to `end` there.
+    If the two steps are equal, the value jumps to `end` there.
     """
 
     start: float
@@ -57,18 +57,18 @@ class Linear:
 
 
 Schedule = Constant | Linear
-"""A schedule placed in the steps of a training."""
+"""A schedule in absolute steps."""
 
 
 @dataclass(frozen=True)
 class RelativeSchedule:
-    """A schedule as a configuration has it, for a training of any length; `over` places it in steps.
+    """A schedule from a configuration, for a training of any length; `over` converts it to absolute steps.
 
     Attributes:
-        start, end: its value before and after the line between them; the same of a constant.
-        first, last: where the line begins and ends, fractions of training.
+        start, end: its values before and after the linear part; equal for a constant.
+        first, last: where the linear part begins and ends, as fractions of training.
         is_constant: whether it was given as one number.
-        written: as it was given, see `as_written`. Two that mean the same are equal however written.
+        written: the original form, see `as_written`; ignored in comparisons.
     """
 
     start: float
@@ -96,12 +96,13 @@ class RelativeSchedule:
 
 
 def parse_schedule(value: Any, *, key: str) -> RelativeSchedule:
-    """A schedule from a configuration's value, in one of the forms above.
+    """Parses a schedule in one of the forms above.
 
     Args:
-        value: a number, a mapping with start, end and perhaps from and to, or a list of two or four numbers.
+        value: a number, a mapping with start, end and optionally from and to, or a list of two or four
+            numbers.
         key: the configuration key, for messages.
-    Raises: ValueError naming the key, what was found there and what is accepted.
+    Raises: ValueError naming the key, the value and what is accepted.
     """
     if _is_number(value):
         number = _finite(value, key)

@@ -1,11 +1,10 @@
-"""How a setting is written: the YAML of configuration files, and the values of `key.path=value`.
+"""Syntax of settings: the YAML of configuration files, and the values of `key.path=value`.
 
-Files are read by the core schema of YAML 1.2 (https://yaml.org/spec/1.2.2, section 10.3.2), in which `0123`
-is 123 and not octal, and `1:30`, `yes` and `2026-01-31` are texts.
+Files use the core schema of YAML 1.2 (https://yaml.org/spec/1.2.2, section 10.3.2), in which `0123` is 123
+rather than octal, and `1:30`, `yes` and `2026-01-31` are strings.
 
-On a command line the shell has already read the text, so YAML's comments, anchors, tags and blocks have no
-meaning there. A value is a number, true, false, null, a quoted text, a list or mapping in brackets, or else
-the text as it was typed.
+On a command line, YAML's comments, anchors, tags and blocks have no meaning. A value is a number, true,
+false, null, a quoted string, a list or mapping in brackets, or otherwise the string as it was typed.
 """
 
 from __future__ import annotations
@@ -25,17 +24,17 @@ _CORE = (
     ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", list("-+.")),
     ("merge", r"<<", ["<"]),
 )
-"""Tags of plain scalars with the characters they may begin with; the first that matches is taken."""
+"""Tags of plain scalars with the characters they may begin with; the first that matches applies."""
 _DROPPED = {
     yaml.AnchorToken: "& names an anchor",
     yaml.AliasToken: "* refers to an anchor",
     yaml.TagToken: "! begins a tag",
 }
-"""What YAML drops, beside comments."""
+"""What YAML would drop, besides comments."""
 
 
 class Loader(yaml.SafeLoader):
-    """YAML of the core schema, in which no key stands twice and none is without a value."""
+    """YAML of the core schema without duplicate keys or keys without a value."""
 
     yaml_implicit_resolvers: dict[Any, Any] = {}
 
@@ -58,7 +57,7 @@ class Loader(yaml.SafeLoader):
 
 
 class Dumper(yaml.SafeDumper):
-    """Quotes texts that YAML 1.1 or the core schema would take for something else."""
+    """Quotes strings that YAML 1.1 or the core schema would read as something else."""
 
 
 Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_yaml_int)
@@ -68,14 +67,14 @@ for _tag, _pattern, _first in _CORE:
 
 
 def parse_setting(text: str, *, takes_text: bool = False, takes_list: bool = False) -> Any:
-    """The value of `key.path=value`, in which nothing is lost: a text stays as it was typed.
+    """The value in `key.path=value`; strings stay exactly as typed.
 
     Args:
-        takes_text: the setting takes texts and no numbers, so that `007` and `true` are texts too.
+        takes_text: the setting takes strings and no numbers, so that `007` and `true` are strings too.
         takes_list: it takes lists as well.
 
-    Raises: ValueError with the reason, for what begins with a quote or a bracket and is not a value as a
-        whole, or is one of which YAML drops a part.
+    Raises: ValueError with the reason if the text begins with a quote or a bracket but is not a complete
+        value, or is one of which YAML would drop a part.
     """
     bare = text.strip()
     if bare == "null":
@@ -103,9 +102,9 @@ def parse_setting(text: str, *, takes_text: bool = False, takes_list: bool = Fal
 
 
 def _flow_value(text: str) -> Any:
-    """A quoted text, list or mapping of YAML's flow style.
+    """A quoted string, list or mapping in YAML's flow style.
 
-    Raises: ValueError with the reason if it is none, or holds a comment, an anchor or a tag.
+    Raises: ValueError with the reason if it is none of these, or contains a comment, an anchor or a tag.
     """
     try:
         tokens = list(yaml.scan(text, Loader))

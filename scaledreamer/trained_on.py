@@ -1,4 +1,4 @@
-"""What a generator was trained on, as its export says (`trained_on.json`). Needs no torch.
+"""What a generator was trained on, as recorded in its export (`trained_on.json`). Needs no torch.
 
 A text encoder accepts any word that its tokenizer has; what a generator can make of it depends on the prompts
 of its training. So these are asked when a prompt is checked: for its words, and, where all prompts came from

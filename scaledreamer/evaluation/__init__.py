@@ -1,5 +1,5 @@
-"""How good generated assets are, measured against the objects that their prompts mean.
+"""Scores of generated assets, measured against the true objects of their prompts.
 
-`clip_scores` asks the evaluator CLIP, `ground_truth` and `alignment` compare with the true object, `janus`
-looks for second faces, `report` puts them together and `validation` is the short form that training uses.
+`clip_scores` uses the evaluator CLIP, `ground_truth` and `alignment` compare with the true object, `janus`
+detects second and missing faces, `report` combines them, and `validation` is the short form used in training.
 """

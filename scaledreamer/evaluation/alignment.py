@@ -1,9 +1,8 @@
 """IoU of volumes after the best uniform scale and shift.
 
-A generated object's point q is moved to `p = s q + t`. The share of the true object's cells that it then
-holds is counted by looking up the generated distance at `(p - t) / s`, linearly between cells; the moved
-volume is `s^3` times its own. Axes: `prompt` pairs, `candidate` transforms (log s, t), `point` cells of the
-true object.
+A point q of the generated object moves to `p = s q + t`. The share of the true object's cells that it then
+covers is found by interpolating the generated distance at `(p - t) / s`; the transformed volume is `s^3`
+times the original. Axes: `prompt` pairs, `candidate` transforms (log s, t), `point` cells of the true object.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ FIRST_STEP, LAST_STEP = 0.12, 0.004
 def aligned_iou(
     generated: Float[Tensor, "prompt x y z"], true: Float[Tensor, "prompt x y z"], *, batch_size: int = 32
 ) -> tuple[Float[Tensor, " prompt"], Float[Tensor, "prompt 4"]]:
-    """Best IoU over uniform scale and shift, and the transform (log s, t) that reaches it.
+    """Best IoU over uniform scale and shift, and the transform (log s, t) that achieves it.
 
-    Starts from the identity, from aligned bounding boxes and from aligned second moments, and goes on from
-    each by coordinate search with shrinking steps. Never below the IoU of the cells as they stand.
+    Coordinate search with shrinking steps, started from the identity, from aligned bounding boxes and from
+    aligned second moments. Never below the IoU without alignment.
 
     Args:
         generated, true: signed distances at the centres of the same cells of the cube [-1, 1]^3.
@@ -57,7 +56,7 @@ class _Pairs:
         self._is_point = flat.gather(1, index)
 
     def thinned(self, count: int) -> _Pairs:
-        """The same with `count` of each true object's points, taken evenly in the order of cells."""
+        """The same pairs with `count` evenly spaced points of each true object."""
         thin = copy(self)
         place = (torch.arange(count, device=self.volume.device) + 0.5) / count * self._num_true[:, None]
         place = place.long().clamp(max=self._points.shape[1] - 1)
@@ -69,7 +68,7 @@ class _Pairs:
         scale, shift = transforms[..., :1].exp(), transforms[..., 1:]
         points = (self._points[:, None] - shift[:, :, None]) / scale[:, :, None]
         size = self._generated.shape[-1]
-        # grid_sample's coordinates run along z, y, x and have the outer cells' centres at -1 and 1 here.
+        # grid_sample's coordinates are in the order z, y, x, with the outer cells' centres at -1 and 1.
         lookup = points.flip(-1)[:, :, :, None] * (size / (size - 1))
         distance = F.grid_sample(self._generated, lookup, align_corners=True, padding_mode="border")
         is_inside = (distance[:, 0, :, :, 0] < 0) & (points.abs().amax(-1) <= 1) & self._is_point[:, None]
@@ -105,13 +104,13 @@ def _align(generated: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _volume(distance: Float[Tensor, "prompt x y z"]) -> Float[Tensor, " prompt"]:
-    """Volume in cells, with parts of cells: unbiased for flat surfaces, whatever the distance's slope."""
+    """Volume in (fractional) cells; unbiased for flat surfaces, for any slope of the distance."""
     size = distance.shape[-1]
     return (0.5 - distance * (size / 2)).clamp(0, 1).flatten(1).sum(1)
 
 
 def _guesses(generated: Bool[Tensor, "prompt x y z"], true: Bool[Tensor, "prompt x y z"]) -> list[Tensor]:
-    """Transforms that align bounding boxes, and those that align centres of mass and spreads."""
+    """Transforms that align bounding boxes, and centres of mass and second moments."""
     guesses = []
     for (size_g, centre_g), (size_t, centre_t) in zip(_sizes(generated), _sizes(true), strict=True):
         log_scale = (size_t / size_g).log().clamp(-math.log(MAX_SCALE), math.log(MAX_SCALE))
@@ -120,7 +119,7 @@ def _guesses(generated: Bool[Tensor, "prompt x y z"], true: Bool[Tensor, "prompt
 
 
 def _sizes(inside: Bool[Tensor, "prompt x y z"]) -> list[tuple[Tensor, Tensor]]:
-    """Size " prompt" and centre "prompt 3" of bounding boxes, then of masses; of the cube where empty."""
+    """Size " prompt" and centre "prompt 3" of bounding boxes, then of masses; of the cube if empty."""
     size = inside.shape[-1]
     centre = (torch.arange(size, device=inside.device) + 0.5) * (2 / size) - 1
     weight = inside.float()

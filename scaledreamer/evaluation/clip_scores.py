@@ -1,7 +1,7 @@
-"""Retrieval and similarity by the evaluator CLIP, a network that no generator has been trained with.
+"""Retrieval and similarity by the evaluator CLIP, a network that is not used to train any generator.
 
-An object is its views' embeddings, unit vectors, averaged (`pooled`); a caption is one unit vector. Captions
-say no view word and are all of the same form, the plainest that the grammar has. A tie is lost. Axes:
+An object is represented by the mean of its views' unit embeddings (`pooled`), a caption by a unit vector.
+Captions have no view words and all have the plainest form of the grammar. A tie counts as lost. Axes:
 `prompt` objects, `d` the embedding.
 """
 
@@ -28,7 +28,7 @@ TINY_CLIP = Path(__file__).parent.parent / "assets" / "tiny_clip"
 
 @runtime_checkable
 class ImageTextEncoder(Protocol):
-    """What the scores need of a CLIP."""
+    """The interface of a CLIP that the scores need."""
 
     def embed_images(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
         """Unit vectors of images in [0, 1]."""
@@ -40,12 +40,12 @@ class ImageTextEncoder(Protocol):
 
 
 class TinyClip:
-    """A transformers CLIPModel and its tokenizer; captions that it has embedded are remembered.
+    """A transformers CLIPModel and its tokenizer, with a cache of caption embeddings.
 
     Args:
         model, tokenizer: CLIPModel, CLIPTokenizer.
         mean, std: of pixels, by channel; the model reads `(pixel - mean) / std`.
-        chunk_size: images or captions of one forward pass.
+        chunk_size: images or captions per forward pass.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class TinyClip:
     def from_pretrained(
         cls, folder: Path | str = TINY_CLIP, *, device: torch.device | str = "cpu"
     ) -> TinyClip:
-        """Reads a folder in the layout of transformers; the shipped one by default.
+        """Loads a folder in the layout of transformers, by default the shipped one.
 
         Mean and standard deviation of pixels come from preprocessor_config.json; without it they are 0.5.
 
@@ -94,7 +94,7 @@ class TinyClip:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of what images are embedded with, in hexadecimal."""
+        """SHA-256, in hexadecimal, of everything that image embeddings depend on."""
         digest = hashlib.sha256(json.dumps([self._mean.tolist(), self._std.tolist()]).encode())
         for name, value in sorted(self._model.state_dict().items()):
             if name.startswith(("vision_model.", "visual_projection.")):
@@ -104,7 +104,7 @@ class TinyClip:
 
     @torch.no_grad()
     def embed_images(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
-        """Unit vectors of images in [0, 1], brought to the model's size where they have another one."""
+        """Unit vectors of images in [0, 1], resized to the model's size if necessary."""
         device = self._model.device
         size, mean, std = self._image_size, self._mean.to(device), self._std.to(device)
         embedded = []
@@ -118,12 +118,12 @@ class TinyClip:
 
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> Float[Tensor, "n d"]:
-        """Unit vectors of captions; what is beyond the encoder's number of tokens is cut."""
+        """Unit vectors of captions, truncated to the encoder's maximum number of tokens."""
         unknown = {text for text in texts if text not in self._known}
         new = sorted(unknown, key=lambda text: (len(text.split()), text))
         for first in range(0, len(new), self._chunk_size):
             chunk = new[first : first + self._chunk_size]
-            # Attention is causal and pooling reads the end-of-text token, so that padding changes nothing.
+            # Attention is causal and pooling reads the end-of-text token, so padding has no effect.
             batch = self._tokenizer(
                 chunk, padding="longest", truncation=True, max_length=self._max_tokens, return_tensors="pt"
             )
@@ -134,7 +134,7 @@ class TinyClip:
 
 
 def _normalisation(path: Path) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of pixels by channel, from a preprocessor's file; 0.5 where there is none.
+    """Mean and standard deviation of pixels by channel, from a preprocessor's file; 0.5 without one.
 
     Raises: ValueError if it does not hold three of each.
     """
@@ -154,8 +154,8 @@ class HardRetrieval:
 
     Attributes:
         overall: against all of them at once.
-        by_attribute: against those of one attribute, NaN for objects that have none.
-        num_distractors: captions that each object's own is set against.
+        by_attribute: against those that differ in one attribute, NaN for objects without such captions.
+        num_distractors: number of captions that each object's own competes with.
     """
 
     overall: Float[Tensor, " prompt"]
@@ -166,7 +166,7 @@ class HardRetrieval:
 def pool_views(
     encoder: ImageTextEncoder, images: Float[Tensor, "prompt view 3 h w"]
 ) -> Float[Tensor, "prompt d"]:
-    """Mean of the unit embeddings of each object's views; its product with a caption is the mean cosine."""
+    """Mean of the unit embeddings of each object's views; its product with a caption is their mean cosine."""
     return encoder.embed_images(images.flatten(0, 1)).unflatten(0, images.shape[:2]).mean(1)
 
 
@@ -177,10 +177,10 @@ def hard_retrieval(
     *,
     asked: Sequence[Collection[str]] | None = None,
 ) -> HardRetrieval:
-    """Hard R@1 of objects that should be what `meanings` say.
+    """Hard R@1 of objects that should have the given meanings.
 
     Args:
-        asked: attributes of each object that captions may be wrong in, at least one; None asks for all.
+        asked: attributes of each object in which captions may be wrong, at least one; None is all.
     """
     rivals = [grammar.hard_distractors(meaning) for meaning in meanings]
     if asked is not None:
@@ -211,7 +211,7 @@ def plain_retrieval(
     meanings: Sequence[Meaning],
     gallery_size: int,
 ) -> Float[Tensor, " prompt"]:
-    """Plain R@1: the right caption against those of the next `gallery_size - 1` meanings, all around; 1 won.
+    """Plain R@1: the right caption against those of the next `gallery_size - 1` meanings, cyclically; 1 won.
 
     Raises: ValueError if the gallery is larger than the number of distinct meanings.
     """
@@ -229,6 +229,6 @@ def plain_retrieval(
 def similarity(
     encoder: ImageTextEncoder, pooled: Float[Tensor, "prompt d"], meanings: Sequence[Meaning]
 ) -> Float[Tensor, " prompt"]:
-    """Mean cosine of an object's views and its caption, not scaled."""
+    """Mean cosine of an object's views and its caption, unscaled."""
     texts = encoder.embed_texts([grammar.caption(meaning) for meaning in meanings]).to(pooled)
     return (pooled * texts).sum(-1)

@@ -1,4 +1,4 @@
-"""Which prompts an evaluation asks for and from where it looks: a function of the seed alone."""
+"""The prompts and cameras of an evaluation, which depend on the seed alone."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ class Draw:
     """One draw of an evaluation.
 
     Attributes:
-        seed: of the draw.
-        meanings: distinct ones.
-        prompts: one way to say each, which is what the generator reads.
-        start_azimuth_deg: of the first of the cameras around each object.
-        partners: whose prompt each asset is paired with for the floor: nobody's own, each one once.
+        seed: seed of the draw.
+        meanings: distinct meanings.
+        prompts: a phrasing of each, which the generator reads.
+        start_azimuth_deg: azimuth of the first camera around each object.
+        partners: for the floor, the index of the prompt that each asset is paired with: a permutation without
+            fixed points.
     """
 
     seed: int
@@ -38,12 +39,12 @@ def draw_prompts(
     max_extras: int = grammar.MAX_EXTRAS,
     or_fewer: bool = False,
 ) -> Draw:
-    """Draws distinct meanings of a split, even over kinds and numbers of extras where the split has enough.
+    """Draws distinct meanings of a split, evenly over kinds and numbers of extras if the split has enough.
 
     Args:
         kinds: only these; None is all.
-        max_extras: things said beyond kind and colour.
-        or_fewer: take all meanings of a part that has fewer than `count`, but at least two.
+        max_extras: attributes beyond kind and colour.
+        or_fewer: if there are fewer than `count` meanings, but at least two, take them all.
     Raises: ValueError for an unknown split or kind, and if this part of the split has fewer meanings.
     """
     assert count >= 2, count
@@ -61,7 +62,7 @@ def draw_prompts(
             found.setdefault(meaning)
         if len(found) == count:
             break
-    else:  # a small part, of which some meanings hardly ever come up
+    else:  # a small part, in which some meanings are hardly ever drawn
         there = [
             meaning
             for kind in grammar.KINDS
@@ -87,7 +88,7 @@ def draw_prompts(
 
 
 def draw_partners(rng: random.Random, count: int) -> tuple[int, ...]:
-    """Whose prompt each of `count` assets is paired with for the floor; nobody's if there is but one."""
+    """The partners of `count` assets for the floor; none if there is only one asset."""
     if count < 2:
         return ()
     order = rng.sample(range(count), count)

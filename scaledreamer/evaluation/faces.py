@@ -1,9 +1,9 @@
-"""Whether a side of an object shows a face: a linear probe on the evaluator CLIP's embeddings of images.
+"""Detects whether a side of an object shows a face: a linear probe on the evaluator CLIP's image embeddings.
 
-The probe is fitted on objects of the `seen` split whose answer is known: true objects show a face at the
-front and none at the back, two-faced ones show one on both sides, and those without the parts that make a
-face (`shapes.without_face`) show none anywhere. Each geometry is traced once and painted in the colours of
-several meanings. Axes: `view` images of one side of one object, `d` the embedding.
+The probe is fitted on objects of the `seen` split for which the answer is known: true objects show a face at
+the front and none at the back, two-faced ones show one on both sides, and those without the parts of a face
+(`shapes.without_face`) show none at all. Each geometry is traced once and painted in the colours of several
+meanings. Axes: `view` images of one side of one object, `d` the embedding.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from scaledreamer.tinyworld.grammar import Meaning
 from scaledreamer.tinyworld.shapes import primitives_of, two_faced, without_face
 
 KINDS = tuple(name for name, kind in grammar.KINDS.items() if kind.has_front and shapes.has_face(name))
-"""What can have a face: a chair has a front, but united with its half-turn it shows a back on both sides."""
+"""Kinds that can have a face. A chair has a front, but united with its half-turn it shows two backs."""
 NUM_PAINTED = 8
-"""Meanings in whose colours each traced view is painted."""
+"""Number of meanings in whose colours each traced view is painted."""
 VIEWS_PER_SIDE = 2
 SPREAD_DEG = 70.0
 ELEVATIONS_DEG = (5.0, 25.0)
 SCALE, DECAY = 10.0, 0.01
-"""What unit embeddings, whose numbers are small, are multiplied by before the fit, and the weight of the
-squared norm of what multiplies them beside the mean cross-entropy."""
+"""Factor that is applied to the (small) entries of unit embeddings before the fit, and the weight of the
+squared norm of their coefficients relative to the mean cross-entropy."""
 SHARED = "all"
 
 
@@ -43,8 +43,8 @@ SHARED = "all"
 class FaceProbe:
     """Log odds that an image shows a face, linear in its unit embedding.
 
-    What a face looks like depends on the kind, and a scarf is easily taken for one: the weights are the sum
-    of those for all objects, for the kind, for what is worn, and for both together.
+    The appearance of a face depends on the kind, and a scarf is easily mistaken for one. So the weights are
+    the sum of those for all objects, for the kind, for what is worn, and for both together.
 
     Attributes:
         weights: by `names_of` objects: d numbers for the embedding, then the bias.
@@ -55,7 +55,7 @@ class FaceProbe:
     def __call__(
         self, embedded: Float[Tensor, "prompt *view d"], meanings: Sequence[Meaning]
     ) -> Float[Tensor, "prompt *view"]:
-        """Log odds of images of objects that are meant to be `meanings`; what has no weights adds nothing."""
+        """Log odds for images of objects that should have the given meanings; missing weights count as 0."""
         none = (0.0,) * (embedded.shape[-1] + 1)
         rows = [[self.weights.get(name, none) for name in names_of(meaning)] for meaning in meanings]
         weight = torch.tensor(rows).to(embedded).sum(1)
@@ -64,7 +64,7 @@ class FaceProbe:
 
 
 def names_of(meaning: Meaning) -> list[str]:
-    """What decides which weights count for an object."""
+    """The names under which an object's weights are stored."""
     worn = meaning.wear or "nothing"
     return [SHARED, meaning.kind, worn, f"{meaning.kind}, {worn}"]
 
@@ -73,10 +73,10 @@ def names_of(meaning: Meaning) -> list[str]:
 def training_embeddings(
     encoder: ImageTextEncoder, geometries: Sequence[Meaning] | None = None, *, seed: int = 0
 ) -> tuple[Float[Tensor, "n d"], Bool[Tensor, " n"], list[Meaning]]:
-    """Embeddings of views of objects of the `seen` split, whether they show a face, and what they mean.
+    """Embeddings of views of objects of the `seen` split, whether they show a face, and their meanings.
 
     Args:
-        geometries: meanings whose colours do not matter; None takes all geometries of the kinds with a face.
+        geometries: meanings, with arbitrary colours; None is all geometries of the kinds with a face.
     """
     rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
     embedded, has_face, meanings = [], [], []
@@ -105,7 +105,7 @@ def training_embeddings(
 def fit_probe(
     embedded: Float[Tensor, "n d"], has_face: Bool[Tensor, " n"], meanings: Sequence[Meaning]
 ) -> FaceProbe:
-    """Logistic regression, both answers weighing the same, with `DECAY`; a function of its input alone."""
+    """Logistic regression with balanced classes and weight decay `DECAY`; deterministic."""
     names = sorted({name for meaning in meanings for name in names_of(meaning)})
     chosen = torch.tensor([[name in names_of(meaning) for name in names] for meaning in meanings]).double()
     x, y = torch.cat([embedded, torch.full((len(embedded), 1), 1 / SCALE)], 1).double(), has_face.double()
@@ -123,7 +123,7 @@ def fit_probe(
 
     optimizer.step(closure)
     scale = torch.full((x.shape[1],), SCALE, dtype=torch.float64)
-    scale[-1] = 1.0  # of the bias, whose input is one over SCALE
+    scale[-1] = 1.0  # the bias, whose input is 1 / SCALE
     rows = (weight.detach() * scale).tolist()
     return FaceProbe({name: tuple(_rounded(row)) for name, row in zip(names, rows, strict=True)})
 
@@ -133,7 +133,7 @@ def _rounded(values: Sequence[float]) -> list[float]:
 
 
 def all_geometries() -> Iterator[Meaning]:
-    """One meaning for each kind with a face, what it wears and what it stands on, that the seen split has."""
+    """One meaning for each combination of kind with a face, wear and support in the seen split."""
     for name in KINDS:
         kind = grammar.KINDS[name]
         wears = (None, *grammar.WEARS) if kind.is_creature else (None,)
@@ -146,7 +146,7 @@ def all_geometries() -> Iterator[Meaning]:
 
 
 def _cameras(start_deg: float, generator: torch.Generator) -> Cameras:
-    """One camera a row, at random around a side."""
+    """One random camera per row around a side."""
     uniform = torch.rand(3, VIEWS_PER_SIDE, 1, generator=generator)
     low, high = ELEVATIONS_DEG
     return Cameras(

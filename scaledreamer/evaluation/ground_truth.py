@@ -1,8 +1,8 @@
-"""Generated scenes beside the true ones: the same renderer, cameras, background and lattice for both.
+"""Comparison of generated and true scenes, with the same renderer, cameras, background and lattice for both.
 
 Axes: `prompt` objects, `view` cameras, `x y z` cells of the scene cube [-1, 1]^3. Images are composited over
-`BACKGROUND`; occupied is where the signed distance is negative; a pixel is covered where opacity exceeds one
-half.
+`BACKGROUND`; a cell is occupied if its signed distance is negative; a pixel is covered if its opacity exceeds
+one half.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ from scaledreamer.tinyworld.shapes import WorldScene
 IMAGE_SIZE = 64
 ELEVATION_DEG, DISTANCE, FOV_DEG = 15.0, 2.6, 41.0
 BACKGROUND = (0.5, 0.5, 0.5)
-"""Plain grey, from which white, black and every colour of the world stand out."""
+"""Plain grey, on which white, black and every colour of the world stand out."""
 LATTICE = 64
-"""Cells a side in which volumes are compared: fewer lose thin parts where a volume is scaled."""
+"""Cells per side for the comparison of volumes; fewer would lose thin parts when a volume is scaled."""
 FAR = 0.25
-"""Distances are cut here: only their sign, and where between cells it changes, is used."""
+"""Distances are clamped here: only their sign and the position of the zero crossing are used."""
 
 SHARPNESS, NUM_SAMPLES, LATTICE_RESOLUTION = 60.0, 24, 40
-"""Least inverse deviation, importance samples and coarse lattice of scored images. At a training's 30 and 10,
-thin brims and small eyes are fog: of 64 true objects CLIP read 70 % right, and 83 % with these or finer
-ones."""
+"""Minimum inverse deviation, importance samples and coarse lattice for scored images. With a training's 30
+and 10, thin brims and small eyes are fog: CLIP recognised 70 % of 64 true objects, and 83 % with these or
+finer settings."""
 
 MakeScene = Callable[[list[str]], Scene]
-"""Prompts to their scenes, one batch."""
+"""Makes the scenes of a batch of prompts."""
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What is kept of scenes.
+    """Images and volumes of scenes.
 
     Attributes:
         images: over `BACKGROUND`, in [0, 1].
         covered: silhouettes.
-        distance: signed distance at the cells' centres, cut at `FAR`, in half precision.
+        distance: signed distance at the cells' centres, clamped at `FAR`, in half precision.
     """
 
     images: Float[Tensor, "prompt view 3 h w"]
@@ -53,15 +53,15 @@ class Observation:
     distance: Float[Tensor, "prompt x y z"]
 
     def rows(self, index: Sequence[int]) -> Observation:
-        """Those of some prompts, in the given order."""
+        """The observations of some prompts, in the given order."""
         chosen = torch.as_tensor(index, device=self.images.device)
         return Observation(self.images[chosen], self.covered[chosen], self.distance[chosen])
 
 
 def sharpened(renderer: VolumeRenderer) -> VolumeRenderer:
-    """A training's renderer as images are scored with: surfaces sharper, and sampled finely enough for it.
+    """A training's renderer with sharper surfaces, and samples fine enough for them, for scored images.
 
-    Its near and far planes belong to the training's cameras; cameras of scores stand elsewhere.
+    Near and far planes are dropped: they belong to the training's cameras.
     """
     return replace(
         renderer,
@@ -75,16 +75,16 @@ def sharpened(renderer: VolumeRenderer) -> VolumeRenderer:
 
 @dataclass(frozen=True)
 class Observer:
-    """Looks at scenes, at generated ones as at true ones.
+    """Renders and samples generated and true scenes in the same way.
 
     Attributes:
-        renderer: of images.
-        device: where scenes are.
+        renderer: renderer of the images.
+        device: device of the scenes.
         num_views: cameras around each object.
-        lattice: cells a side for volumes.
-        image_size: of images, in pixels.
-        batch_size: scenes in work at once; None is what measured fastest (on a CPU, what stays within its
-            cache: `generated_batch` and `true_batch`).
+        lattice: cells per side for volumes.
+        image_size: image size in pixels.
+        batch_size: scenes that are processed at once; None is the fastest in measurements (on a CPU, what
+            fits into its cache: `generated_batch` and `true_batch`).
     """
 
     renderer: VolumeRenderer
@@ -100,12 +100,13 @@ class Observer:
 
     @property
     def generated_batch(self) -> int:
-        """Generated scenes in work at once."""
+        """Number of generated scenes that are processed at once."""
         return self.batch_size or (4 if self._is_on_cpu else 32)
 
     @property
     def true_batch(self) -> int:
-        """True scenes in work at once: on a CPU, four take three times as long as four times one."""
+        """Number of true scenes that are processed at once: on a CPU, four take as long as twelve one by
+        one."""
         return self.batch_size or (1 if self._is_on_cpu else 32)
 
     def cameras_around(self, start_azimuth_deg: float, batch: int) -> Cameras:
@@ -132,7 +133,7 @@ class Observer:
 
     @torch.no_grad()
     def distance(self, scene: Scene, batch: int) -> Float[Tensor, "{batch} x y z"]:
-        """Signed distances at the cells' centres; not a number counts as outside."""
+        """Signed distances at the cells' centres; NaN counts as outside."""
         size = self.lattice
         centre = (torch.arange(size, device=self.device) + 0.5) * (2 / size) - 1
         points = torch.cartesian_prod(centre, centre, centre)
@@ -143,7 +144,7 @@ class Observer:
     def observe(
         self, make_scene: MakeScene, prompts: Sequence[str], *, start_azimuth_deg: float
     ) -> Observation:
-        """Views around generated scenes, and their volumes."""
+        """Images and volumes of generated scenes."""
         size = self.generated_batch
         parts = [list(prompts[first : first + size]) for first in range(0, len(prompts), size)]
         return _joined([self._look(make_scene(part), len(part), start_azimuth_deg) for part in parts])
@@ -151,7 +152,7 @@ class Observer:
     def images(
         self, make_scene: MakeScene, prompts: Sequence[str], *, start_azimuth_deg: float
     ) -> Float[Tensor, "prompt view 3 h w"]:
-        """Views around generated scenes alone."""
+        """Images of generated scenes."""
         size = self.generated_batch
         parts = [list(prompts[first : first + size]) for first in range(0, len(prompts), size)]
         views = [
@@ -161,7 +162,7 @@ class Observer:
         return torch.cat(views)
 
     def observe_truth(self, meanings: Sequence[Meaning], *, start_azimuth_deg: float) -> Observation:
-        """The same of the objects that are meant."""
+        """Images and volumes of the true objects."""
         size = self.true_batch
         parts = [meanings[first : first + size] for first in range(0, len(meanings), size)]
         scenes = ((WorldScene(part, self.device), len(part)) for part in parts)
@@ -180,19 +181,19 @@ def _joined(parts: list[Observation]) -> Observation:
 def intersection_over_union(
     one: Bool[Tensor, "prompt *shape"], other: Bool[Tensor, "prompt *shape"]
 ) -> Float[Tensor, " prompt"]:
-    """Shared part of two sets of cells or pixels; 0 where both are empty."""
+    """IoU of two sets of cells or pixels; 0 if both are empty."""
     one, other = one.flatten(1), other.flatten(1)
     both, either = (one & other).sum(1), (one | other).sum(1)
     return both / either.clamp(min=1)
 
 
 def volume_iou(one: Observation, other: Observation) -> Float[Tensor, " prompt"]:
-    """IoU of volumes as they stand."""
+    """IoU of volumes without alignment."""
     return intersection_over_union(one.distance < 0, other.distance < 0)
 
 
 def silhouette_iou(one: Observation, other: Observation) -> Float[Tensor, " prompt"]:
-    """IoU of silhouettes, mean over views."""
+    """IoU of silhouettes, averaged over views."""
     batch = one.covered.shape[:2]
     each = intersection_over_union(one.covered.flatten(0, 1), other.covered.flatten(0, 1))
     return each.unflatten(0, batch).mean(1)

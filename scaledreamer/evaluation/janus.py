@@ -1,17 +1,16 @@
-"""Second faces and missing ones: which of an object's front and back shows a face.
+"""Detection of second and missing faces: whether an object shows a face at its front and its back.
 
-Cameras around the front and around the back look at an object; `faces.FaceProbe` says of each image how
-surely it shows a face, and the mean over a side's images is that side's score. An object is
+Cameras look at the front and at the back. `faces.FaceProbe` gives log odds that an image shows a face, and
+the mean over a side's images is that side's score. An object is
 
 - two-faced if both of its sides score above a threshold,
 - faceless if its front does not, whether or not its back does,
 - a Janus if it is either: it is not right from all sides.
 
-Probe, threshold and validation come from three splits: the probe from `seen` objects, the threshold from
-`validation` ones, and `unseen` ones, which had no part in either, say how often the test is right. Each
-split's objects are taken as they are (true), united with themselves after half a turn, and without the parts
-that make their face. Asked are the kinds that can have a face (`faces.KINDS`). Axes: `prompt` objects, `side`
-front and back.
+Probe, threshold and validation use three splits: the probe `seen` objects, the threshold `validation`
+objects, and independent `unseen` objects measure how often the test is right. The objects of each split are
+used as they are (true), united with a copy rotated by 180 degrees, and without the parts of their face. The
+test applies to kinds that can have a face (`faces.KINDS`). Axes: `prompt` objects, `side` front and back.
 """
 
 from __future__ import annotations
@@ -35,27 +34,27 @@ from scaledreamer.tinyworld.grammar import Meaning
 from scaledreamer.tinyworld.shapes import WorldScene, primitives_of, two_faced, without_face
 
 SIDE_AZIMUTHS_DEG = (-25.0, 0.0, 25.0)
-"""Of the cameras around a side, from its middle."""
+"""Azimuths of the cameras of a side, relative to its middle."""
 SORTS = {"true": primitives_of, "united": two_faced, "faceless": without_face}
-"""Objects whose answer is known, by name: the union of parts that a meaning stands for."""
+"""Objects for which the answer is known, by name: the union of parts of a meaning."""
 SHARES: tuple[str, ...] = ("two_faced", "faceless", "janus")
 MAX_TRUE_RATE, MIN_FOUND_RATE = 0.05, 0.95
-"""What the test has to reach to be believed: in each share on true objects, in their own on faulty ones."""
+"""Limits for a valid test: for each share on true objects, and for the matching share on faulty ones."""
 NUM_OBJECTS = 88
-"""Of each sort and split, from which the test is made: eight of each kind on average."""
+"""Objects of each sort and split from which the test is made: eight of each kind on average."""
 
 Rates = dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True)
 class JanusTest:
-    """A probe with its threshold, and what they say of objects that had no part in choosing them.
+    """A probe with its threshold, and their results on independent objects.
 
     Attributes:
-        probe: of faces in images.
-        threshold: of the mean log odds of a side's images.
-        rates: for each of `SORTS`, the share that is called each of `SHARES`.
-        num_objects: of each sort.
+        probe: face probe for images.
+        threshold: threshold for the mean log odds of a side's images.
+        rates: for each of `SORTS`, the share of objects classified as each of `SHARES`.
+        num_objects: objects of each sort.
     """
 
     probe: FaceProbe
@@ -65,7 +64,7 @@ class JanusTest:
 
     @property
     def is_valid(self) -> bool:
-        """Whether the test tells the sorts apart well enough."""
+        """Whether the test separates the sorts well enough."""
         return (
             max(self.rates["true"].values()) <= MAX_TRUE_RATE
             and self.rates["united"]["two_faced"] >= MIN_FOUND_RATE
@@ -74,7 +73,7 @@ class JanusTest:
 
     @property
     def summary(self) -> dict[str, object]:
-        """For reports: threshold, rates, number of objects, and whether they make the test valid."""
+        """For reports: threshold, rates, number of objects, and whether the test is valid."""
         return {
             "threshold": self.threshold,
             "rates": self.rates,
@@ -91,7 +90,8 @@ class JanusTest:
         *,
         batch_size: int,
     ) -> dict[str, Float[Tensor, " prompt"]]:
-        """Whether scenes that should be `meanings` are one of `SHARES`: 1 or 0. See `side_scores`."""
+        """Which of `SHARES` apply to scenes that should have the given meanings: 1 or 0. See
+        `side_scores`."""
         scores = side_scores(encoder, self.probe, observer, make, meanings, batch_size=batch_size)
         return judge(scores, self.threshold)
 
@@ -105,11 +105,11 @@ def side_scores(
     *,
     batch_size: int,
 ) -> Float[Tensor, "prompt side"]:
-    """How surely front and back show a face: mean log odds over each side's cameras.
+    """Mean log odds, over each side's cameras, that front and back show a face.
 
     Args:
-        make: scenes of some of the meanings, given by their indices.
-        batch_size: scenes that `make` is asked for at once.
+        make: makes the scenes of some of the meanings, given by their indices.
+        batch_size: number of scenes per call of `make`.
     """
     scores = []
     for first in range(0, len(meanings), batch_size):
@@ -122,7 +122,7 @@ def side_scores(
 
 
 def judge(scores: Float[Tensor, "prompt side"], threshold: float) -> dict[str, Float[Tensor, " prompt"]]:
-    """Which of `SHARES` objects are, by the scores of their sides: 1 or 0."""
+    """Which of `SHARES` apply to objects, by the scores of their sides: 1 or 0."""
     front, back = (scores > threshold).unbind(1)
     verdict = {"two_faced": front & back, "faceless": ~front, "janus": back | ~front}
     return {name: value.float() for name, value in verdict.items()}
@@ -135,11 +135,11 @@ def make_janus_test(
     num_objects: int = NUM_OBJECTS,
     probe: FaceProbe | None = None,
 ) -> JanusTest:
-    """Fits the probe, chooses the threshold and measures what the test is worth.
+    """Fits the probe, chooses the threshold and measures how reliable the test is.
 
     Args:
-        num_objects: of each sort, in the validation split (threshold) and in the unseen one (rates).
-        probe: None fits one to the encoder.
+        num_objects: objects of each sort, in the validation split (threshold) and in the unseen one (rates).
+        probe: None fits one for the encoder.
     """
     probe = probe or faces.fit_probe(*faces.training_embeddings(encoder))
     scores = {}
@@ -154,7 +154,7 @@ def make_janus_test(
 def known_scores(
     encoder: ImageTextEncoder, probe: FaceProbe, observer: Observer, meanings: Sequence[Meaning]
 ) -> dict[str, Float[Tensor, "prompt side"]]:
-    """Scores of the sides of objects whose answer is known, for each of `SORTS`."""
+    """Scores of both sides of objects for which the answer is known, for each of `SORTS`."""
     found = {}
     for sort, parts in SORTS.items():
 
@@ -167,10 +167,10 @@ def known_scores(
 
 
 def choose_threshold(scores: Mapping[str, Float[Tensor, "prompt side"]]) -> float:
-    """The middle of the thresholds for which the largest share of wrong answers is the smallest.
+    """The middle of the thresholds that minimize the largest error rate.
 
-    Answers are those that `JanusTest.is_valid` asks about: two-faced and faceless among true objects, those
-    missed among united and faceless ones.
+    The error rates are those of `JanusTest.is_valid`: true objects classified as two-faced or faceless, and
+    united or faceless objects that are missed.
     """
     values = torch.cat([value.flatten() for value in scores.values()]).double().unique()
     candidates = torch.cat([values[:1] - 1, (values[1:] + values[:-1]) / 2, values[-1:] + 1])
@@ -193,7 +193,7 @@ def _means(verdict: Mapping[str, Tensor]) -> dict[str, float]:
 
 
 def _cameras(batch: int, device: torch.device | str) -> Cameras:
-    """Those around the front, then those around the back."""
+    """Cameras around the front, then around the back."""
     offsets = torch.tensor(SIDE_AZIMUTHS_DEG)
     azimuth = torch.cat([offsets, 180 + offsets]).deg2rad().expand(batch, -1)
     one = torch.ones_like(azimuth)

@@ -1,7 +1,7 @@
-"""Janus tests that were made once, in JSON files: beside the encoder, or in the user's cache.
+"""Cache of Janus tests in JSON files: beside the encoder, or in the user's cache folder.
 
-Making one takes minutes, and depends on nothing but the encoder, the renderer and the code here. What cannot
-be read, or is of something else, is passed over; the test is made again.
+Making a test takes minutes; it depends only on the encoder, the renderer and this code. A file that cannot be
+read, or belongs to something else, is ignored, and the test is made again.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from scaledreamer.home import expand_home
 from scaledreamer.rendering.volume import VolumeRenderer
 
 FORMAT = 1
-"""To be raised when what the code here measures changes, the tinyworld's shapes included."""
+"""Increase this when the measurement changes, including the tinyworld's shapes."""
 FILE = "janus_test.json"
-"""In the folder of an encoder: its test for the default renderer."""
+"""In an encoder's folder: its test for the default renderer."""
 
 
 def find_or_make_test(encoder: Any, observer: Observer, num_objects: int, *, shipped: Path) -> JanusTest:
-    """The test from the shipped file or from the user's cache, or a new one, which is kept there.
+    """The test from the shipped file or from the user's cache, or a new one, which is then cached.
 
-    An encoder without a `fingerprint` has a new one made each time.
+    For an encoder without a `fingerprint`, a new test is made each time.
 
     Args:
-        num_objects: of each sort that it has to have been made with at least.
-        shipped: file that is looked at first.
+        num_objects: minimum number of objects of each sort.
+        shipped: the file that is tried first.
     """
     fingerprint: str | None = getattr(encoder, "fingerprint", None)
     folder = cache_folder()
@@ -49,13 +49,13 @@ def find_or_make_test(encoder: Any, observer: Observer, num_objects: int, *, shi
     print("making the Janus test for this CLIP and renderer; it takes minutes, once", flush=True)
     test = make_janus_test(encoder, observer, num_objects=num_objects)
     for path in cached:
-        with contextlib.suppress(OSError):  # a place that cannot be written to is none
+        with contextlib.suppress(OSError):  # without write permission it is not cached
             save_test(path, key, test)
     return test
 
 
 def test_key(encoder_hash: str, observer: Observer) -> str:
-    """What a test depends on, in hexadecimal; settings of the renderer count where not the default."""
+    """Hash of everything a test depends on; of the renderer's settings, those that are not the default."""
     usual = asdict(sharpened(VolumeRenderer()))
     differing = {
         name: value
@@ -67,7 +67,7 @@ def test_key(encoder_hash: str, observer: Observer) -> str:
 
 
 def cache_folder() -> Path | None:
-    """The user's cache folder for this: in XDG_CACHE_HOME or the home folder; None where there is neither."""
+    """The user's cache folder: in XDG_CACHE_HOME or the home folder; None if there is neither."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     if os.path.isabs(base):
         return Path(base) / "scaledreamer" / "janus"
@@ -78,7 +78,7 @@ def cache_folder() -> Path | None:
 
 
 def load_test(path: Path, key: str, num_objects: int) -> JanusTest | None:
-    """The test in a file, if it is whole, has this key and was made with at least so many objects."""
+    """The test in a file, if it is intact, has this key and was made with at least this many objects."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         if record.pop("sha256") != _checksum(record):
@@ -92,7 +92,7 @@ def load_test(path: Path, key: str, num_objects: int) -> JanusTest | None:
 
 
 def save_test(path: Path, key: str, test: JanusTest) -> None:
-    """Writes a test; the folder is made.
+    """Writes a test, and creates the folder.
 
     Raises: OSError if it cannot be written.
     """

@@ -1,7 +1,7 @@
-"""Scores of a user's own prompts: captions of the tinyworld fully, all others by the evaluator CLIP alone.
+"""Scores of a user's own prompts: tinyworld captions get all scores, other prompts those of the CLIP alone.
 
-Of another prompt no true object is known, so there is no ceiling: what can be asked is whether CLIP finds the
-prompt's own words nearest to the asset, and how near. Axes: `prompt` assets.
+For other prompts no true object is known, so there is no ceiling: the scores are whether CLIP finds the
+prompt's own text closest to the asset, and how close. Axes: `prompt` assets.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from scaledreamer.tinyworld.grammar import Meaning
 
 @dataclass(frozen=True)
 class OwnPrompts:
-    """Prompts by what can be measured of them; each keeps its order.
+    """Prompts by the scores they get, in their original order.
 
     Attributes:
         world: captions of the tinyworld, each meaning once.
-        others: all others, and those that say what an earlier one says in other words.
+        others: all others, including paraphrases of earlier ones.
     """
 
     world: dict[str, Meaning]
@@ -37,11 +37,11 @@ class OwnPrompts:
 
     @property
     def all(self) -> list[str]:
-        """All of them, those of the world first."""
+        """All prompts, those of the world first."""
         return [*self.world, *self.others]
 
     def draw(self, seed: int) -> Draw:
-        """Those of the world, with cameras and the floor's pairs drawn from the seed."""
+        """The prompts of the world, with cameras and floor partners drawn from the seed."""
         rng = random.Random(f"own prompts|{seed}")
         return Draw(
             seed=seed,
@@ -53,7 +53,7 @@ class OwnPrompts:
 
 
 def sort_prompts(prompts: Sequence[str]) -> OwnPrompts:
-    """Tells captions of the tinyworld from other prompts."""
+    """Separates captions of the tinyworld from other prompts."""
     world: dict[Meaning, str] = {}
     others = []
     for prompt in dict.fromkeys(prompts):
@@ -71,8 +71,8 @@ def measure_by_clip(
 ) -> dict[str, Float[Tensor, " prompt"]]:
     """`similarity` and `plain_r1` of the prompts outside the world, and the `floor` of similarity.
 
-    Plain R@1: 1 where the asset is nearer to its own prompt than to every other prompt, those of the world
-    included. The floor is the mean similarity to these other prompts; NaN where there are none.
+    Plain R@1 is 1 if the asset is closer to its own prompt than to every other prompt, including those of the
+    world. The floor is the mean similarity to these other prompts; NaN if there are none.
     """
     images = observer.images(make_scene, own.others, start_azimuth_deg=draw.start_azimuth_deg)
     pooled = pool_views(encoder, images)
@@ -109,7 +109,7 @@ def summarise_others(own: OwnPrompts, measured: Sequence[Values]) -> dict[str, A
 def by_prompt(
     own: OwnPrompts, world: Sequence[Measurement], others: Sequence[Values]
 ) -> list[dict[str, Any]]:
-    """Each prompt's own scores, means over the draws; what does not apply to it is left out."""
+    """The scores of each prompt, averaged over the draws, without those that do not apply to it."""
     rows = []
     for index, prompt in enumerate(own.world):
         rows.append({"prompt": prompt, "is_in_world": True, **_row([m.value for m in world], index)})

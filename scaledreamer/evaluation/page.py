@@ -1,7 +1,7 @@
-"""One HTML page about a run: assets to turn around, true objects beside them, scores and training curves.
+"""An HTML page about a run: interactive assets beside the true objects, scores and training curves.
 
-The page is one file: meshes and pictures are inside it as data URIs, and so is the viewer (model-viewer,
-vendored under `assets/`). It needs no network and no server.
+The page is a single file: meshes, images and the viewer (model-viewer, vendored under `assets/`) are embedded
+as data URIs. It needs no network and no server.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 from scaledreamer.evaluation.report import table_rows
 
 WIDTH, HEIGHT = 300, 110
-"""Pixels of a curve, without its labels."""
+"""Size of a curve in pixels, without its labels."""
 MAX_POINTS = 300
 
 VIEWER = Path(__file__).parent.parent / "assets" / "model_viewer" / "model-viewer-umd.min.js"
@@ -52,17 +52,17 @@ svg text { font: 11px system-ui, sans-serif; fill: #444; }
 """
 
 AZIMUTH_DEG, ELEVATION_DEG = 30, 20
-"""From where viewers and their posters look at an object: a little to its left and from above."""
+"""Initial camera of the viewers and their posters: slightly to the object's left and above."""
 
 
 @dataclass(frozen=True)
 class View:
-    """One object to turn around.
+    """One interactive object.
 
     Attributes:
         label: a few words below it.
-        poster: a picture of it, as a URI, seen until the mesh is there; None where there is no surface.
-        model: GLB, as a URI; None leaves the picture alone.
+        poster: an image, as a URI, shown until the mesh is loaded; None if there is no surface.
+        model: GLB, as a URI; None shows only the image.
     """
 
     label: str
@@ -72,7 +72,7 @@ class View:
 
 @dataclass(frozen=True)
 class Card:
-    """One prompt, and side by side what was made of it."""
+    """One prompt with several objects side by side."""
 
     prompt: str
     views: Sequence[View]
@@ -80,7 +80,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Section:
-    """Prompts with what was made of them, and the scores of one split."""
+    """Prompts with their objects, and the scores of one split."""
 
     title: str
     text: str
@@ -99,9 +99,9 @@ def render_page(
     """The whole page.
 
     Args:
-        lead: what the reader sees first.
-        facts: what the reader should know, beside it, a paragraph each.
-        commands: that made it.
+        lead: shown first.
+        facts: paragraphs beside it.
+        commands: the commands that made the page.
         curves: name -> (steps, values).
     """
     paragraphs = "".join(f"<p>{html.escape(fact)}</p>" for fact in facts)
@@ -138,7 +138,7 @@ def render_page(
 
 
 def data_uri(path: Path) -> str:
-    """A file as a URI that holds all of it."""
+    """A file as a data URI."""
     kind = mimetypes.guess_type(path.name)[0] or "model/gltf-binary"
     return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
@@ -180,7 +180,7 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def read_curves(path: Path, names: Sequence[str]) -> dict[str, tuple[list[float], list[float]]]:
-    """Steps and values of those of the named metrics that a run's `metrics.jsonl` has, finite ones only."""
+    """Steps and finite values of the named metrics, as far as a run's `metrics.jsonl` has them."""
     curves: dict[str, tuple[list[float], list[float]]] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
@@ -196,7 +196,7 @@ def read_curves(path: Path, names: Sequence[str]) -> dict[str, tuple[list[float]
 
 
 def curve_svg(name: str, steps: Sequence[float], values: Sequence[float]) -> str:
-    """One metric over steps, with its range and its last value; long ones are averaged in equal groups."""
+    """One metric over steps, with its range and its last value; long curves are averaged in equal groups."""
     size = math.ceil(len(values) / MAX_POINTS)
     groups = [slice(first, first + size) for first in range(0, len(values), size)]
     xs = [sum(steps[group]) / len(steps[group]) for group in groups]

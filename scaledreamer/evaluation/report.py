@@ -1,8 +1,8 @@
-"""An evaluation put together: every score beside its ceiling and its floor, as JSON, as a table, as pictures.
+"""The full evaluation: every score with its ceiling and floor, as JSON, as a table and as images.
 
-Ceiling: the true objects through the same code. Floor: the same assets, each with another prompt of its draw.
+Ceiling: the true objects under the same code. Floor: the same assets, each with another prompt of its draw.
 `normalised = (value - floor) / (ceiling - floor)`. Standard errors are those of a mean over all assets of all
-draws, clustered by meaning: assets of one meaning in several draws count as one observation.
+draws, clustered by meaning: all assets of one meaning count as one observation.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ LABELS = {
     "faceless": "faceless",
     "janus": "Janus: either",
 }
-"""Of scores in the table; the number is that of captions in the gallery."""
+"""Labels of scores in the table; the number is the gallery size."""
 GALLERY_SIZE = 256
 
 Values = dict[str, Float[Tensor, " prompt"]]
@@ -63,7 +63,7 @@ Values = dict[str, Float[Tensor, " prompt"]]
 
 @dataclass
 class Measurement:
-    """Scores of one draw, asset by asset, NaN where one has none. Those of attributes: "hard_r1/color"."""
+    """Scores of one draw per asset, NaN if missing; those of attributes are named like "hard_r1/color"."""
 
     meanings: Sequence[Meaning]
     value: Values = field(default_factory=dict)
@@ -86,13 +86,13 @@ def evaluate_scenes(
     """All scores of a generator, as `summarise` gives them.
 
     Args:
-        make_scene: prompts to scenes, without any need of gradients.
+        make_scene: makes the scenes of prompts; gradients are not needed.
         draws: at least one.
         encoder: the evaluator CLIP.
-        observer: how generated and true scenes are looked at.
-        janus_test: None leaves out who is two-faced or faceless.
-        gallery_size: of plain R@1; a draw with fewer prompts has a gallery of them all.
-        seconds: of assets that were timed, forward pass and mesh.
+        observer: renders and samples generated and true scenes.
+        janus_test: None skips second and missing faces.
+        gallery_size: of plain R@1; a draw with fewer prompts uses all of them.
+        seconds: forward pass and mesh, for each asset that was timed.
     """
     measured = [measure(make_scene, draw, encoder, observer, janus_test, gallery_size) for draw in draws]
     return summarise(measured, janus_test, seconds)
@@ -145,7 +145,7 @@ def _judge_faces(
     observer: Observer,
     janus_test: JanusTest,
 ) -> None:
-    """Adds the shares of `janus`, of assets and of true objects, where the kind can have a face."""
+    """Adds the shares of `janus` for assets and true objects of kinds that can have a face."""
     faced = [row for row, meaning in enumerate(draw.meanings) if meaning.kind in faces.KINDS]
     meanings = [draw.meanings[row] for row in faced]
 
@@ -181,10 +181,11 @@ def _compare(generated: Observation, true: Observation, *, align: bool = True) -
 def clustered_mean(
     values: Float[Tensor, " asset"], clusters: Sequence[object]
 ) -> tuple[float | None, float | None]:
-    """Mean of what is not NaN and its standard error, clustered; None where there is too little for either.
+    """Mean of the values that are not NaN, and its clustered standard error; None if there are too few
+    values.
 
-    With clusters c, `se^2 = C / (C - 1) * sum_c (sum_{i in c} (x_i - mean))^2 / n^2`; for clusters of one
-    this is the usual standard error.
+    With clusters c, `se^2 = C / (C - 1) * sum_c (sum_{i in c} (x_i - mean))^2 / n^2`; for clusters of size
+    one this is the usual standard error.
     """
     is_there = ~values.isnan()
     count = int(is_there.sum())
@@ -207,10 +208,9 @@ def summarise(
     """Means over all draws.
 
     Returns: each score as `{value, standard_error, ceiling, floor, normalised}`, `hard_r1_by_attribute` as a
-    mapping to
-        such entries, then what belongs to reading them: `above_floor` (value minus floor, asset by asset,
-        with its standard error), `num_distractors`, `gallery_size`, `num_assets`, `janus_validation`. Missing
-        numbers are None.
+        mapping to such entries, and what is needed to interpret them: `above_floor` (value minus floor per
+        asset, with its standard error), `num_distractors`, `gallery_size`, `num_assets`, `janus_validation`.
+        Missing numbers are None.
     """
     clusters = [meaning for m in measured for meaning in m.meanings]
 
@@ -261,7 +261,7 @@ def timing(seconds: Sequence[float]) -> dict[str, float | None]:
 
 
 def _joined(measured: Sequence[Measurement], column: str, name: str) -> Float[Tensor, " asset"]:
-    """One score of all assets; NaN where it was not measured."""
+    """One score of all assets; NaN if it was not measured."""
     missing = (torch.full((len(m.meanings),), torch.nan) for m in measured)
     return torch.cat([getattr(m, column).get(name, nan) for m, nan in zip(measured, missing, strict=True)])
 
@@ -270,7 +270,7 @@ def _joined(measured: Sequence[Measurement], column: str, name: str) -> Float[Te
 
 
 def table_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """The scores as rows of text, the first of them the head."""
+    """The scores as rows of text, starting with the header."""
 
     def row(label: str, entry: Mapping[str, float | None]) -> tuple[str, ...]:
         columns = ("value", "standard_error", "ceiling", "floor", "normalised")
@@ -305,5 +305,5 @@ def format_table(report: Mapping[str, Any]) -> str:
 
 
 def save_sheet(path: Path, rows: Float[Tensor, "row view 3 h w"], captions: Sequence[str]) -> None:
-    """Images in [0, 1] in rows, each under its caption, as PNG."""
+    """Writes a PNG with captioned rows of images in [0, 1]."""
     save_png(path, captioned_rows(rows, captions))

@@ -1,4 +1,4 @@
-"""All scores of an exported generator, as the report that `scaledreamer evaluate` writes and prints."""
+"""All scores of an exported generator: the report of `scaledreamer evaluate`."""
 
 from __future__ import annotations
 
@@ -51,14 +51,15 @@ def evaluate(
     own: OwnPrompts | None = None,
     observer: Observer | None = None,
 ) -> dict[str, Any]:
-    """All scores of an exported generator, with progress on stdout; `settings` says how they were measured.
+    """All scores of an exported generator, with progress on stdout; `settings` records how they were
+    measured.
 
     Args:
-        janus_test: of `janus_test_of`; None leaves second and missing faces out.
-        num_timed: assets whose forward pass and mesh are timed.
-        own: all of these, where the draws are those of own prompts. The report then has `prompts`; `others`
-            where some are no captions of the world; and the usual scores where some are.
-        observer: None is the usual one.
+        janus_test: from `janus_test_of`; None skips second and missing faces.
+        num_timed: number of assets whose forward pass and mesh are timed.
+        own: the user's own prompts, if the draws are of those. The report then has `prompts`, `others` if
+            some are not captions of the world, and the usual scores if some are.
+        observer: None is the default.
     """
     from scaledreamer.evaluation import ground_truth, own_prompts
     from scaledreamer.evaluation.report import measure, summarise, timing
@@ -108,12 +109,12 @@ def evaluate(
 def janus_test_of(
     pipe: TextTo3D, encoder: Any, num_objects: int = NUM_JANUS_OBJECTS, *, observer: Observer | None = None
 ) -> JanusTest:
-    """The Janus test for an encoder and the pipeline's renderer, from beside the shipped CLIP or the user's
-    cache; a new one, which takes minutes, is kept there.
+    """The Janus test for an encoder and the pipeline's renderer: the shipped one, or one from the user's
+    cache. A new one, which takes minutes, is cached.
 
     Args:
-        num_objects: of each sort that it has to have been made with at least.
-        observer: None is the usual one.
+        num_objects: minimum number of objects of each sort.
+        observer: None is the default.
     """
     from scaledreamer.evaluation.clip_scores import TINY_CLIP
     from scaledreamer.evaluation.ground_truth import Observer
@@ -133,7 +134,7 @@ def janus_test_of(
 
 
 def time_assets(pipe: TextTo3D, prompts: Sequence[str]) -> tuple[list[float], int]:
-    """Seconds of forward pass and textured mesh, asset by asset; and how many had no surface."""
+    """Seconds for forward pass and textured mesh of each asset, and the number of assets without surface."""
     from scaledreamer.meshing.isosurface import EmptySurfaceError
 
     seconds, num_empty = [], 0
@@ -152,8 +153,8 @@ def time_assets(pipe: TextTo3D, prompts: Sequence[str]) -> tuple[list[float], in
 def save_sheet(
     path: Path, make_scene: MakeScene, draw: Draw, observer: Observer, own: OwnPrompts | None = None
 ) -> None:
-    """Four views of generated objects and, to their right, of the true ones, grey where none is known; a row
-    for each prompt, which stands above it."""
+    """Four views of generated objects and, to their right, of the true ones (grey if unknown), in a captioned
+    row for each prompt."""
     import torch
 
     from scaledreamer.evaluation import ground_truth, report
@@ -163,7 +164,7 @@ def save_sheet(
     generated = observer.images(make_scene, prompts, start_azimuth_deg=azimuth)
     gray = torch.tensor(ground_truth.BACKGROUND, device=generated.device)[:, None, None]
     true = gray.expand_as(generated).clone()
-    meanings = draw.meanings[:NUM_SHOWN]  # of the first prompts, where some are not of the world
+    meanings = draw.meanings[:NUM_SHOWN]  # of the first prompts, if some are not of the world
     if meanings:
         true[: len(meanings)] = observer.observe_truth(meanings, start_azimuth_deg=azimuth).images
     report.save_sheet(path, torch.cat([generated, true], 1), prompts)

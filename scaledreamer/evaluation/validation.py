@@ -1,4 +1,4 @@
-"""The short evaluation that chooses the best generator of a run: a few validation prompts, seconds."""
+"""The short evaluation that selects the best generator of a run, in seconds on a few validation prompts."""
 
 from __future__ import annotations
 
@@ -26,20 +26,21 @@ from scaledreamer.rendering.volume import VolumeRenderer
 from scaledreamer.tinyworld import grammar
 
 SCORES = ("score", "hard_r1", "plain_r1", "iou", "silhouette_iou")
-"""What a validation returns, by name; `score` is the mean of hard R@1, plain R@1 and IoU."""
+"""Names of the scores of a validation; `score` is the mean of hard R@1, plain R@1 and IoU."""
 
 
 class ValidationScore:
     """Scores on fixed prompts of the validation split from fixed cameras, so that steps can be compared.
 
-    True objects are rendered at the first call and remembered.
+    True objects are rendered at the first call and cached.
 
     Args:
-        num_prompts: prompts, and gallery of plain R@1; fewer where the part of the world has fewer.
+        num_prompts: number of prompts, and gallery size of plain R@1; fewer if the part of the world is
+            smaller.
         kinds, max_extras: the part of the world that is trained on, as in `prompts` of the configuration.
         encoder: None is the shipped CLIP.
-        renderer: of images.
-        device: where scenes are.
+        renderer: renderer of the images.
+        device: device of the scenes.
     Raises: ValueError if the shipped CLIP is missing or damaged, or there are no such prompts.
     """
 
@@ -59,11 +60,11 @@ class ValidationScore:
         self._draw = draw_prompts(0, "validation", max(num_prompts, 2), **part, or_fewer=True)
 
     def __call__(self, make_scene: MakeScene, step: int) -> dict[str, float]:
-        """Scores of a generator; `score` is the mean of hard R@1, plain R@1 and IoU, the higher the better.
+        """Scores of a generator; `score` is the mean of hard R@1, plain R@1 and IoU; higher is better.
 
         Args:
-            make_scene: prompts to scenes.
-            step: of the weights; every step is asked for the same.
+            make_scene: makes the scenes of prompts.
+            step: step of the weights; it does not affect the prompts.
         """
         draw = self._draw
         with torch.no_grad():

@@ -1,7 +1,8 @@
-"""Training images of the tinyworld: geometry traced once, colours painted afresh at every use.
+"""Training images of the tinyworld: geometry is traced once, and colours are painted at every use.
 
-Colours do not move edges, so one traced view (materials, pattern marks and light of each pixel) serves every
-object of the same geometry. Views are traced at twice the resolution and averaged, which gives soft edges.
+Colours do not affect edges, so a traced view (material, pattern marks and light of each pixel) can be used
+for every object of the same geometry. Views are traced at twice the resolution and averaged, for
+antialiasing.
 """
 
 from __future__ import annotations
@@ -48,9 +49,9 @@ class Views:
     """Traced views before painting.
 
     Attributes:
-        surface: material (the count of materials where nothing is hit) + 16 * marks, supersampled.
+        surface: material (the number of materials if nothing is hit) + 16 * marks, supersampled.
         light: light in [0, 255].
-        meanings: whose geometry it is; colours are free.
+        meanings: meanings with this geometry; their colours are arbitrary.
         cameras: `batch` views of one camera each.
     """
 
@@ -64,7 +65,7 @@ class Views:
 
 
 def draw_cameras(rng: torch.Generator, count: int) -> Cameras:
-    """Cameras of the prior's data, one a row, shape (count, 1)."""
+    """Cameras of the prior's data, one per row, shape (count, 1)."""
     uniforms = torch.rand(count, 1, 4, generator=rng)
     low = sample_cameras(uniforms, elevation_deg=LOW_ELEVATION_DEG, distance=DISTANCE, fov_deg=FOV_DEG)
     high = sample_cameras(uniforms, elevation_deg=HIGH_ELEVATION_DEG, distance=DISTANCE, fov_deg=FOV_DEG)
@@ -85,8 +86,8 @@ def trace_views(
     """Traces one camera for each meaning.
 
     Args:
-        size: the painted image's edge in pixels.
-        parts: of the objects, see `WorldScene`.
+        size: size of the painted image in pixels.
+        parts: parts of the objects, see `WorldScene`.
     """
     edge = size * supersampling
     scene = WorldScene(meanings, device, parts=parts)
@@ -130,10 +131,10 @@ def paint_views(
 
 
 def visible_pixels(views: Views, size: int = 64) -> dict[str, Float[Tensor, " n"]]:
-    """How many pixels of an image of `size` show each attribute, with parts of pixels.
+    """Number of (fractional) pixels of an image of `size` that show each attribute.
 
-    That an object wears nothing, or stands on nothing, is shown by all of its pixels; that it has no pattern,
-    by its body's. Kinds without a named part show none of it.
+    All pixels of an object show that it wears nothing, or stands on nothing; those of its body show that it
+    has no pattern. Kinds without a named part show none of it.
     """
     code = views.surface.flatten(1).int()
     material, marks = code % 16, code // 16
@@ -169,7 +170,7 @@ def make_views(seed: int, count: int, split: str, size: int = 64, device: str = 
     rng, generator = random.Random(f"{seed}|{split}"), torch.Generator().manual_seed(seed)
     meanings = [grammar.sample_meaning(rng, split) for _ in range(count)]
     cameras = draw_cameras(generator, count)
-    chunk = 2 if device == "cpu" else 256  # two at a time stay within a CPU core's cache
+    chunk = 2 if device == "cpu" else 256  # two at a time fit into a CPU core's cache
     parts = []
     for first in range(0, count, chunk):
         rows = slice(first, first + chunk)
@@ -180,7 +181,7 @@ def make_views(seed: int, count: int, split: str, size: int = 64, device: str = 
 
 
 def save_views(views: Views, path: Path) -> None:
-    """Writes views to a safetensors file, under a temporary name until it is whole."""
+    """Writes views to a safetensors file, under a temporary name until it is complete."""
     cameras = {f"cameras.{name}": value for name, value in vars(views.cameras).items()}
     meanings = json.dumps([asdict(meaning) for meaning in views.meanings])
     tensors = {"surface": views.surface, "light": views.light} | cameras
@@ -189,7 +190,7 @@ def save_views(views: Views, path: Path) -> None:
 
 
 def load_views(paths: Sequence[Path]) -> Views:
-    """Reads and joins what `save_views` wrote.
+    """Reads and concatenates what `save_views` wrote.
 
     Raises: ValueError if a file is damaged.
     """
@@ -225,7 +226,7 @@ def recolor(meaning: Meaning, rng: random.Random, split: str | None = "seen") ->
     free = grammar.MAX_EXTRAS - (meaning.wear is not None) - (meaning.support is not None)
     slots = ["pattern"] + ["part"] * (kind.part is not None)
     while True:
-        # Mean number of extras as in `sample_meaning`: each free place is used more often than not.
+        # Same mean number of extras as in `sample_meaning`.
         extras = rng.sample(slots, min(sum(rng.random() < 0.6 for _ in range(free)), len(slots)))
         drawn = replace(
             meaning,

@@ -1,11 +1,10 @@
-"""Meanings of the tinyworld, the captions that say them, and the splits that hold for the training of
-everything.
+"""Meanings of the tinyworld, their captions, and the splits that apply to the training of everything.
 
 A *meaning* is one object: a kind, its colour, optionally the colour of its named part, a pattern, something
-it wears and something it stands on. Where a caption is silent about a colour the kind's canonical colour is
+it wears and something it stands on. If a caption does not mention a colour, the kind's canonical colour is
 meant, so a caption has exactly one meaning and a meaning at least two captions.
 
-Splits are decided by a stable hash of the meaning alone, never by a random state.
+Splits depend on a stable hash of the meaning alone, never on a random state.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ SPLITS = ("seen", "validation", "unseen", "unseen_pairs")
 
 @dataclass(frozen=True)
 class Kind:
-    """What the grammar knows of a kind of object; its shape lives in `tinyworld.shapes`."""
+    """The grammar of a kind of object; its shape is in `tinyworld.shapes`."""
 
     name: str
     color: str
@@ -88,11 +87,11 @@ class Meaning:
 
 @dataclass(frozen=True)
 class Extras:
-    """What is said beyond kind and colour, and how often; numbers matter relative to each other.
+    """How often attributes beyond kind and colour are mentioned; the numbers are relative weights.
 
     Attributes:
-        count: of 0, 1 and 2 things.
-        part, pattern, wear, support: of each, where it can be said.
+        count: weights of 0, 1 and 2 attributes.
+        part, pattern, wear, support: weights of each attribute, if it applies.
     """
 
     count: Sequence[float] = (0.2, 0.4, 0.4)
@@ -102,7 +101,7 @@ class Extras:
     support: float = 1.0
 
     def draw(self, rng: random.Random, kind: Kind) -> list[str]:
-        """Different things to be said of an object of a kind."""
+        """Distinct attributes to mention for an object of a kind."""
         slots = ["pattern", "support"] + ["part"] * (kind.part is not None) + ["wear"] * kind.is_creature
         weights = {name: getattr(self, name) for name in slots if getattr(self, name) > 0}
         number = min(rng.choices(range(len(self.count)), self.count)[0], len(weights))
@@ -125,7 +124,7 @@ def _part_colors(kind: Kind) -> tuple[str | None, ...]:
 
 
 def num_extras(meaning: Meaning) -> int:
-    """Number of things said beyond kind and colour: part colour, pattern, wearing, standing on."""
+    """Number of attributes beyond kind and colour: part colour, pattern, wear, support."""
     kind = KINDS[meaning.kind]
     return _num_extras(kind, meaning.part_color, meaning.pattern, meaning.wear, meaning.support)
 
@@ -179,7 +178,7 @@ def _unit_hash(text: str) -> float:
 
 
 def attribute_pairs(meaning: Meaning) -> list[tuple[str, str, str]]:
-    """The (kind, attribute, value) pairs that a meaning holds, without canonical colours."""
+    """The (kind, attribute, value) pairs of a meaning, without canonical colours."""
     kind = KINDS[meaning.kind]
     canonical = {"color": kind.color, "part_color": kind.part_color}
     values = ((name, getattr(meaning, name)) for name in ATTRIBUTES)
@@ -188,7 +187,7 @@ def attribute_pairs(meaning: Meaning) -> list[tuple[str, str, str]]:
 
 @cache
 def is_unseen_pair(kind: str, attribute: str, value: str) -> bool:
-    """Whether no training meaning may hold this pair: 5 % of them, never (tree frog, red eyes)."""
+    """Whether this pair is excluded from training: 5 % of all pairs, never (tree frog, red eyes)."""
     if (kind, attribute, value) == (MISSION.kind, "part_color", MISSION.part_color):
         return False
     return _unit_hash(f"pair|{kind}|{attribute}|{value}") < 0.05
@@ -233,14 +232,14 @@ def sample_meaning(
     kinds: tuple[str, ...] = tuple(KINDS),
     extras: Extras = Extras(),
 ) -> Meaning:
-    """Draws a meaning evenly over kinds and by the number of extras rather than over the list.
+    """Draws a meaning uniformly over kinds and then by the number of extras, rather than over all meanings.
 
-    The list is dominated by two-extra creatures; drawing from it evenly would hardly ever show a plain cube.
+    Most of all meanings are creatures with two extras; a uniform draw would hardly ever give a plain cube.
 
     Args:
-        split: that it has to be of; None is any.
-        kinds: one of these; one that stands there twice is drawn twice as often.
-        extras: what is said beyond kind and colour.
+        split: the split it has to be in; None is any.
+        kinds: kinds to choose from; a kind listed twice is drawn twice as often.
+        extras: how often attributes beyond kind and colour are mentioned.
     """
     while True:
         kind = KINDS[rng.choice(kinds)]
@@ -266,7 +265,7 @@ def _article(words: str) -> str:
 
 
 def _subjects(meaning: Meaning) -> list[str]:
-    """Noun phrases with the part's colour before or after the noun; the canonical ones may stay unsaid."""
+    """Noun phrases with the part's colour before or after the noun; canonical colours may be omitted."""
     kind = KINDS[meaning.kind]
     colors = [f"{meaning.color} "] + ([""] if meaning.color == kind.color else [])
     patterns = [("", "")]
@@ -296,7 +295,7 @@ def _subjects(meaning: Meaning) -> list[str]:
 
 @cache
 def captions(meaning: Meaning) -> tuple[str, ...]:
-    """Every way to say a meaning, the plainest first; at least two."""
+    """All captions of a meaning, the plainest first; at least two."""
     wears, supports = [""], [""]
     if meaning.wear and meaning.wear_color:
         thing = _article(f"{meaning.wear_color} {meaning.wear}")
@@ -311,19 +310,19 @@ def captions(meaning: Meaning) -> tuple[str, ...]:
 
 
 def caption(meaning: Meaning, variant: int = 0) -> str:
-    """One way to say a meaning; `variant` counts through `captions` and wraps around."""
+    """One caption of a meaning; `variant` is an index into `captions` that wraps around."""
     said = captions(meaning)
     return said[variant % len(said)]
 
 
 def normalise(text: str) -> str:
-    """Caption without case, outer blanks, doubled blanks, closing full stop and leading article."""
+    """A caption in lower case, with single spaces, and without final full stop and leading article."""
     words = text.lower().strip().rstrip(".").split()
     return " ".join(words[1:] if words[:1] in (["a"], ["an"], ["the"]) else words)
 
 
 def parse(text: str) -> Meaning | None:
-    """The meaning of a caption, or None where the grammar does not say it."""
+    """The meaning of a caption, or None if it is not in the grammar."""
     words = normalise(text).replace("-eyed", " eyed").split()
     values: dict[str, str | None] = {}
 
@@ -367,7 +366,7 @@ def parse(text: str) -> Meaning | None:
 
 @cache
 def vocabulary() -> frozenset[str]:
-    """Every word that a caption can hold (hyphens split)."""
+    """All words of captions, split at hyphens."""
     words = {
         "a",
         "an",
@@ -416,9 +415,8 @@ def _variants(meaning: Meaning) -> Iterator[tuple[str, Meaning]]:
 
 
 def hard_distractors(meaning: Meaning) -> list[tuple[str, Meaning]]:
-    """Every meaning that differs in exactly one attribute's value or by one attribute more or less, with its
-    name.
+    """Every meaning with exactly one attribute changed, added or removed, with the attribute's name.
 
-    Distractors may have one extra more than the world's meanings; all are captions that the grammar can say.
+    Distractors may have one extra more than the world's meanings; all have captions in the grammar.
     """
     return [(name, other) for name, other in _variants(meaning) if other != meaning]

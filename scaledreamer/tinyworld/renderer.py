@@ -1,7 +1,7 @@
 """Batched sphere tracing of signed distances on CPU and CUDA.
 
-Rays that have hit or left are dropped as the march goes on: after every few steps the rays still under way
-are packed to the front, padded to the batch's largest count, so that different objects stay one expression.
+Rays that have hit or left are dropped along the way: after every few steps the active rays are packed to the
+front and padded to the largest count of the batch, so that different objects stay one tensor expression.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from torch import Tensor
 from scaledreamer.tinyworld.shapes import WorldScene
 
 BOUND = 1.25
-"""Radius of the sphere around the origin that holds every object with what it wears and stands on."""
+"""Radius of a sphere around the origin that contains every object with its wear and support."""
 
 
 def _sphere_span(
     origins: Float[Tensor, "batch n 3"], directions: Float[Tensor, "batch n 3"], radius: float
 ) -> tuple[Float[Tensor, "batch n"], Float[Tensor, "batch n"], Bool[Tensor, "batch n"]]:
-    """Depths at which rays enter and leave a sphere around the origin, and whether they meet it at all."""
+    """Depths at which rays enter and leave a sphere around the origin, and whether they hit it."""
     half_b = (origins * directions).sum(-1)
     discriminant = half_b**2 - (origins**2).sum(-1) + radius**2
     root = discriminant.clamp(min=0).sqrt()
@@ -36,13 +36,13 @@ def trace(
     tolerance: float = 2e-3,
     pack_every: int = 3,
 ) -> tuple[Float[Tensor, "batch n"], Bool[Tensor, "batch n"]]:
-    """Depth at which each ray first meets the surface, and whether it does.
+    """Depth at which each ray first hits the surface, and whether it does.
 
     Args:
         origins, directions: world rays, directions of unit length.
-        num_steps: marching steps; a ray still under way afterwards counts as a miss unless it is near the
-            surface.
-        tolerance: distance at which a ray has hit.
+        num_steps: marching steps; a ray that is still active afterwards counts as a miss unless it is near
+            the surface.
+        tolerance: distance at which a ray counts as a hit.
     """
     depth, leave, alive = _sphere_span(origins, directions, BOUND)
     hit = torch.zeros_like(alive)
@@ -72,7 +72,7 @@ def trace(
 def render_rays(
     scene: WorldScene, origins: Float[Tensor, "batch n 3"], directions: Float[Tensor, "batch n 3"]
 ) -> tuple[Float[Tensor, "batch n 3"], Bool[Tensor, "batch n"], Float[Tensor, "batch n"]]:
-    """Lit rgb (black where nothing is hit), whether something is hit, and its depth."""
+    """Lit rgb (black for misses), whether a ray hits, and the depth."""
     depth, hit = trace(scene, origins, directions)
     count = max(int(hit.sum(1).max()), 1)
     index = hit.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :count]

@@ -1,14 +1,14 @@
 """Signed distances and colours of the tinyworld's objects.
 
-Every object is a union of one universal primitive, so that a whole batch of different objects is one tensor
-expression. In its own frame the primitive is a body of revolution around z (or of square cross-section): a
-frustum of half-height `half` whose radius runs from `bottom` to `top`, swept around a ring of radius `ring`,
-grown by `rounding`; a square one may be longer by `long` along x or y. Ball, ellipsoid, capsule, cylinder,
-cone, box, pyramid and torus are special cases.
+Every object is a union of instances of one general primitive, so that a batch of different objects is a
+single tensor expression. In its own frame the primitive is a body of revolution around z (or has a square
+cross-section): a frustum of half-height `half` whose radius goes from `bottom` to `top`, swept around a ring
+of radius `ring`, and dilated by `rounding`; a square one may be elongated by `long` along x or y. Ball,
+ellipsoid, capsule, cylinder, cone, box, pyramid and torus are special cases.
 
 Axes: z up, front +x, lengths in units of the scene cube [-1, 1]^3. The zero set is exact. Distances are exact
-outside of round primitives that are not scaled, lower bounds beside edges of square ones, and right to first
-order around unevenly scaled ones: good for sphere tracing, and for densities made of distances.
+outside unscaled round primitives, lower bounds next to edges of square ones, and correct to first order
+around non-uniformly scaled ones: suitable for sphere tracing, and for densities derived from distances.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ Vec = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Primitive:
-    """One universal primitive; `paint` is a role (body, part, wear, support) or a fixed colour's name.
+    """One primitive; `paint` is a role (body, part, wear, support) or the name of a fixed colour.
 
-    `is_face` marks what tells a kind's front from its back at a glance: eyes, nose, mouth and their like.
+    `is_face` marks the parts that distinguish a kind's front from its back: eyes, nose, mouth and the like.
     """
 
     paint: str
@@ -65,7 +65,7 @@ class Primitive:
 
 
 def ball(paint: str, at: Vec, radius: float | Vec, turn: Vec = (0, 0, 0)) -> Primitive:
-    """A ball, or an ellipsoid where three half-axes are given."""
+    """A ball, or an ellipsoid if three half-axes are given."""
     axes = (radius,) * 3 if isinstance(radius, (int, float)) else radius
     biggest = max(axes)
     x, y, z = (axis / biggest for axis in axes)
@@ -92,7 +92,7 @@ def rod(paint: str, start: Vec, end: Vec, radius: float) -> Primitive:
 def frustum(
     paint: str, at: Vec, bottom: float, top: float, half: float, rounding: float = 0.02, turn: Vec = (0, 0, 0)
 ) -> Primitive:
-    """A cylinder, cone or anything between, of the given outer radii and half-height."""
+    """A cylinder, cone or truncated cone with the given outer radii and half-height."""
     grow = rounding
     return Primitive(paint, at, max(bottom - grow, 0.0), max(top - grow, 0.0), half - grow, grow, turn=turn)
 
@@ -100,7 +100,7 @@ def frustum(
 def torus(
     paint: str, at: Vec, ring: float, tube: float, turn: Vec = (0, 0, 0), flat: float = 1.0
 ) -> Primitive:
-    """A torus around z before its turn; `flat` squeezes it along its axis."""
+    """A torus around z before its rotation; `flat` scales it along its axis."""
     return Primitive(paint, at, rounding=tube, ring=ring, scale=(1.0, 1.0, flat), turn=turn)
 
 
@@ -114,7 +114,7 @@ def both_sides(*primitives: Primitive) -> list[Primitive]:
 
 
 def face(*primitives: Primitive) -> list[Primitive]:
-    """The primitives, marked as a part of the kind's face."""
+    """The primitives, marked as parts of the kind's face."""
     return [replace(p, is_face=True) for p in primitives]
 
 
@@ -363,8 +363,8 @@ def _rocket() -> list[Primitive]:
 
 @dataclass(frozen=True)
 class Anchors:
-    """Where a creature wears things: centre of the head's top and its radius, centre of the neck and its
-    radius."""
+    """Where a creature wears things: centre and radius of the top of its head, centre and radius of its
+    neck."""
 
     head: Vec
     head_radius: float
@@ -442,7 +442,7 @@ def _support(what: str) -> list[Primitive]:
 
 
 def primitives_of(meaning: Meaning) -> list[Primitive]:
-    """The union that a meaning stands for, painted with roles."""
+    """The union of primitives for a meaning, painted with roles."""
     found = SHAPES[meaning.kind]()
     if meaning.wear:
         found = found + _worn(meaning.wear, ANCHORS[meaning.kind])
@@ -452,12 +452,12 @@ def primitives_of(meaning: Meaning) -> list[Primitive]:
 
 
 def without_face(meaning: Meaning) -> list[Primitive]:
-    """`primitives_of` without the parts that make a face."""
+    """`primitives_of` without the parts of the face."""
     return [p for p in primitives_of(meaning) if not p.is_face]
 
 
 def two_faced(meaning: Meaning) -> list[Primitive]:
-    """`primitives_of` united with themselves after half a turn about the vertical: the perfect Janus."""
+    """`primitives_of` united with a copy rotated by 180 degrees about the vertical: a perfect Janus."""
     found = primitives_of(meaning)
     turned = []
     for p in found:
@@ -467,7 +467,7 @@ def two_faced(meaning: Meaning) -> list[Primitive]:
 
 
 def has_face(kind: str) -> bool:
-    """Whether parts of the kind make a face: a chair has a front, but none."""
+    """Whether the kind has a face: a chair has a front, but no face."""
     return any(p.is_face for p in SHAPES[kind]())
 
 
@@ -481,8 +481,8 @@ def pattern_color(color: str) -> str:
 
 FIXED_PAINTS = ("black", "gray", "brown", "beige", "orange", "yellow", "pink", "cyan", "white")
 MATERIALS = ("body", "part", "wear", "support", "second", *FIXED_PAINTS)
-"""What a surface point is made of: a role whose colour the meaning gives ("second" is the pattern's), or a
-fixed paint."""
+"""Materials of surface points: roles whose colours come from the meaning ("second" is the pattern's), or
+fixed paints."""
 
 _FAR = 10.0
 _PADDING = [0.0] * 14 + [1.0, 0.0, -_FAR, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0]
@@ -513,7 +513,7 @@ def _row(p: Primitive) -> list[float]:
 def palette(
     meanings: Sequence[Meaning], device: torch.device | str = "cpu"
 ) -> Float[Tensor, "batch material 3"]:
-    """The unlit rgb of every material in `MATERIALS`, for each meaning; black where a role is absent."""
+    """The unlit rgb of every material in `MATERIALS`, for each meaning; black if a role is absent."""
     fixed = [RGB[name] for name in FIXED_PAINTS]
     rows = []
     for m in meanings:
@@ -533,11 +533,11 @@ def paint_material(
     colors: Float[Tensor, "batch material 3"],
     patterns: Int[Tensor, " batch"],
 ) -> Float[Tensor, "batch n 3"]:
-    """Unlit rgb of surface points: their material's colour, the second one where a body's pattern has a mark.
+    """Unlit rgb of surface points: their material's colour, or the second one at marks of a body's pattern.
 
     Args:
         material: indices into `MATERIALS`.
-        marks: bit 1 where stripes would lie, bit 2 where spots would.
+        marks: bit 1 for stripes, bit 2 for spots.
         colors, patterns: from `palette` and `pattern_index`.
     """
     is_marked = (marks & patterns[:, None] > 0) & (material == MATERIALS.index("body"))
@@ -546,19 +546,19 @@ def paint_material(
 
 
 COLORED = 0.3
-"""Colours are worth computing up to here: a volume's density, e^(-30 d), has nothing left beyond."""
+"""Colours are computed up to this distance, beyond which a volume's density, e^(-30 d), is negligible."""
 
 
 class WorldScene:
     """Ground truth of a batch of meanings as a `Scene`: distance, lit colour, plain background.
 
-    Colours hold a fixed light from above, `0.82 + 0.18 n_z`, so that the same point looks the same from
-    everywhere and a radiance field can reproduce it exactly.
+    Colours include a fixed light from above, `0.82 + 0.18 n_z`, so that a point looks the same from all
+    directions and a radiance field can reproduce it exactly.
 
     Args:
-        meanings: one object each; lengths and axes as in the module's head.
-        background_color: rgb in [0, 1] of every direction, one for all or one an object.
-        parts: the union that a meaning stands for: `primitives_of`, `without_face` or `two_faced`.
+        meanings: one object each; lengths and axes as described at the top of this module.
+        background_color: rgb in [0, 1] for all directions, one for all objects or one per object.
+        parts: makes the union of primitives: `primitives_of`, `without_face` or `two_faced`.
     """
 
     def __init__(
@@ -608,7 +608,7 @@ class WorldScene:
         outside = (side_out * side_out).addcmul_(cap_out, cap_out).sqrt_()
         distances = (outside + inside).sub_(rounding)
         if self._num_scaled:
-            # Unevenly scaled primitives: to first order, a distance is the function's value by its slope.
+            # Non-uniform scale: to first order, the distance is the function's value divided by its slope.
             few = (slice(None), slice(self._num_scaled))
             parts = [v[few] for v in (x, y, z, round_radius, side, cap, side_out, cap_out, outside)]
             distances[few] /= self._slope(*parts)
@@ -626,8 +626,8 @@ class WorldScene:
         cap_out: Tensor,
         outside: Tensor,
     ) -> Float[Tensor, "batch primitive n"]:
-        """Length of the gradient, in world units, of the scaled primitives' functions; at least 1, as scales
-        are below."""
+        """Gradient norm, in world units, of the scaled primitives' functions; at least 1, since scales are
+        below 1."""
         scalars = self._scalars[:, :, : self._num_scaled]
         _, slope, cosine, _, _, _, is_square, _, _, stretch_x, stretch_y, stretch_z = scalars
         is_corner, is_side = outside > 0, side > cap
@@ -640,11 +640,11 @@ class WorldScene:
         return (along_radius.square() * of_radius + along_axis.square() * stretch_z).sqrt().clamp(min=1.0)
 
     def sdf(self, points: Float[Tensor, "batch n 3"]) -> Float[Tensor, "batch n"]:
-        """Signed distance, see the module's head, positive outside."""
+        """Signed distance, positive outside; see the top of this module."""
         return self._distances(points).amin(dim=1)
 
     def normal(self, points: Float[Tensor, "batch n 3"], eps: float = 2e-3) -> Float[Tensor, "batch n 3"]:
-        """Outward unit normals by the tetrahedron's four finite differences."""
+        """Outward unit normals by four finite differences on a tetrahedron."""
         corners = points.new_tensor([[1, -1, -1], [-1, -1, 1], [-1, 1, -1], [1, 1, 1]])
         stacked = (points[:, :, None] + eps * corners).flatten(1, 2)
         values = self.sdf(stacked).unflatten(1, (-1, 4))
@@ -653,8 +653,7 @@ class WorldScene:
     def surface(
         self, points: Float[Tensor, "batch n 3"]
     ) -> tuple[Int[Tensor, "batch n"], Int[Tensor, "batch n"], Float[Tensor, "batch n"]]:
-        """Material, pattern marks (see `paint_material`) and light in [0, 1] of points at or near the
-        surface."""
+        """Material, pattern marks (see `paint_material`) and light in [0, 1] of points near the surface."""
         nearest = self._distances(points).argmin(dim=1)
         material = self._materials.gather(1, nearest)
         x, y, z = points.unbind(-1)
@@ -667,7 +666,7 @@ class WorldScene:
     def query(
         self, points: Float[Tensor, "batch n 3"]
     ) -> tuple[Float[Tensor, "batch n"], Float[Tensor, "batch n feature"]]:
-        """Distance and lit rgb in [0, 1], black farther than `COLORED` from the surface."""
+        """Distance and lit rgb in [0, 1], black if farther than `COLORED` from the surface."""
         distance = self.sdf(points)
         is_near = distance.abs() < COLORED
         most = max(int(is_near.sum(1).max()), 1)

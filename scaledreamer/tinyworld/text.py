@@ -1,4 +1,4 @@
-"""The tinyworld's tokenizer and the attributes that its text encoder is trained to carry."""
+"""The tinyworld's tokenizer, and the attributes that its text encoder is trained to represent."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ATTRIBUTE_VALUES: dict[str, tuple[str | None, ...]] = {
     "support": (None, *grammar.SUPPORTS),
     "support_color": (None, *grammar.COLORS),
 }
-"""What a caption says, attribute by attribute; a linear probe on its encoding must recover each."""
+"""The attributes of a caption; a linear probe on its encoding must recover each."""
 
 
 def attribute_labels(meanings: Sequence[Meaning]) -> dict[str, Int[Tensor, " batch"]]:
@@ -39,9 +39,9 @@ def attribute_labels(meanings: Sequence[Meaning]) -> dict[str, Int[Tensor, " bat
 
 
 def build_tokenizer():
-    """A CLIPTokenizer whose byte pairs are learnt from the world's words, so that each is one token.
+    """A CLIPTokenizer whose byte pairs are learned from the world's words, so that each word is one token.
 
-    The same in every process: of the most frequent pairs, the alphabetically first is merged.
+    Deterministic: of the most frequent pairs, the alphabetically first is merged.
     """
     from transformers import CLIPTokenizer
 
@@ -64,7 +64,7 @@ def build_tokenizer():
 
 
 def _merge(word: list[str], first: str, second: str) -> list[str]:
-    """Joins every place where the two pieces stand side by side."""
+    """Merges every occurrence of the two adjacent pieces."""
     joined: list[str] = []
     for piece in word:
         if joined and joined[-1] == first and piece == second:
