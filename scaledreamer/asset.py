@@ -12,8 +12,9 @@ import torch
 import trimesh
 from jaxtyping import UInt8
 
+from scaledreamer import rendering
 from scaledreamer.cameras import orbit_cameras
-from scaledreamer.contracts import Scene
+from scaledreamer.contracts import Renderer, Scene
 from scaledreamer.meshing import MAX_FACES, RENDERERS, RESOLUTION, TEXTURE_SIZE, backdrop, export, preview
 from scaledreamer.meshing.isosurface import (
     EmptySurfaceError,
@@ -25,7 +26,6 @@ from scaledreamer.meshing.isosurface import (
 )
 from scaledreamer.meshing.simplify import simplify
 from scaledreamer.meshing.texture import TexturedMesh, texture_mesh
-from scaledreamer.meshing.turntable import Space, render_frames
 
 FRAMES_PER_SECOND = 12
 MESHES, VIDEOS = (".glb", ".obj", ".ply"), (".mp4", ".gif")
@@ -41,6 +41,9 @@ class Asset:
         scene: the field, a `Scene` of one prompt.
         notes: notes for the user, for example about unknown words.
         terms: terms of use of its files; a GLB has them as its copyright.
+
+    Args:
+        renderer: the renderer of the training; None is the default one.
     """
 
     def __init__(
@@ -51,14 +54,15 @@ class Asset:
         *,
         notes: list[str] | None = None,
         terms: str | None = None,
-        inverse_deviation: float = 30.0,
+        renderer: Renderer | None = None,
         distance: float = 2.6,
         fov_deg: float = 41.0,
         device: torch.device | str = "cpu",
     ) -> None:
         self.prompt, self.seed, self.scene, self.notes = prompt, seed, scene, list(notes or [])
         self.terms = terms
-        self._inverse_deviation, self._distance, self._fov_deg = inverse_deviation, distance, fov_deg
+        self._renderer = renderer or rendering.make()
+        self._distance, self._fov_deg = distance, fov_deg
         self._device = device
         self._lattices: dict[int, Lattice] = {}
         self._surfaces: dict[int, Mesh] = {}
@@ -75,7 +79,7 @@ class Asset:
     ) -> TexturedMesh:
         """The isosurface, cleaned, simplified, unwrapped and baked; cached for the same settings.
 
-        The texture has the colours that volume rendering shows to a camera looking straight at the surface.
+        The texture has the colours that the renderer shows to a camera looking straight at the surface.
 
         Raises: EmptySurfaceError if there is no surface; ValueError naming a setting that is out of range.
         """
@@ -91,7 +95,7 @@ class Asset:
                 self.scene,
                 mesh,
                 texture_size=texture_size,
-                inverse_deviation=self._inverse_deviation,
+                offsets=self._renderer.surface_offsets(),
                 device=self._device,
             )
         return self._meshes[key]
@@ -244,10 +248,9 @@ class Asset:
             num_frames, elevation_deg=elevation_deg, distance=self._distance, fov_deg=self._fov_deg
         )
         if renderer == "volume":
-            space = Space.from_lattice(self._lattice(RESOLUTION), self._inverse_deviation)
             some = cameras.select(list(numbers)).to(self._device)
-            deviation = self._inverse_deviation
-            images = render_frames(self.scene, space, some, size, inverse_deviation=deviation).cpu().numpy()
+            distances = self._lattice(RESOLUTION).values
+            images = self._renderer.frames(self.scene, some, size, distances).cpu().numpy()
         elif self.has_surface:
             shown = [asset._surface(RESOLUTION).vertices for asset in fit if asset.has_surface]
             vertices = np.concatenate(shown or [self._surface(RESOLUTION).vertices])
@@ -261,7 +264,7 @@ class Asset:
         """The lit mesh for images; cached."""
         if self._lit is None:
             mesh = self._surface(RESOLUTION)
-            painted = preview.paint(self.scene, mesh, self._inverse_deviation, self._device)
+            painted = preview.paint(self.scene, mesh, self._renderer.surface_offsets(), self._device)
             self._lit = preview.light(painted)
         return self._lit
 

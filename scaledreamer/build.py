@@ -16,12 +16,11 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from scaledreamer.contracts import Prior
+    from scaledreamer.contracts import Prior, Renderer
     from scaledreamer.evaluation.validation import ValidationScore
     from scaledreamer.launch.process import Process
     from scaledreamer.prompts.conditioner import TextConditioner
     from scaledreamer.prompts.source import PromptSource
-    from scaledreamer.rendering.volume import VolumeRenderer
     from scaledreamer.training.conditioning import Judge
     from scaledreamer.training.regularizers import Regularizers
     from scaledreamer.training.step import CameraSampler, Distillation, Trainer
@@ -93,13 +92,6 @@ def _missing_memory(make: Callable[..., nn.Module], settings: Mapping[str, Any])
     return f"its weights take {taken} GiB, and {left} GiB of memory are free"
 
 
-def make_renderer(settings: Mapping[str, Any]) -> VolumeRenderer:
-    """The volume renderer from its settings, as `model_index.json` holds them."""
-    from scaledreamer.rendering.volume import VolumeRenderer
-
-    return VolumeRenderer(**settings)
-
-
 def generator_settings(config: cfg.GeneratorSettings) -> dict[str, Any]:
     """Constructor settings of the chosen architecture, without what the conditioner decides."""
     return config.chosen.model_dump()
@@ -138,9 +130,16 @@ def grid_line(config: cfg.GeneratorSettings, device: torch.device) -> str | None
         raise ValueError(f"generator.{config.name}.grid_{error}") from None
 
 
-def renderer_settings(config: cfg.RendererSettings) -> dict[str, Any]:
-    """Constructor settings of the renderer."""
-    return config.model_dump(exclude={"image_size", "random_background"})
+def renderer_section(config: cfg.RendererSettings) -> dict[str, Any]:
+    """Name and settings of the renderer, as `model_index.json` holds them."""
+    return {"name": config.name} | config.chosen.model_dump()
+
+
+def make_renderer(config: cfg.RendererSettings) -> Renderer:
+    """The renderer of a configuration."""
+    from scaledreamer import rendering
+
+    return rendering.make(config.name, config.chosen.model_dump())
 
 
 def hub_access(weights: cfg.WeightSettings, unreachable: dict[str, str] | None = None) -> Access:
@@ -510,7 +509,6 @@ def build_validation(config: cfg.Config, device: torch.device) -> ValidationScor
             "evaluation.every: only prompts of the tinyworld have a ground truth to validate by; set "
             "evaluation.every=null."
         )
-    from scaledreamer.evaluation.ground_truth import sharpened
     from scaledreamer.evaluation.validation import SCORES, ValidationScore
 
     if config.evaluation.metric not in SCORES:
@@ -521,7 +519,7 @@ def build_validation(config: cfg.Config, device: torch.device) -> ValidationScor
         num_prompts=config.evaluation.num_prompts,
         kinds=config.prompts.kinds,
         max_extras=config.prompts.max_extras,
-        renderer=sharpened(make_renderer(renderer_settings(config.renderer))),
+        renderer=make_renderer(config.renderer).for_scores(),
         device=device,
     )
 
@@ -584,7 +582,7 @@ def build_trainer(config: cfg.Config, process: Process) -> Trainer:
     generator = build_generator(config, conditioner, source, device)
     averaged = AveragedWeights(generator, training.ema_decay)
     engine = Engine(
-        RenderedGenerator(generator, make_renderer(renderer_settings(config.renderer)), regularizers, views),
+        RenderedGenerator(generator, make_renderer(config.renderer), regularizers, views),
         generator,
         make_optimizer(
             generator,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -79,6 +79,58 @@ class Rendering:
     opacity: Float[Tensor, "batch view 1 h w"]
     depth: Float[Tensor, "batch view 1 h w"]
     normal: Float[Tensor, "batch view 3 h w"] | None = None
+
+
+@runtime_checkable
+class Renderer(Protocol):
+    """Draws scenes as cameras see them, differentiably; holds settings and no state."""
+
+    def __call__(
+        self,
+        scene: Scene,
+        cameras: Any,
+        height: int,
+        width: int,
+        *,
+        jitter: Float[Tensor, "batch view {height} {width}"] | None = None,
+        background: Float[Tensor, "batch view 3 *hw"] | None = None,
+        with_normal: bool = False,
+        chunk_size: int | None = None,
+    ) -> Rendering:
+        """Images of every scene from each of its cameras."""
+        ...
+
+    @property
+    def num_samples(self) -> int:
+        """Points at which a ray queries a scene with gradients, about."""
+        ...
+
+    def settings(self) -> dict[str, Any]:
+        """All settings by name, as JSON holds them."""
+        ...
+
+    def for_display(self) -> Renderer:
+        """The same renderer for pictures, of more pixels than a training step renders."""
+        ...
+
+    def for_scores(self) -> Renderer:
+        """The same renderer for scores: images sharp enough to judge small parts, from any camera."""
+        ...
+
+    def surface_offsets(self) -> tuple[float, ...]:
+        """Distances from a surface, positive outside, whose mean colour is what a camera facing it sees."""
+        ...
+
+    def frames(
+        self, scene: Scene, cameras: Any, size: int, distances: Float[Tensor, "x y z"]
+    ) -> Float[Tensor, "view {size} {size} 4"]:
+        """Square images of one scene on its own, without gradients: premultiplied rgba in [0, 1].
+
+        Args:
+            distances: its signed distances on a lattice over the scene cube, n + 1 points a side, n even, for
+                renderers that make use of them; the others call `rendering.turntable.render_frames`.
+        """
+        ...
 
 
 @dataclass(frozen=True)

@@ -174,18 +174,30 @@ def check_index(index: Any, folder: Path | str) -> dict[str, Any]:
             raise ValueError(
                 f"checkpoint {folder}: {section} in {INDEX} is not a section; export the generator again"
             )
-    for section, name in (("cameras", "distance"), ("cameras", "fov_deg"), ("renderer", "inverse_deviation")):
+    positive = [("cameras", "distance"), ("cameras", "fov_deg")]
+    positive += [("renderer", "beta"), ("renderer", "inverse_deviation")]
+    for section, name in positive:
         if not _is_positive(index[section].get(name, 1.0)):
             raise ValueError(
                 f"checkpoint {folder}: {section}.{name} in {INDEX} is {index[section][name]!r}; accepted is "
                 "a number above 0, or a range of two; export the generator again"
             )
+    if "name" not in index["renderer"]:
+        index["renderer"] = _named_renderer(index["renderer"])
     hashes = index.get("sha256", {})
     if not isinstance(index.get("step"), int | None) or not isinstance(hashes, dict):
         raise ValueError(
             f"checkpoint {folder}: step or sha256 in {INDEX} is damaged; export the generator again"
         )
     return index
+
+
+def _named_renderer(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The section of today for that of earlier exports, which knew the volume renderer alone."""
+    renamed = {"name": "volume", **settings}
+    if "inverse_deviation" in renamed:
+        renamed["beta"] = 1 / renamed.pop("inverse_deviation")
+    return renamed
 
 
 def _is_positive(value: Any) -> bool:

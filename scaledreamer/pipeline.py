@@ -23,9 +23,10 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from scaledreamer import rendering
 from scaledreamer.asset import Asset
 from scaledreamer.build import make_generator
-from scaledreamer.contracts import GeneratorText, Scene, SceneBatch
+from scaledreamer.contracts import GeneratorText, Renderer, Scene, SceneBatch
 from scaledreamer.exported import (
     CLASS_NAME,
     FORMAT_VERSION,
@@ -71,7 +72,8 @@ class TextTo3D:
         generator: maps a `GeneratorText`, and noise if it takes any, to scenes; its `config` has the
             arguments of its constructor.
         generator_name: as in the configuration.
-        cameras, renderer: sections of the configuration; turntables use the middle of ranges.
+        cameras: section of the configuration; turntables use the middle of ranges.
+        renderer: name and settings of the renderer; None is the default one.
         step: training step of the weights, for information.
         trained_on: summary of the training's prompts; None if there is none.
     """
@@ -138,6 +140,12 @@ class TextTo3D:
             step=index.get("step"),
             trained_on=TrainedOn.read(folder),
         )
+        try:
+            pipe.make_renderer()
+        except (ValueError, TypeError) as error:  # a setting of another type
+            raise ValueError(
+                f"checkpoint {folder}: renderer in {INDEX}: {error}; export the generator again"
+            ) from None
         pipe.folder, pipe.checkpoint_hash = folder, weights_hash(folder)
         return pipe.to(target)
 
@@ -265,11 +273,19 @@ class TextTo3D:
             scene,
             notes=notes,
             terms=self.terms,
-            inverse_deviation=float(self.renderer.get("inverse_deviation", 30.0)),
+            renderer=self.make_renderer(),
             distance=_middle(self.cameras.get("distance", 2.6)),
             fov_deg=_middle(self.cameras.get("fov_deg", 41.0)),
             device=self.device,
         )
+
+    def make_renderer(self) -> Renderer:
+        """The renderer of the training.
+
+        Raises: ValueError for an unknown name or unknown settings.
+        """
+        settings = dict(self.renderer)
+        return rendering.make(settings.pop("name", "volume"), settings)
 
     @property
     def terms(self) -> str:

@@ -413,8 +413,8 @@ INFER = [
     ),
     checkpoint_case(
         "index with odd renderer",
-        index(lambda data: data.update(renderer={"inverse_deviation": None})),
-        "renderer.inverse_deviation in model_index.json is None; accepted is a number above 0",
+        index(lambda data: data.update(renderer={"name": "volume", "beta": None})),
+        "renderer.beta in model_index.json is None; accepted is a number above 0",
     ),
     checkpoint_case(
         "index with odd step",
@@ -573,7 +573,10 @@ TRAIN = [
     setting_case("renderer.image_size=32.5", message="renderer.image_size: got 32.5; accepted are whole num"),
     setting_case("renderer.image_size=[32, 62]", message="from 4 to 1024, in a schedule multiples of 4"),
     setting_case("renderer.image_size={start: 32}", message="renderer.image_size: 'end' is missing in {"),
-    setting_case("renderer.memory_gib=0", message="renderer.memory_gib: got 0; accepted is a number above 0"),
+    setting_case(
+        "renderer.volume.memory_gib=0",
+        message="renderer.volume.memory_gib: got 0; accepted is a number above 0",
+    ),
     setting_case("distillation.t_max=1.5", message="t_max: got 1.5; accepted are values from 0 to 1"),
     setting_case("optimizer.lr=-1", message="optimizer.lr: got -1; accepted are values at least 0"),
     setting_case(f"optimizer.lr=1{'0' * 400}", message=": expected a finite number; a schedule is a number"),

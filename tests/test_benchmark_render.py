@@ -34,7 +34,7 @@ def test_render_compares_ways_to_the_same_image(tmp_path: Path, capsys: pytest.C
 
 def test_render_takes_settings_and_the_configurations_generator(tmp_path: Path):
     options = ["--image-size", "8", "--prompts", "1", "--repeats", "1", "--even-samples", "20"]
-    settings = ["renderer.num_resampled=4", "generator.hyper_ingp.num_levels=2"]
+    settings = ["renderer.volume.num_resampled=4", "generator.hyper_ingp.num_levels=2"]
     file = tmp_path / "report.json"
     assert main(["render", "--field", "initial", *options, "--json", str(file), *settings]) == 0
     report = json.loads(file.read_text())

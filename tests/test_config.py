@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import yaml
 
 from scaledreamer import build
 from scaledreamer.config import Config, dump_config, flatten, load_config, parse_config, read_yaml, valid_keys
+from scaledreamer.config.renamed import RENAMED
 from scaledreamer.schedules import Constant, Linear
 
 ROOT = Path(__file__).parent.parent
@@ -25,6 +27,15 @@ def test_defaults_round_trip_through_yaml(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(dump_config(Config()))
     assert load_config(path) == Config()
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_a_setting_of_another_name_is_refused_with_the_name_of_today(old: str, new: str) -> None:
+    with pytest.raises(
+        ValueError, match=f"^{re.escape(old)}: no such setting; it is now {re.escape(new)}\\.$"
+    ):
+        load_config(None, [f"{old}=1"])
+    assert new.split(",")[0] in valid_keys() and old not in valid_keys()
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)

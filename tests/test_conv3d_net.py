@@ -427,7 +427,11 @@ def test_the_doctor_counts_volumes_as_they_are_made() -> None:
     """Beside a count of the whole generator on the CPU."""
     names = ("resolution=16", "max_channels=32", "channel_base=256")
     sizes = [f"generator.conv3d_net.{name}" for name in names]
-    small = ["renderer.image_size=8", "renderer.lattice_resolution=8", "regularizers.eikonal.num_points=32"]
+    small = [
+        "renderer.image_size=8",
+        "renderer.volume.lattice_resolution=8",
+        "regularizers.eikonal.num_points=32",
+    ]
     config = load_config(None, ["generator.name=conv3d_net", *sizes, *small])
     settings = config.generator.conv3d_net.model_dump() | {"condition_dim": 8}
     expected = networks._passes(config, 3, 8, settings)

@@ -236,7 +236,7 @@ def test_the_program_writes_what_a_pipeline_reads(tmp_path: Path, capsys: pytest
     )
     pipe = TextTo3D.from_pretrained(out, device="cpu")
     assert (pipe.generator_name, pipe.step) == ("hyper_ingp", 123)
-    assert pipe.renderer["inverse_deviation"] == 60.0
+    assert pipe.renderer["beta"] == 1 / 60
     sdf = pipe("a red cube").scene.sdf(points())
     text = pipe.conditioner(["a red cube"]).pooled[0]
     expected, _ = official_hyper(hyper_state(), text, 2 * points()[0])

@@ -192,7 +192,7 @@ def test_training_draws_z_from_the_stream_and_a_pipeline_needs_none(tmp_path: Pa
     from scaledreamer.prompts.stream import PromptStream
     from scaledreamer.training.step import Batch
 
-    config = load_config(None, ["renderer.image_size=8", "renderer.num_resampled=4"])
+    config = load_config(None, ["renderer.image_size=8", "renderer.volume.num_resampled=4"])
     views = build.build_views(config.cameras, config.renderer, 1)
     stream = PromptStream(PromptList(["a"]), seed=0, batch_size=2)
     images = []

@@ -269,7 +269,7 @@ def sound_index() -> dict[str, Any]:
         "format_version": 1,
         "generator": {"name": "hyper_ingp", "settings": {"condition_dim": 16}},
         "cameras": {"distance": [2.5, 2.7]},
-        "renderer": {"inverse_deviation": 30.0},
+        "renderer": {"name": "volume", "beta": 1 / 30},
         "step": 7,
         "sha256": {str(WEIGHTS): "0" * 64},
     }

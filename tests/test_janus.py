@@ -16,7 +16,7 @@ from scaledreamer.evaluation import faces, janus, janus_cache
 from scaledreamer.evaluation.clip_scores import TINY_CLIP, TinyClip
 from scaledreamer.evaluation.draws import draw_prompts
 from scaledreamer.evaluation.faces import SHARED, FaceProbe
-from scaledreamer.evaluation.ground_truth import Observer, sharpened
+from scaledreamer.evaluation.ground_truth import Observer
 from scaledreamer.evaluation.janus import JanusTest
 from scaledreamer.rendering.volume import VolumeRenderer
 from scaledreamer.tinyworld import dataset, grammar, shapes
@@ -278,7 +278,7 @@ def test_a_test_is_made_once_for_each_encoder_and_renderer(made):
     first = find(Known())
     assert find(Known()) == first and find(Known(), num_objects=5) == first and len(made) == 1
     find(Known("b"))
-    find(Known(), Observer(VolumeRenderer(inverse_deviation=99.0), image_size=12))
+    find(Known(), Observer(VolumeRenderer(beta=1 / 99), image_size=12))
     find(Known(), Observer(VolumeRenderer(), image_size=16))
     assert len(made) == 4
     assert find(Known(), num_objects=9).num_objects == 9 and len(made) == 5, "made of more objects"
@@ -288,10 +288,10 @@ def test_a_test_is_made_once_for_each_encoder_and_renderer(made):
 
 
 def test_memory_limits_and_devices_do_not_change_a_test():
-    sharp = sharpened(VolumeRenderer())
+    sharp = VolumeRenderer().for_scores()
     key = janus_cache.test_key("a", Observer(sharp))
-    assert janus_cache.test_key("a", Observer(sharpened(VolumeRenderer(memory_gib=2.0)), "cuda")) == key
-    assert janus_cache.test_key("a", Observer(sharpened(VolumeRenderer(num_resampled=4)))) == key
+    assert janus_cache.test_key("a", Observer(VolumeRenderer(memory_gib=2.0).for_scores(), "cuda")) == key
+    assert janus_cache.test_key("a", Observer(VolumeRenderer(num_resampled=4).for_scores())) == key
 
 
 @pytest.mark.parametrize(
@@ -328,7 +328,7 @@ def test_a_cache_that_cannot_be_written_is_none(made, monkeypatch, tmp_path):
 
 
 def test_the_shipped_test_is_that_of_the_shipped_clip_valid_and_right():
-    encoder, observer = TinyClip.from_pretrained(), Observer(sharpened(VolumeRenderer()))
+    encoder, observer = TinyClip.from_pretrained(), Observer(VolumeRenderer().for_scores())
     key = janus_cache.test_key(encoder.fingerprint, observer)
     test = janus_cache.load_test(TINY_CLIP / janus_cache.FILE, key, 80)
     assert test is not None, "make it again: python -m tools.tinyworld.evaluate_clip --only-janus"

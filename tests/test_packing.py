@@ -16,11 +16,11 @@ from scaledreamer.contracts import GeneratorText
 from scaledreamer.generators.hyper_ingp import HyperINGP
 from scaledreamer.rendering.packing import (
     COMPOSITING_BYTES,
-    ask,
-    ask_where,
     bytes_per_sample,
     chunks_within,
     first_of,
+    query_values,
+    query_where,
 )
 from scaledreamer.rendering.volume import VolumeRenderer
 
@@ -51,9 +51,9 @@ def test_ask_where_is_ask_times_the_mask_with_its_gradient(is_one_by_one: bool, 
         scene = generator(condition)
         scene = scene if is_one_by_one else Together(scene)
         if where:
-            values = ask_where(scene, points, is_wanted, 30.0, epsilon)
+            values = query_where(scene, points, is_wanted, 1 / 30, epsilon)
         else:
-            values = ask(scene, points, 30.0, epsilon) * is_wanted[..., None]
+            values = query_values(scene, points, 1 / 30, epsilon) * is_wanted[..., None]
         generator.zero_grad()
         (values * torch.linspace(-1, 1, values.numel()).view(values.shape)).sum().backward()
         assert generator.grid.table.grad is not None
@@ -99,11 +99,11 @@ def test_bytes_per_sample_are_those_of_many_samples(keeps: bool):
 
     def taken(num_points: int) -> int:
         points = torch.rand(2, num_points, 3) * 2 - 1
-        cost = count(lambda: ask(scene, points, 30.0, None))
+        cost = count(lambda: query_values(scene, points, 1 / 30, None))
         return cost.kept_bytes if keeps else cost.peak_bytes
 
     with torch.set_grad_enabled(keeps):
-        each = bytes_per_sample(scene, torch.zeros(2, 1, 3), 30.0, None)
+        each = bytes_per_sample(scene, torch.zeros(2, 1, 3), 1 / 30, None)
         measured = (taken(40000) - taken(20000)) / 40000
     assert each == pytest.approx(measured, rel=0.02 if keeps else 0.4)
 
@@ -111,7 +111,7 @@ def test_bytes_per_sample_are_those_of_many_samples(keeps: bool):
 def test_counting_bytes_leaves_the_graph_of_the_scene():
     generator, condition = default_scene(num_levels=2, log2_table_size=8)
     scene = generator(condition)
-    bytes_per_sample(scene, torch.zeros(2, 1, 3), 30.0, None)
+    bytes_per_sample(scene, torch.zeros(2, 1, 3), 1 / 30, None)
     scene.sdf(torch.zeros(2, 1, 3)).sum().backward()
     assert all(parameter.grad is not None for parameter in generator.heads["sdf"].parameters())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from PIL import Image
 from safetensors.torch import load_file
 from trimesh.visual import TextureVisuals
 
-from scaledreamer.exported import SHIPPED, find_generator, read_index
+from scaledreamer.exported import INDEX, SHIPPED, find_generator, read_index
 from scaledreamer.meshing.isosurface import EmptySurfaceError
 from scaledreamer.pipeline import Asset, TextTo3D
+from scaledreamer.rendering.volume import VolumeRenderer
 from tests.support.analytic_scenes import AnalyticScene, ball, box, position_color, union
 from tests.support.tiny_export import tiny_pipeline
 
@@ -132,6 +134,37 @@ def test_saved_and_loaded_pipeline_gives_the_same_scene(pipe, exported):
     assert (loaded.step, loaded.generator_name) == (7, "hyper_ingp")
     assert loaded.cameras == pipe.cameras and loaded.renderer == pipe.renderer
     assert loaded.checkpoint_hash is not None and len(loaded.checkpoint_hash) == 64
+
+
+def test_an_export_from_before_renderers_had_names_still_loads(exported, tmp_path):
+    folder = tmp_path / "old"
+    shutil.copytree(exported, folder)
+    index = json.loads((folder / INDEX).read_text())
+    index["renderer"] = {"num_resampled": 10, "inverse_deviation": 50.0}
+    (folder / INDEX).write_text(json.dumps(index))
+    loaded = TextTo3D.from_pretrained(folder, device="cpu")
+    assert loaded.renderer == {"name": "volume", "num_resampled": 10, "beta": 0.02}
+    assert loaded.make_renderer() == VolumeRenderer(num_resampled=10, beta=0.02)
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"name": "raytracer"}, "renderer 'raytracer': accepted is 'volume'"),
+        ({"name": "volume", "sharpness": 3.0}, "renderer volume: no such setting: sharpness"),
+        (
+            {"name": "volume", "near": 7.0},
+            "renderer in model_index.json: near is 7.0 .*; export the generator again",
+        ),
+    ],
+)
+def test_a_renderer_that_there_is_not_is_named(exported, tmp_path, section, message):
+    folder = tmp_path / "odd"
+    shutil.copytree(exported, folder)
+    index = json.loads((folder / INDEX).read_text()) | {"renderer": section}
+    (folder / INDEX).write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=message):
+        TextTo3D.from_pretrained(folder, device="cpu")
 
 
 def test_export_holds_no_pickle_and_half_precision_by_default(pipe, tmp_path):

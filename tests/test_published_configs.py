@@ -16,9 +16,8 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from scaledreamer.build import build_views, make_renderer, renderer_settings
+from scaledreamer.build import build_views, make_renderer
 from scaledreamer.config import Config, flatten, load_config
-from scaledreamer.evaluation.ground_truth import sharpened
 from scaledreamer.rendering.volume import VolumeRenderer
 from scaledreamer.schedules import parse_schedule
 
@@ -34,9 +33,9 @@ def length(value: Any) -> Any:
     return [OUR_LENGTH * each for each in value] if isinstance(value, list) else OUR_LENGTH * value
 
 
-def inverse_deviation(learned_variance: float) -> float:
-    """The official parameter is a tenth of the inverse deviation's logarithm; that is per length."""
-    return math.exp(10 * learned_variance) / OUR_LENGTH
+def beta(learned_variance: float) -> float:
+    """The official parameter is a tenth of the logarithm of 1 / beta; beta is a length."""
+    return OUR_LENGTH / math.exp(10 * learned_variance)
 
 
 def share_of_coin(probability: float) -> float:
@@ -70,17 +69,17 @@ SCENES = [
     Row("cameras.azimuth_deg", [-180.0, 180.0], f"{CAMERAS}: azimuth_range"),
     Row("cameras.num_views", 1, "CONFIG: data_type"),
     Row("renderer.image_size", 64, "CONFIG: data.width, data.height"),
-    Row("renderer.near", 0.1, "CONFIG: system.renderer.near_plane", length),
-    Row("renderer.far", 4.0, "CONFIG: system.renderer.far_plane", length),
-    Row("renderer.num_proposals", 128, "CONFIG: system.renderer.num_samples_per_ray_importance"),
-    Row("renderer.num_resampled", 64, "CONFIG: system.renderer.num_samples_per_ray"),
-    Row("renderer.rendered", "union", f"{ESTIMATOR}: sampling"),
-    Row("renderer.min_opacity", 0.0, f"{RENDERER}: every ray and interval is rendered"),
+    Row("renderer.volume.near", 0.1, "CONFIG: system.renderer.near_plane", length),
+    Row("renderer.volume.far", 4.0, "CONFIG: system.renderer.far_plane", length),
+    Row("renderer.volume.num_proposals", 128, "CONFIG: system.renderer.num_samples_per_ray_importance"),
+    Row("renderer.volume.num_resampled", 64, "CONFIG: system.renderer.num_samples_per_ray"),
+    Row("renderer.volume.rendered", "union", f"{ESTIMATOR}: sampling"),
+    Row("renderer.volume.min_opacity", 0.0, f"{RENDERER}: every ray and interval is rendered"),
     Row(
-        "renderer.inverse_deviation",
+        "renderer.volume.beta",
         0.340119,
         "CONFIG: system.renderer.learned_variance_init",
-        inverse_deviation,
+        beta,
     ),
     Row("regularizers.sparsity.weight", 20.0, "CONFIG: system.loss.lambda_sparsity"),
     Row("regularizers.orientation.weight", 0.0, "CONFIG: system.loss.lambda_orient"),
@@ -248,7 +247,7 @@ def test_steps_and_schedules_are_the_published_ones(name: str, config: Config) -
 
 def test_a_ray_has_193_intervals(config: Config) -> None:
     """129 edges of proposals and 65 of what is resampled from them (ESTIMATOR: sampling)."""
-    assert make_renderer(renderer_settings(config.renderer)).num_rendered == (129 + 65) - 1
+    assert make_renderer(config.renderer).num_samples == (129 + 65) - 1
 
 
 def test_a_step_draws_its_cameras_and_renders_as_the_settings_say(config: Config) -> None:
@@ -260,16 +259,17 @@ def test_a_step_draws_its_cameras_and_renders_as_the_settings_say(config: Config
     middle = (math.sin(math.radians(-10)) + math.sin(math.radians(45))) / 2
     assert float(on_sphere.mean()) == pytest.approx(middle, abs=0.02)
     assert float(on_sphere.min()) < -0.16 and float(on_sphere.max()) > 0.69
-    renderer = make_renderer(renderer_settings(config.renderer))
+    renderer = make_renderer(config.renderer)
+    assert isinstance(renderer, VolumeRenderer)
     assert (renderer.near, renderer.far, renderer.rendered) == (0.05, 2.0, "union")
-    scored = sharpened(renderer)
+    scored = renderer.for_scores()
     assert (scored.near, scored.far) == (VolumeRenderer.near, VolumeRenderer.far)
 
 
 def test_proposals_are_not_blunted_by_their_lattice(config: Config) -> None:
     """Density is no sharper than 4 over the lattice's spacing: that has to be the published sharpness."""
-    spacing = 2 / (config.renderer.lattice_resolution - 1)
-    assert 4 / spacing >= config.renderer.inverse_deviation
+    spacing = 2 / (config.renderer.volume.lattice_resolution - 1)
+    assert 4 / spacing >= 1 / config.renderer.volume.beta
 
 
 def test_channels_are_the_published_ones(name: str, config: Config) -> None:
@@ -311,11 +311,20 @@ def test_the_heads_name_what_differs() -> None:
 
 def test_planes_that_hide_the_cameras_centre_are_named() -> None:
     for setting, message in (
-        ("renderer.near=0.5", "renderer.near: got 0.5, and the nearest camera stands 0.5 from the origin"),
-        ("renderer.far=0.75", "renderer.far: got 0.75, and the farthest camera stands 0.75 from the origin"),
-        ("renderer.near=2", r"renderer.near: got 2, which is not before renderer.far, 2; lower it"),
+        (
+            "renderer.volume.near=0.5",
+            "renderer.volume.near: got 0.5, and the nearest camera stands 0.5 from the origin",
+        ),
+        (
+            "renderer.volume.far=0.75",
+            "renderer.volume.far: got 0.75, and the farthest camera stands 0.75 from the origin",
+        ),
+        (
+            "renderer.volume.near=2",
+            r"renderer.volume.near: got 2, which is not before renderer.volume.far, 2; lower it",
+        ),
         ("cameras.elevation_on_sphere=1.5", "cameras.elevation_on_sphere"),
-        ("renderer.rendered=both", "renderer.rendered: .*'resampled' or 'union'"),
+        ("renderer.volume.rendered=both", "renderer.volume.rendered: .*'resampled' or 'union'"),
     ):
         with pytest.raises(ValueError, match=message):
             load_config(ROOT / "configs" / "mg15.yaml", [setting])

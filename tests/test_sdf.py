@@ -53,7 +53,7 @@ def test_finite_differences_are_differentiable_in_parameters() -> None:
 
 
 def test_density_has_the_limits_of_volsdf() -> None:
-    density = volsdf_density(torch.tensor([-10.0, 0.0, 10.0], dtype=torch.float64), 30.0)
+    density = volsdf_density(torch.tensor([-10.0, 0.0, 10.0], dtype=torch.float64), 1 / 30)
     torch.testing.assert_close(density, torch.tensor([30.0, 15.0, 0.0], dtype=torch.float64))
 
 
@@ -61,7 +61,7 @@ def test_density_is_the_laplace_distribution_and_falls_everywhere() -> None:
     """Oracle: VolSDF, Eq. 2, by torch's Laplace distribution of mean 0 and scale beta, times 1 / beta."""
     sdf = torch.linspace(-0.5, 0.5, 1001, dtype=torch.float64)
     laplace = torch.distributions.Laplace(torch.zeros((), dtype=torch.float64), 1 / 30)
-    density = volsdf_density(sdf, 30.0)
+    density = volsdf_density(sdf, 1 / 30)
     torch.testing.assert_close(density, 30 * laplace.cdf(-sdf))
     assert (density.diff() < 0).all()
 
@@ -69,9 +69,10 @@ def test_density_is_the_laplace_distribution_and_falls_everywhere() -> None:
 def test_density_is_symmetric_about_the_surface_and_sharpens() -> None:
     sdf = torch.linspace(0.01, 0.4, 20)
     torch.testing.assert_close(
-        volsdf_density(sdf, 30.0) + volsdf_density(-sdf, 30.0), torch.full((20,), 30.0)
+        volsdf_density(sdf, 1 / 30) + volsdf_density(-sdf, 1 / 30), torch.full((20,), 30.0)
     )
-    assert float(volsdf_density(torch.tensor(0.05), 300.0)) < float(volsdf_density(torch.tensor(0.05), 30.0))
+    outside = torch.tensor(0.05)
+    assert float(volsdf_density(outside, 1 / 300)) < float(volsdf_density(outside, 1 / 30))
 
 
 def test_density_and_its_gradient_are_finite_far_away() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from scaledreamer.fields.sdf import volsdf_depths
 from scaledreamer.meshing.isosurface import extract_surface
 from scaledreamer.meshing.mesh import Mesh
 from scaledreamer.meshing.texture import (
@@ -16,7 +17,6 @@ from scaledreamer.meshing.texture import (
     rasterize_atlas,
     texture_mesh,
     unwrap,
-    visible_depths,
 )
 from tests.support.analytic_scenes import AnalyticScene, ball, box, position_color, union
 
@@ -118,17 +118,15 @@ def test_offsets_look_along_the_normal():
         np.testing.assert_allclose(texture.mean() / 255, 0.5 + offset, atol=0.01)
 
 
-def test_visible_depths_are_quantiles_of_volume_rendering_weights():
-    inverse_deviation, num = 30.0, 5
+def test_volsdf_depths_are_quantiles_of_volume_rendering_weights():
+    beta, num = 1 / 30, 5
     depth = np.linspace(-0.5, 0.8, 2_000_001)  # along a ray that meets a plane head-on, positive below it
-    u = depth * inverse_deviation
-    density = inverse_deviation * np.where(
-        u < 0, 0.5 * np.exp(np.minimum(u, 0)), 1 - 0.5 * np.exp(-np.maximum(u, 0))
-    )
+    u = depth / beta
+    density = 1 / beta * np.where(u < 0, 0.5 * np.exp(np.minimum(u, 0)), 1 - 0.5 * np.exp(-np.maximum(u, 0)))
     ended = 1 - np.exp(-np.cumsum(density) * (depth[1] - depth[0]))
     expected = [-depth[np.searchsorted(ended, (i + 0.5) / num)] for i in range(num)]
-    assert visible_depths(inverse_deviation, num) == pytest.approx(expected, abs=1e-4)
-    assert not math.isnan(sum(visible_depths(100.0)))
+    assert volsdf_depths(beta, num) == pytest.approx(expected, abs=1e-4)
+    assert not math.isnan(sum(volsdf_depths(0.01)))
 
 
 @pytest.mark.parametrize("size", [0, 63, 4097])

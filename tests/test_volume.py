@@ -21,17 +21,15 @@ from tests.support.analytic_scenes import AnalyticScene, ball, bumpy, colorful, 
 @pytest.mark.parametrize("jitter", [0.0, 0.3, 0.99])
 def test_homogeneous_cube_has_the_transmittance_of_its_chords(jitter: float) -> None:
     """Closed form: opacity = 1 - exp(-density * chord), whatever the samples."""
-    deviation = 0.8
+    alpha = 0.8
     scene = colorful(lambda p: torch.full_like(p[..., 0], -1e3))
     cameras = front(fov_deg=60, elevation_deg=20)
-    out = VolumeRenderer(inverse_deviation=deviation)(
-        scene, cameras, 9, 9, jitter=torch.full((1, 1, 9, 9), jitter)
-    )
+    out = VolumeRenderer(beta=1 / alpha)(scene, cameras, 9, 9, jitter=torch.full((1, 1, 9, 9), jitter))
     origins, directions = cameras.rays(9, 9)
     with_zero = directions + 1e-9
     one, other = (-1 - origins) / with_zero, (1 - origins) / with_zero
     chord = torch.maximum(one, other).amin(-1) - torch.minimum(one, other).amax(-1)
-    expected = 1 - torch.exp(-deviation * chord.clamp(min=0))
+    expected = 1 - torch.exp(-alpha * chord.clamp(min=0))
     assert 0 < float((chord > 0).float().mean()) < 1
     torch.testing.assert_close(out.opacity[:, :, 0], expected, atol=1e-4, rtol=0)
 
@@ -40,14 +38,14 @@ def test_sharp_ball_has_the_silhouette_and_the_depth_of_a_ball() -> None:
     """Closed forms: the disc seen from distance d has angular radius asin(r / d); depth is where rays enter.
 
     Density's tail thickens the silhouette: at a distance x from the surface a ray gathers half of its light
-    where s / 2 exp(-s x) sqrt(2 pi r / s) = log 2 (Laplace's method), s the inverse deviation.
+    where s / 2 exp(-s x) sqrt(2 pi r / s) = log 2 (Laplace's method), s = 1 / beta.
     """
-    size, radius, deviation = 64, 0.5, 300.0
+    size, radius, alpha = 64, 0.5, 300.0
     cameras = front(elevation_deg=30)
-    renderer = VolumeRenderer(inverse_deviation=deviation, num_resampled=32)
+    renderer = VolumeRenderer(beta=1 / alpha, num_resampled=32)
     out = renderer(colorful(ball(radius=radius)), cameras, size, size)
     focal = size / 2 / math.tan(math.radians(20))
-    tail = math.log(deviation / 2 * math.sqrt(2 * math.pi * radius / deviation) / math.log(2)) / deviation
+    tail = math.log(alpha / 2 * math.sqrt(2 * math.pi * radius / alpha) / math.log(2)) / alpha
     area = math.pi * (focal * math.tan(math.asin((radius + tail) / 2.6))) ** 2
     assert abs(float(out.opacity.sum()) / area - 1) < 0.01
 
@@ -85,7 +83,7 @@ def test_rendering_converges_to_dense_quadrature() -> None:
     scene, cameras = colorful(bumpy), front(elevation_deg=25)
     origins, directions = (rays.flatten(0, 3).double() for rays in cameras.rays(16, 16))
     rgb, opacity = reference_fields.render_densely(
-        scene.query, lambda sdf: volsdf_density(sdf, 30.0), origins, directions, 0.5, 5.0
+        scene.query, lambda sdf: volsdf_density(sdf, 1 / 30), origins, directions, 0.5, 5.0
     )
     rgb = rgb + (1 - opacity[:, None]) * torch.tensor(scene.behind)
     errors = []
@@ -106,7 +104,7 @@ def test_samples_are_unbiased_over_jitter_even_where_little_is_seen() -> None:
         scene, cameras = colorful(function), front()
         origins, directions = (rays.flatten(0, 3).double() for rays in cameras.rays(6, 6))
         rgb, opacity = reference_fields.render_densely(
-            scene.query, lambda sdf: volsdf_density(sdf, 30.0), origins, directions, 0.5, 5.0
+            scene.query, lambda sdf: volsdf_density(sdf, 1 / 30), origins, directions, 0.5, 5.0
         )
         jitter = (torch.arange(64) + 0.5)[:, None, None, None].expand(-1, 1, 6, 6) / 64
         out = renderer(scene, front(batch=64), 6, 6, jitter=jitter, background=torch.zeros(64, 1, 3))
@@ -149,7 +147,7 @@ def test_parameter_gradients_equal_those_of_dense_quadrature() -> None:
     dense = LearnedBall()
     origins, directions = (rays.flatten(0, 3) for rays in cameras.rays(16, 16))
     rgb, _ = reference_fields.render_densely(
-        dense.query, lambda sdf: volsdf_density(sdf, 30.0), origins, directions, 0.5, 5.0
+        dense.query, lambda sdf: volsdf_density(sdf, 1 / 30), origins, directions, 0.5, 5.0
     )
     expected = gradient(rgb.mT.view(1, 1, 3, 16, 16), dense)
     assert float(expected.abs().min()) > 0.1
@@ -213,19 +211,19 @@ def test_a_full_scene_is_opaque_and_finite() -> None:
     assert bias.grad is not None and bias.grad.isfinite()
 
 
-@pytest.mark.parametrize("deviation", [100.0, 1000.0])
-def test_a_plate_thinner_than_the_lattice_is_not_overlooked(deviation: float) -> None:
+@pytest.mark.parametrize("alpha", [100.0, 1000.0])
+def test_a_plate_thinner_than_the_lattice_is_not_overlooked(alpha: float) -> None:
     """A plate of 0.04 between two planes of the lattice, 0.105 apart, seen face-on; however sharp it is."""
     scene = colorful(lambda p: (p[..., 0] - 0.0).abs() - 0.02)
-    out = VolumeRenderer(inverse_deviation=deviation)(scene, front(fov_deg=20), 6, 6)
+    out = VolumeRenderer(beta=1 / alpha)(scene, front(fov_deg=20), 6, 6)
     depths = torch.linspace(-0.5, 0.5, 20001, dtype=torch.float64)
-    expected = 1 - torch.exp(-volsdf_density(depths.abs() - 0.02, deviation).mean())
+    expected = 1 - torch.exp(-volsdf_density(depths.abs() - 0.02, 1 / alpha).mean())
     assert abs(float(out.opacity[0, 0, 0, 3, 3] - expected)) < 0.03
 
 
 def test_normals_of_a_ball_point_away_from_its_centre() -> None:
     cameras = front(elevation_deg=10)
-    out = VolumeRenderer(inverse_deviation=200)(colorful(ball(radius=0.5)), cameras, 32, 32, with_normal=True)
+    out = VolumeRenderer(beta=0.005)(colorful(ball(radius=0.5)), cameras, 32, 32, with_normal=True)
     assert out.normal is not None
     origins, directions = cameras.rays(32, 32)
     hits = (origins + out.depth.movedim(2, -1) * directions)[0, 0]
@@ -308,12 +306,12 @@ def test_samples_that_are_left_out_stay_below_the_opacity_that_may_be_missed() -
 def test_nothing_is_asked_behind_an_opaque_surface_or_far_in_front_of_it() -> None:
     """Of a ball of radius 0.7: nothing near its centre, nothing where its density has gone."""
     scene, asked = recorded(lambda p: p.norm(dim=-1) - 0.7)
-    out = VolumeRenderer(inverse_deviation=60.0, num_resampled=32)(scene, front(), 24, 24)
+    out = VolumeRenderer(beta=1 / 60, num_resampled=32)(scene, front(), 24, 24)
     radii = asked[0].norm(dim=-1)
     assert float(out.opacity.max()) > 0.999
     assert float(radii.min()) > 0.4 and float(radii.max()) < 0.95
     asked.clear()
-    VolumeRenderer(inverse_deviation=60.0, num_resampled=32, min_opacity=0)(scene, front(), 24, 24)
+    VolumeRenderer(beta=1 / 60, num_resampled=32, min_opacity=0)(scene, front(), 24, 24)
     assert float(asked[0].norm(dim=-1).min()) < 0.3 and float(asked[0].norm(dim=-1).max()) > 1.0
 
 
@@ -359,7 +357,7 @@ def test_images_need_not_be_square() -> None:
         ({"num_proposals": 1}, "num_proposals is 1: the renderer needs at least 2"),
         ({"num_resampled": 0}, "num_resampled is 0"),
         ({"lattice_resolution": 2}, "lattice_resolution is 2"),
-        ({"inverse_deviation": 0.0}, "inverse_deviation is 0.0"),
+        ({"beta": 0.0}, "beta is 0.0"),
         ({"radius": math.inf}, "radius is inf"),
         ({"near": 3.0, "far": 2.0}, "near is 3.0 and far is 2.0"),
         ({"min_opacity": 1.0}, "min_opacity is 1.0"),

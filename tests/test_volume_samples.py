@@ -24,7 +24,7 @@ PUBLISHED: dict[str, Any] = {
     "rendered": "union",
     "lattice_resolution": 40,
     "min_opacity": 0.0,
-    "inverse_deviation": 60.0,
+    "beta": 1 / 60,
 }
 SMALL: dict[str, Any] = {"num_proposals": 16, "num_resampled": 8, "far": 6.0}
 
@@ -56,7 +56,7 @@ def test_what_lies_before_near_or_behind_far_is_not_seen() -> None:
     cameras = close_up(fov_deg=20)
 
     def central(near: float, far: float) -> tuple[float, float]:
-        renderer = published(near=near, far=far, inverse_deviation=200.0)
+        renderer = published(near=near, far=far, beta=0.005)
         out = renderer(colorful(ball(radius=0.3)), cameras, 5, 5)
         return float(out.opacity[0, 0, 0, 2, 2]), float(out.depth[0, 0, 0, 2, 2])
 
@@ -75,7 +75,7 @@ def test_the_nearest_camera_sees_the_initial_sphere_in_front_of_the_near_plane_u
 
 def test_the_union_has_each_interval_of_the_proposals_and_of_what_is_resampled() -> None:
     """193 of a ray, which tile it, cut at all the proposals' edges; all are asked with gradients."""
-    assert published().num_rendered == 193
+    assert published().num_samples == 193
     cameras, size = close_up(), 6
     scene, asked = recorded(bumpy)
     renderer = published()
@@ -102,7 +102,7 @@ def test_resampled_intervals_lie_where_the_light_is_stopped() -> None:
     middle = torch.full_like(origins[..., 0], 0.5)
     planned = renderer._plan(colorful(ball(radius=0.5)), origins, directions, middle, None, None)
     depths = torch.linspace(1.6, 3.6, 20001, dtype=torch.float64)
-    optical = (volsdf_density((2.6 - depths).abs() - 0.5, renderer.inverse_deviation) * 1e-4).cumsum(0)
+    optical = (volsdf_density((2.6 - depths).abs() - 0.5, renderer.beta) * 1e-4).cumsum(0)
     first, last = (depths[(1 - torch.exp(-optical)) > share][0] for share in (0.25, 0.75))
     between = ((planned[1][0, 4] > first) & (planned[1][0, 4] < last)).sum()
     proposals = 128 * float(last - first) / 2
@@ -134,7 +134,7 @@ def test_a_rendered_union_is_dense_quadrature() -> None:
     scene, cameras = colorful(bumpy), close_up(distance=0.75)
     origins, directions = (rays.flatten(0, 3).double() for rays in cameras.rays(12, 12))
     rgb, opacity = reference_fields.render_densely(
-        scene.query, lambda sdf: volsdf_density(sdf, 60.0), origins, directions, 0.05, 2.0, 4000
+        scene.query, lambda sdf: volsdf_density(sdf, 1 / 60), origins, directions, 0.05, 2.0, 4000
     )
     out = published()(scene, cameras, 12, 12, background=torch.zeros(1, 1, 3))
     assert float((out.opacity.flatten() - opacity).abs().max()) < 0.01

@@ -123,7 +123,7 @@ def _run(arguments: argparse.Namespace, prompts: list[str] | None) -> None:
     from scaledreamer.evaluation.draws import draw_prompts
     from scaledreamer.evaluation.ground_truth import Observer
     from scaledreamer.evaluation.own_prompts import sort_prompts
-    from scaledreamer.evaluation.scores import evaluate, janus_test_of, renderer_of, save_report, save_sheet
+    from scaledreamer.evaluation.scores import evaluate, janus_test_of, save_report, save_sheet
     from scaledreamer.pipeline import TextTo3D
 
     transformers_logging.disable_progress_bar()
@@ -140,7 +140,7 @@ def _run(arguments: argparse.Namespace, prompts: list[str] | None) -> None:
     if own is not None:
         _check_own(pipe, own, is_shipped_clip=arguments.clip is None)
     encoder = TinyClip.from_pretrained(arguments.clip or TINY_CLIP, device=pipe.device)
-    observer = Observer(renderer_of(pipe), pipe.device, image_size=arguments.image_size)
+    observer = Observer(pipe.make_renderer().for_scores(), pipe.device, image_size=arguments.image_size)
     report = evaluate(
         pipe,
         draws,

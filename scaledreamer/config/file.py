@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from scaledreamer.config.renamed import RENAMED
 from scaledreamer.config.run import Config
 from scaledreamer.config.types import KEY
 from scaledreamer.home import expand_home
@@ -234,6 +235,8 @@ def _section(field: FieldInfo) -> type[BaseModel] | None:
 
 def _unknown(path: str) -> str:
     """Message for a key that does not exist, with the nearest one that does."""
+    if numbered_0(path) in RENAMED:
+        return f"{path}: no such setting; it is now {RENAMED[numbered_0(path)]}."
     keys = list(valid_keys())
     *parents, name = numbered_0(path).split(".")
     siblings = {key.split(".")[-1]: key for key in keys if key.split(".")[:-1] == parents}

@@ -26,11 +26,9 @@ class CameraSettings(Section):
     """Vertical field of view."""
 
 
-class RendererSettings(Section):
-    """Volume rendering while training."""
+class VolumeSettings(Section):
+    """Volume rendering with VolSDF's density."""
 
-    image_size: Size = schedule(32)
-    """Pixels a side; priors see it scaled up to their size. A Schedule grows it, in steps of 4."""
     near: Annotated[float, Field(ge=0)] = 0.1
     """Distance from the camera at which rays begin."""
     far: Annotated[float, Field(gt=0)] = 6.0
@@ -45,21 +43,37 @@ class RendererSettings(Section):
     """Points a side of the coarse pass' lattice."""
     min_opacity: Annotated[float, Field(ge=0, lt=1)] = 0.01
     """Coarse opacity below which a ray is taken for empty, or the rest of its samples for unseen."""
-    inverse_deviation: Annotated[float, Field(gt=0)] = 30.0
-    """Sharpness of VolSDF's density at the surface."""
-    random_background: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Probability of a random colour as background."""
+    beta: Annotated[float, Field(gt=0)] = 1 / 30
+    """VolSDF's beta in scene units: how far the density reaches around the surface."""
     memory_gib: Annotated[float | None, Field(gt=0)] = None
     """Render in parts whose samples fit into it, which are made again backward; None is all at once."""
 
     @model_validator(mode="after")
-    def _near_before_far(self) -> RendererSettings:
+    def _near_before_far(self) -> VolumeSettings:
         if self.near >= self.far:
             raise ValueError(
                 f"{KEY}.near: got {self.near:g}, which is not before {KEY}.far, {self.far:g}; lower it or "
                 f"raise {KEY}.far."
             )
         return self
+
+
+class RendererSettings(Section):
+    """How scenes become images while training."""
+
+    name: Literal["volume"] = "volume"
+    """Renderer."""
+    image_size: Size = schedule(32)
+    """Pixels a side; priors see it scaled up to their size. A Schedule grows it, in steps of 4."""
+    random_background: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Probability of a random colour as background."""
+    volume: VolumeSettings = VolumeSettings()
+    """Settings of volume."""
+
+    @property
+    def chosen(self) -> VolumeSettings:
+        """The subsection of its name."""
+        return getattr(self, self.name)
 
     @property
     def largest_image_size(self) -> int:

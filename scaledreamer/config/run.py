@@ -52,15 +52,16 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _cameras_see_the_centre(self) -> Config:
-        near, far, (first, last) = self.renderer.near, self.renderer.far, self.cameras.distance
+        near, far = self.renderer.volume.near, self.renderer.volume.far
+        first, last = self.cameras.distance
         for key, value, is_wrong, camera, accepted in (
             ("near", near, near >= first, f"the nearest camera stands {first:g}", "less"),
             ("far", far, far <= last, f"the farthest camera stands {last:g}", "more"),
         ):
             if is_wrong:
                 raise ValueError(
-                    f"renderer.{key}: got {value:g}, and {camera} from the origin (cameras.distance), at "
-                    f"which it looks; accepted is {accepted} than that."
+                    f"renderer.volume.{key}: got {value:g}, and {camera} from the origin "
+                    f"(cameras.distance), at which it looks; accepted is {accepted} than that."
                 )
         return self
 

@@ -1,1 +1,1 @@
-"""Checks before anything starts: this machine, and a configuration's files, memory and time."""
+"""What will work, said before anything starts: this machine, a configuration's files, memory and time."""

@@ -1,4 +1,4 @@
-"""The configured networks without their weights, on torch's meta device, and the cost of their calls."""
+"""The configured networks without their weights, on torch's meta device, and what their calls cost."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scaledreamer import build
+from scaledreamer import build, rendering
 from scaledreamer import config as cfg
 from scaledreamer.accounting import Cost, count
 from scaledreamer.contracts import GeneratorText
@@ -19,11 +19,11 @@ from scaledreamer.priors.full_size import Name, assemble, full_size
 from scaledreamer.priors.latent_diffusion import LatentDiffusionPrior
 
 GUESSED_WIDTH = {"sd15": 768, "sd21": 1024, "sdxl": 768}
-"""Assumed width of the (first) text encoder."""
+"""Of the first text encoder."""
 
 
 def guess_family(name: str, is_sdxl: bool = False) -> Name:
-    """Guesses the published architecture from a name."""
+    """Which published architecture a name may mean."""
     if is_sdxl or re.search(r"sd-?xl|xl-base", name.lower()):
         return "sdxl"
     return "sd21" if re.search(r"diffusion-?v?2|sd-?v?2|v2-|2-1|2\.1", name.lower()) else "sd15"
@@ -39,7 +39,7 @@ def condition_dim(model: Model) -> int:
 
 
 def conditioner_bytes(model: Model) -> int:
-    """Bytes of the conditioner's weights in float32."""
+    """Of the conditioner's weights, float32."""
     if model.here is None or model.here.folder is None:
         network: nn.Module = full_size(guess_family(model.name))["text_encoder"]
     else:
@@ -48,10 +48,10 @@ def conditioner_bytes(model: Model) -> int:
 
 
 def meta_prior(config: cfg.PriorSettings, model: Model) -> LatentDiffusionPrior:
-    """A prior on the meta device with the configured execution; of the guessed full-size family if its files
-    are not available.
+    """A prior on the meta device, run as configured; of the guessed full-size family where its files are not
+    here.
 
-    Raises: ValueError if it cannot be executed that way.
+    Raises: ValueError if it cannot be run that way.
     """
     settings, is_sdxl = config.networks, config.name == "sdxl"
     dtype = getattr(torch, settings.dtype)
@@ -82,7 +82,7 @@ def cost_of(prior: LatentDiffusionPrior, config: cfg.PriorSettings, method: str,
 
 
 def _networks(folder: Path, is_sdxl: bool) -> tuple[dict[str, nn.Module], bool]:
-    """Networks from the configurations in a pipeline's folder, and whether the autoencoder needs float32."""
+    """Networks of a pipeline's folder by its configurations, and whether its autoencoder needs float32."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
     vae_config: Any = AutoencoderKL.load_config(folder, subfolder="vae")
@@ -112,7 +112,7 @@ def _text_encoder(folder: Path, number: str) -> nn.Module:
 
 
 def num_parameters(config: cfg.GeneratorSettings, width: int) -> dict[str, int]:
-    """Numbers of parameters of the generator's parts."""
+    """Of the generator's parts."""
     settings = build.conditioned_settings(config, condition_dim=width)
     with torch.device("meta"):
         generator = build.make_generator(config.name, settings)
@@ -121,23 +121,23 @@ def num_parameters(config: cfg.GeneratorSettings, width: int) -> dict[str, int]:
 
 
 class RenderCost:
-    """Cost of generator, renderer and regularizers, from a few small passes on the CPU.
+    """What generator, renderer and regularizers cost, by counting a few small passes on the CPU.
 
-    Parts that only affect the number of parameters (hash tables and hyper-network) are made small, and so are
-    the parts that make a volume before points are queried, which are counted separately. Costs grow linearly
-    with the number of prompts, and those of a prompt with its rays.
+    The parts that only the parameters' number depends on are made small, hash tables and hyper-network, and
+    so are the parts that make a volume before a point is asked for, which are counted apart. Costs grow
+    linearly with prompts, and those of a prompt with its rays.
 
     Attributes:
-        flops, kept_bytes, peak_bytes: for `batch` prompts, forward and backward, without parameter gradients;
-            `kept_bytes` is what the forward pass keeps for the backward pass.
+        flops, kept_bytes, peak_bytes: of `batch` prompts, forward and backward; kept are what the forward
+            pass leaves for the backward pass. No parameter gradients in it.
     """
 
     def __init__(self, config: cfg.Config, batch: int) -> None:
         size = config.renderer.largest_image_size
         views = config.cameras.num_views
-        # Enough rays for a line through two sizes, and few enough samples to take only seconds.
-        num_rendered = build.make_renderer(build.renderer_settings(config.renderer)).num_rendered
-        base = min(size, 32 if num_rendered <= 64 else 16)
+        # Enough rays for a line through two sizes, and no more samples than a few seconds take.
+        num_samples = build.make_renderer(config.renderer).num_samples
+        base = min(size, 32 if num_samples <= 64 else 16)
         two, four, smaller = (
             _passes(config, *arguments) for arguments in ((2, base), (4, base), (2, base // 2))
         )
@@ -149,8 +149,8 @@ class RenderCost:
             ray = max(first - third, 0) / 2 / (base_rays - smaller_rays)
             totals.append((first - 2 * prompt) + batch * (prompt + ray * (rays - base_rays)))
         flops, kept, peak = (round(max(total, 0)) for total in totals)
-        if config.renderer.memory_gib is not None:
-            most = round(config.renderer.memory_gib * 2**30)
+        if config.renderer.chosen.memory_gib is not None:
+            most = round(config.renderer.chosen.memory_gib * 2**30)
             kept, peak = min(kept, most), min(peak, most)
         made = _made_before(config, batch)
         self.flops, self.kept_bytes = flops + made.flops, kept + made.kept_bytes
@@ -158,7 +158,7 @@ class RenderCost:
 
 
 def _small(config: cfg.GeneratorSettings) -> dict[str, Any]:
-    """Settings of a generator with the same cost per point, and almost none before points are queried."""
+    """Settings of a generator whose points cost the same, and everything before them next to nothing."""
     settings = build.conditioned_settings(config, condition_dim=8)
     match config.name:
         case "hyper_ingp":
@@ -177,8 +177,8 @@ def _small(config: cfg.GeneratorSettings) -> dict[str, Any]:
 
 
 def _made_before(config: cfg.Config, batch: int) -> Cost:
-    """Cost of what a generator computes before points are queried, forward and backward, on the meta device,
-    without parameter gradients; zero if that is a small network.
+    """What a generator makes of prompts before a point is asked for, forward and backward, on the meta
+    device; nothing where that is a small network. No parameter gradients in it.
     """
     if config.generator.name in ("hyper_ingp", "field"):
         return Cost(0, 0)
@@ -210,7 +210,7 @@ def _passes(
     """Flops, kept and peak bytes of one forward and backward pass of one view.
 
     Args:
-        settings: settings of the generator, for text features of length 8; None is the small one.
+        settings: of the generator, whose condition has 8 numbers; None is the small one.
     """
     from scaledreamer.prompts.source import PromptList
     from scaledreamer.prompts.stream import PromptStream
@@ -224,7 +224,8 @@ def _passes(
     regularizers = build.build_regularizers(config.regularizers, config.training.max_steps)
     last = config.training.max_steps - 1
     names = frozenset(name for step in {0, last // 2, last} for name in regularizers.weights_at(step))
-    renderer = build.make_renderer(build.renderer_settings(config.renderer) | {"memory_gib": None})
+    undivided = config.renderer.chosen.model_dump() | {"memory_gib": None}
+    renderer = rendering.make(config.renderer.name, undivided)
     module = RenderedGenerator(generator, renderer, regularizers, views)
     stream = PromptStream(PromptList(["a"]), seed=0, batch_size=batch)
     drawn = stream.samples(0, range(batch), torch.device("cpu"))

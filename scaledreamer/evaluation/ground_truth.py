@@ -8,15 +8,14 @@ one half.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from scaledreamer.cameras import Cameras, orbit_cameras
-from scaledreamer.contracts import Scene
-from scaledreamer.rendering.volume import VolumeRenderer
+from scaledreamer.contracts import Renderer, Scene
 from scaledreamer.tinyworld.grammar import Meaning
 from scaledreamer.tinyworld.shapes import WorldScene
 
@@ -28,11 +27,6 @@ LATTICE = 64
 """Cells per side for the comparison of volumes; fewer would lose thin parts when a volume is scaled."""
 FAR = 0.25
 """Distances are clamped here: only their sign and the position of the zero crossing are used."""
-
-SHARPNESS, NUM_SAMPLES, LATTICE_RESOLUTION = 60.0, 24, 40
-"""Minimum inverse deviation, importance samples and coarse lattice for scored images. With a training's 30
-and 10, thin brims and small eyes are fog: CLIP recognised 70 % of 64 true objects, and 83 % with these or
-finer settings."""
 
 MakeScene = Callable[[list[str]], Scene]
 """Makes the scenes of a batch of prompts."""
@@ -58,27 +52,12 @@ class Observation:
         return Observation(self.images[chosen], self.covered[chosen], self.distance[chosen])
 
 
-def sharpened(renderer: VolumeRenderer) -> VolumeRenderer:
-    """A training's renderer with sharper surfaces, and samples fine enough for them, for scored images.
-
-    Near and far planes are dropped: they belong to the training's cameras.
-    """
-    return replace(
-        renderer,
-        near=VolumeRenderer.near,
-        far=VolumeRenderer.far,
-        inverse_deviation=max(renderer.inverse_deviation, SHARPNESS),
-        num_resampled=max(renderer.num_resampled, NUM_SAMPLES),
-        lattice_resolution=max(renderer.lattice_resolution, LATTICE_RESOLUTION),
-    )
-
-
 @dataclass(frozen=True)
 class Observer:
     """Renders and samples generated and true scenes in the same way.
 
     Attributes:
-        renderer: renderer of the images.
+        renderer: renderer of the images, from `Renderer.for_scores`.
         device: device of the scenes.
         num_views: cameras around each object.
         lattice: cells per side for volumes.
@@ -87,7 +66,7 @@ class Observer:
             fits into its cache: `generated_batch` and `true_batch`).
     """
 
-    renderer: VolumeRenderer
+    renderer: Renderer
     device: torch.device | str = "cpu"
     num_views: int = 4
     lattice: int = LATTICE
@@ -147,7 +126,7 @@ class Observer:
         """Images and volumes of generated scenes."""
         size = self.generated_batch
         parts = [list(prompts[first : first + size]) for first in range(0, len(prompts), size)]
-        return _joined([self._look(make_scene(part), len(part), start_azimuth_deg) for part in parts])
+        return _joined([self._observe(make_scene(part), len(part), start_azimuth_deg) for part in parts])
 
     def images(
         self, make_scene: MakeScene, prompts: Sequence[str], *, start_azimuth_deg: float
@@ -166,9 +145,9 @@ class Observer:
         size = self.true_batch
         parts = [meanings[first : first + size] for first in range(0, len(meanings), size)]
         scenes = ((WorldScene(part, self.device), len(part)) for part in parts)
-        return _joined([self._look(scene, batch, start_azimuth_deg) for scene, batch in scenes])
+        return _joined([self._observe(scene, batch, start_azimuth_deg) for scene, batch in scenes])
 
-    def _look(self, scene: Scene, batch: int, start_azimuth_deg: float) -> Observation:
+    def _observe(self, scene: Scene, batch: int, start_azimuth_deg: float) -> Observation:
         images, opacity = self.render(scene, self.cameras_around(start_azimuth_deg, batch))
         return Observation(images, opacity[:, :, 0] > 0.5, self.distance(scene, batch))
 

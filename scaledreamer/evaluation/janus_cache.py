@@ -10,16 +10,15 @@ import contextlib
 import hashlib
 import json
 import os
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from scaledreamer import rendering
 from scaledreamer.evaluation.faces import FaceProbe
-from scaledreamer.evaluation.ground_truth import Observer, sharpened
+from scaledreamer.evaluation.ground_truth import Observer
 from scaledreamer.evaluation.janus import SIDE_AZIMUTHS_DEG, JanusTest, make_janus_test
 from scaledreamer.files import replace_text
 from scaledreamer.home import expand_home
-from scaledreamer.rendering.volume import VolumeRenderer
 
 FORMAT = 1
 """Increase this when the measurement changes, including the tinyworld's shapes."""
@@ -56,11 +55,11 @@ def find_or_make_test(encoder: Any, observer: Observer, num_objects: int, *, shi
 
 def test_key(encoder_hash: str, observer: Observer) -> str:
     """Hash of everything a test depends on; of the renderer's settings, those that are not the default."""
-    usual = asdict(sharpened(VolumeRenderer()))
+    usual = rendering.make().for_scores().settings()
     differing = {
         name: value
-        for name, value in asdict(observer.renderer).items()
-        if name != "memory_gib" and value != usual[name]
+        for name, value in observer.renderer.settings().items()
+        if name != "memory_gib" and value != usual.get(name)
     }
     parts = [FORMAT, encoder_hash, differing, observer.image_size, SIDE_AZIMUTHS_DEG]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,14 +29,6 @@ def save_report(path: Path, report: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     save_json(path, report)
     print(f"{format_table(report)}\n{path}: {report['settings']['num_assets']} assets")
-
-
-def renderer_of(pipe: TextTo3D):
-    """The volume renderer with the settings that the generator was trained with, sharpened for scores."""
-    from scaledreamer.build import make_renderer
-    from scaledreamer.evaluation.ground_truth import sharpened
-
-    return sharpened(make_renderer(pipe.renderer))
 
 
 def evaluate(
@@ -65,7 +56,7 @@ def evaluate(
     from scaledreamer.evaluation.report import measure, summarise, timing
 
     start = time.monotonic()
-    observer = observer or ground_truth.Observer(renderer_of(pipe), pipe.device)
+    observer = observer or ground_truth.Observer(pipe.make_renderer().for_scores(), pipe.device)
     make_scene, measured, others = pipe.scenes, [], []
     for number, draw in enumerate(draws, start=1):
         if draw.meanings:
@@ -89,7 +80,7 @@ def evaluate(
         "num_assets": len(prompts) * len(draws),
         "seeds": len(draws),
         "checkpoint": {"folder": str(pipe.folder), "sha256": pipe.checkpoint_hash, "step": pipe.step},
-        "renderer": asdict(observer.renderer),
+        "renderer": observer.renderer.settings(),
         "num_views": observer.num_views,
         "image_size": observer.image_size,
         "elevation_deg": ground_truth.ELEVATION_DEG,
@@ -120,7 +111,7 @@ def janus_test_of(
     from scaledreamer.evaluation.ground_truth import Observer
     from scaledreamer.evaluation.janus_cache import FILE, find_or_make_test
 
-    observer = observer or Observer(renderer_of(pipe), pipe.device)
+    observer = observer or Observer(pipe.make_renderer().for_scores(), pipe.device)
     test = find_or_make_test(encoder, observer, num_objects, shipped=TINY_CLIP / FILE)
     rates = test.rates
     print(

@@ -7,6 +7,8 @@ from functools import cached_property
 
 import torch
 
+from scaledreamer import rendering
+from scaledreamer.contracts import Renderer
 from scaledreamer.evaluation.clip_scores import (
     ImageTextEncoder,
     TinyClip,
@@ -22,7 +24,6 @@ from scaledreamer.evaluation.ground_truth import (
     silhouette_iou,
     volume_iou,
 )
-from scaledreamer.rendering.volume import VolumeRenderer
 from scaledreamer.tinyworld import grammar
 
 SCORES = ("score", "hard_r1", "plain_r1", "iou", "silhouette_iou")
@@ -39,7 +40,7 @@ class ValidationScore:
             smaller.
         kinds, max_extras: the part of the world that is trained on, as in `prompts` of the configuration.
         encoder: None is the shipped CLIP.
-        renderer: renderer of the images.
+        renderer: renderer of the images; None is the default one.
         device: device of the scenes.
     Raises: ValueError if the shipped CLIP is missing or damaged, or there are no such prompts.
     """
@@ -51,11 +52,11 @@ class ValidationScore:
         kinds: Sequence[str] | None = None,
         max_extras: int = grammar.MAX_EXTRAS,
         encoder: ImageTextEncoder | None = None,
-        renderer: VolumeRenderer | None = None,
+        renderer: Renderer | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         self._encoder = encoder or TinyClip.from_pretrained(device=device)
-        self._observer = Observer(renderer or VolumeRenderer(), device, num_views=2, lattice=32)
+        self._observer = Observer(renderer or rendering.make(), device, num_views=2, lattice=32)
         part = {"kinds": kinds, "max_extras": max_extras}
         self._draw = draw_prompts(0, "validation", max(num_prompts, 2), **part, or_fewer=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -32,12 +33,37 @@ def finite_difference_gradient(
     return ((values[:, :3] - values[:, 3:]) / (2 * eps)).movedim(1, -1)
 
 
-def volsdf_density(sdf: Float[Tensor, "*n"], inverse_deviation: float) -> Float[Tensor, "*n"]:
-    """Density of VolSDF (Yariv et al. 2021, Eq. 2 and 3) with alpha = 1 / beta = `inverse_deviation`, per
+def volsdf_density(sdf: Float[Tensor, "*n"], beta: float) -> Float[Tensor, "*n"]:
+    """Density `alpha Psi_beta(-sdf)` of VolSDF (Yariv et al. 2021, Eq. 2 and 3) with alpha = 1 / beta, per
     unit length.
 
-    The inverse deviation times the Laplace cumulative distribution of -sdf: 0 far outside, half of the
-    inverse deviation on the surface, all of it deep inside.
+    Psi_beta is the cumulative distribution function of a Laplace distribution with scale beta. The density is
+    0 far outside, alpha / 2 on the surface and alpha deep inside.
     """
-    tail = 0.5 * torch.exp(-inverse_deviation * sdf.abs())
-    return inverse_deviation * torch.where(sdf > 0, tail, 1 - tail)
+    alpha = 1 / beta
+    tail = 0.5 * torch.exp(-alpha * sdf.abs())
+    return alpha * torch.where(sdf > 0, tail, 1 - tail)
+
+
+def volsdf_depths(beta: float, num: int = 3) -> tuple[float, ...]:
+    """Equally likely distances from a flat surface at which a ray that hits it head-on terminates.
+
+    With VolSDF's density a surface is a soft layer. In units of beta, at depth u below it (negative outside),
+    a ray has accumulated the optical depth exp(u) / 2 for u < 0 and 1/2 + u - (1 - exp(-u)) / 2 for u > 0,
+    and has terminated with probability 1 - exp(-optical depth). Returns the quantiles (i + 1/2) / num of the
+    distance at which it terminates, positive outside.
+    """
+    depths = []
+    for index in range(num):
+        optical_depth = -math.log1p(-(index + 0.5) / num)
+        if optical_depth < 0.5:
+            depth = math.log(2 * optical_depth)
+        else:
+            low, high = 0.0, 2 * optical_depth
+            for _ in range(50):
+                depth = (low + high) / 2
+                reached = 0.5 + depth - 0.5 * (1 - math.exp(-depth))
+                low, high = (depth, high) if reached < optical_depth else (low, depth)
+            depth = (low + high) / 2
+        depths.append(-depth * beta)
+    return tuple(depths)

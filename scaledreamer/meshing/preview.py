@@ -18,7 +18,7 @@ from scaledreamer.cameras import Cameras
 from scaledreamer.contracts import Scene
 from scaledreamer.meshing.first_hits import FirstHits, make_first_hits
 from scaledreamer.meshing.mesh import Mesh
-from scaledreamer.meshing.texture import surface_colors, visible_depths
+from scaledreamer.meshing.texture import surface_colors
 
 NUM_SKY_DIRECTIONS = 40
 GROUND_CELLS = 48
@@ -77,12 +77,11 @@ class Lit:
 
 
 def paint(
-    scene: Scene, mesh: Mesh, inverse_deviation: float, device: torch.device | str = "cpu"
+    scene: Scene, mesh: Mesh, offsets: tuple[float, ...] = (0.0,), device: torch.device | str = "cpu"
 ) -> PaintedMesh:
-    """Adds the colours that a texture of the mesh would have."""
+    """Adds the colours that a texture of the mesh would have; `offsets` as for `texture.bake_texture`."""
     normals = mesh.vertex_normals().astype(np.float32)
-    depths = visible_depths(inverse_deviation)
-    return PaintedMesh(mesh, normals, surface_colors(scene, mesh.vertices, normals, depths, device))
+    return PaintedMesh(mesh, normals, surface_colors(scene, mesh.vertices, normals, offsets, device))
 
 
 def light(painted: PaintedMesh, first_hits: FirstHits | None = None) -> Lit:

@@ -7,7 +7,6 @@ n, v = 1 - (row + .5) / n. World axes.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,12 +45,11 @@ def texture_mesh(
     mesh: Mesh,
     *,
     texture_size: int = TEXTURE_SIZE,
-    inverse_deviation: float | None = None,
+    offsets: tuple[float, ...] = (0.0,),
     device: torch.device | str = "cpu",
 ) -> TexturedMesh:
     """Unwraps `mesh` and bakes the colours of `scene`; arguments as in `bake_texture`."""
     atlas = unwrap(mesh, texture_size)
-    offsets = (0.0,) if inverse_deviation is None else visible_depths(inverse_deviation)
     return TexturedMesh(atlas, bake_texture(scene, atlas, texture_size, offsets, device), inspect(mesh))
 
 
@@ -84,7 +82,7 @@ def bake_texture(
     filtering nor mipmaps blend in other colours at the seams.
 
     Args:
-        offsets: distances from the surface, positive outside; see `visible_depths`.
+        offsets: distances from the surface, positive outside; see `Renderer.surface_offsets`.
         chunk_size: points per call of `scene.query`.
     Raises: ValueError if `texture_size` is out of range.
     """
@@ -126,31 +124,6 @@ def surface_colors(
         samples = [scene.query((place + offset * normal)[None])[1][0, :, :3].float() for offset in offsets]
         rgb.append(torch.stack(samples).mean(0).clamp(0, 1))
     return torch.cat(rgb).cpu().numpy()
-
-
-def visible_depths(inverse_deviation: float, num: int = 3) -> tuple[float, ...]:
-    """Equally likely distances from a flat surface at which a ray that hits it head-on terminates.
-
-    With VolSDF's density (arXiv 2106.12052, Eq. 2-3; alpha = 1 / beta = inverse_deviation) a surface is a
-    soft layer. In units of beta, at depth u below it (negative outside), a ray has accumulated the optical
-    depth exp(u) / 2 for u < 0 and 1/2 + u - (1 - exp(-u)) / 2 for u > 0, and has terminated with probability
-    1 - exp(-optical depth). Returns the quantiles (i + 1/2) / num of the distance at which it terminates,
-    positive outside: the renderer averages over these.
-    """
-    depths = []
-    for index in range(num):
-        optical_depth = -math.log1p(-(index + 0.5) / num)
-        if optical_depth < 0.5:
-            depth = math.log(2 * optical_depth)
-        else:
-            low, high = 0.0, 2 * optical_depth
-            for _ in range(50):
-                depth = (low + high) / 2
-                reached = 0.5 + depth - 0.5 * (1 - math.exp(-depth))
-                low, high = (depth, high) if reached < optical_depth else (low, depth)
-            depth = (low + high) / 2
-        depths.append(-depth / inverse_deviation)
-    return tuple(depths)
 
 
 def rasterize_atlas(

@@ -1,1 +1,1 @@
-"""Conversion of the official ScaleDreamer's released weights and settings."""
+"""The official ScaleDreamer: its released weights and settings, as weights and settings of ours."""

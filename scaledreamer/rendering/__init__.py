@@ -1,6 +1,26 @@
-"""From a Scene and Cameras to images. Knows scenes by their protocol only, and no network."""
+"""From a scene and cameras to images. Renderers know scenes by their protocol only, and no network."""
 
-from scaledreamer.contracts import Rendering
-from scaledreamer.rendering.volume import VolumeRenderer
+from __future__ import annotations
 
-__all__ = ["Rendering", "VolumeRenderer"]
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from scaledreamer.contracts import Renderer
+
+
+def make(name: str = "volume", settings: Mapping[str, Any] | None = None) -> Renderer:
+    """A renderer by its name in the configuration, with its settings there; without, those by default.
+
+    Raises: ValueError for another name, or settings that are unknown or out of range.
+    """
+    settings = settings or {}
+    match name:
+        case "volume":
+            from scaledreamer.rendering.volume import VolumeRenderer as Renderer
+        case _:
+            raise ValueError(f"renderer {name!r}: accepted is 'volume'.")
+    unknown = sorted(settings.keys() - Renderer.__dataclass_fields__.keys())
+    if unknown:
+        raise ValueError(f"renderer {name}: no such setting: {', '.join(unknown)}.")
+    return Renderer(**settings)

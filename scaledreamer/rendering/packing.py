@@ -1,8 +1,8 @@
-"""Asking a scene only at the samples that are wanted, and how many of them fit into memory.
+"""Masked scene queries, and how many rays of them fit into memory.
 
-Axes: `batch` prompts, `ray` rays of a prompt, `sample` samples of a ray. Prompts want different numbers of
+Axes: `batch` prompts, `ray` rays of a prompt, `sample` samples of a ray. Prompts need different numbers of
 samples, and a scene takes the same number for all of them. So on CPUs, where a small call costs little, the
-prompts are asked one by one, if the scene can be had so; elsewhere all at once, padded to the most.
+prompts are queried one by one, if the scene gives its rows; elsewhere all at once, padded to the most.
 """
 
 from __future__ import annotations
@@ -21,72 +21,68 @@ from scaledreamer.fields.sdf import finite_difference_gradient, volsdf_density
 from scaledreamer.rendering.sampling import running_sum
 
 COMPOSITING_BYTES = 160
-"""Of one sample, wanted or not, beside what the scene takes: some 20 numbers, and as many for gradients."""
+"""Of one sample, masked or not, beside what the scene takes: some 20 numbers, and as many for gradients."""
 
 _PROBE_POINTS, _MANY_PROBE_POINTS = 2**8, 2**17
 """Of all prompts."""
 
 
-def ask(
-    scene: Scene, points: Float[Tensor, "batch n 3"], inverse_deviation: float, normal_epsilon: float | None
+def query_values(
+    scene: Scene, points: Float[Tensor, "batch n 3"], beta: float, normal_epsilon: float | None
 ) -> Float[Tensor, "batch n value"]:
     """Density of VolSDF, rgb and, with a step for finite differences, the unit normal of points: 4 or 7
     values.
     """
     sdf, features = scene.query(points)
-    values = [volsdf_density(sdf, inverse_deviation)[..., None], features[..., :3]]
+    values = [volsdf_density(sdf, beta)[..., None], features[..., :3]]
     if normal_epsilon is not None:
         values.append(F.normalize(finite_difference_gradient(scene.sdf, points, normal_epsilon), dim=-1))
     return torch.cat(values, -1)
 
 
-def ask_where(
+def query_where(
     scene: Scene,
     points: Float[Tensor, "batch n 3"],
-    is_wanted: Bool[Tensor, "batch n"],
-    inverse_deviation: float,
+    mask: Bool[Tensor, "batch n"],
+    beta: float,
     normal_epsilon: float | None,
 ) -> Float[Tensor, "batch n value"]:
-    """As `ask`, zero where not wanted. Each prompt has to want one point at least."""
+    """As `query_values`, zero outside of the mask, which has one point of each prompt at least."""
     row = row_of(scene, points)
     if row is not None:
-        index = is_wanted.flatten().nonzero()[:, 0]
-        parts = points.flatten(0, 1).index_select(0, index).split(is_wanted.sum(1).tolist())
-        asked = [
-            ask(row(i), part[None], inverse_deviation, normal_epsilon)[0] for i, part in enumerate(parts)
-        ]
-        packed = torch.cat(asked)
-        values = packed.new_zeros(is_wanted.numel(), packed.shape[-1]).index_copy(0, index, packed)
-        return values.unflatten(0, is_wanted.shape)
-    order = first_of(is_wanted)
-    padded = ask(
-        scene, points.gather(1, order[..., None].expand(-1, -1, 3)), inverse_deviation, normal_epsilon
-    )
-    padded = padded * is_wanted.gather(1, order)[..., None]
+        index = mask.flatten().nonzero()[:, 0]
+        parts = points.flatten(0, 1).index_select(0, index).split(mask.sum(1).tolist())
+        parts = [query_values(row(i), part[None], beta, normal_epsilon)[0] for i, part in enumerate(parts)]
+        packed = torch.cat(parts)
+        values = packed.new_zeros(mask.numel(), packed.shape[-1]).index_copy(0, index, packed)
+        return values.unflatten(0, mask.shape)
+    order = first_of(mask)
+    padded = query_values(scene, points.gather(1, order[..., None].expand(-1, -1, 3)), beta, normal_epsilon)
+    padded = padded * mask.gather(1, order)[..., None]
     index = order[..., None].expand_as(padded)
-    return padded.new_zeros(*is_wanted.shape, padded.shape[-1]).scatter(1, index, padded)
+    return padded.new_zeros(*mask.shape, padded.shape[-1]).scatter(1, index, padded)
 
 
 def row_of(scene: Scene, like: Tensor) -> Callable[[int], Scene] | None:
-    """How the scenes of a batch are had one by one, where that is the faster way."""
+    """The scenes of a batch one by one, where that is the faster way; otherwise None."""
     return getattr(scene, "row", None) if like.device.type == "cpu" else None
 
 
-def first_of(is_wanted: Bool[Tensor, "batch n"]) -> Int[Tensor, "batch most"]:
-    """Indices of what is wanted, in order, padded to the prompt that wants most with others of its own."""
-    most = int(is_wanted.sum(1).max())
-    return is_wanted.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
+def first_of(mask: Bool[Tensor, "batch n"]) -> Int[Tensor, "batch most"]:
+    """Indices of the mask's points, in order, padded to the prompt with the most by others of its own."""
+    most = int(mask.sum(1).max())
+    return mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
 
 
 def bytes_per_sample(
     scene: Scene,
     like: Float[Tensor, "batch n 3"],
-    inverse_deviation: float,
+    beta: float,
     normal_epsilon: float | None,
     memory_bytes: float = math.inf,
 ) -> float:
-    """Bytes that `ask` keeps of one sample of one prompt for the backward pass; where it keeps none, those
-    that it takes while it runs.
+    """Bytes that `query_values` keeps of one sample of one prompt for the backward pass; where it keeps
+    none, those that it takes while it runs.
 
     Counted with a few points, or as many as fit into `memory_bytes`. The graph that made the scene stays as
     it is.
@@ -99,10 +95,10 @@ def bytes_per_sample(
         return numbers.view(batch, per_prompt, 3)
 
     def cost(points: Tensor) -> Cost:
-        return count(lambda: ask(scene, points, inverse_deviation, normal_epsilon))
+        return count(lambda: query_values(scene, points, beta, normal_epsilon))
 
     few = spread(_PROBE_POINTS)
-    keeps = ask(scene, few[:, :1], inverse_deviation, normal_epsilon).requires_grad
+    keeps = query_values(scene, few[:, :1], beta, normal_epsilon).requires_grad
     cost_of_few, num_few = cost(few), few[..., 0].numel()
     if keeps:
         return cost_of_few.kept_bytes / num_few
@@ -116,7 +112,7 @@ def bytes_per_sample(
 
 def chunks_within(
     memory_bytes: float,
-    is_wanted: Bool[Tensor, "batch ray sample"],
+    mask: Bool[Tensor, "batch ray sample"],
     sample_bytes: float,
     *,
     is_one_by_one: bool,
@@ -124,17 +120,17 @@ def chunks_within(
     """Numbers of neighbouring rays, of each prompt, that may be in work at once; one ray may at any budget.
 
     With gradients enabled a chunk takes what all its samples keep, and half as much again of those that are
-    asked together for the gradients on their way (measured of hash grids with MLPs: 0.4 to 0.7); else what
-    those take that are asked together.
+    queried together for the gradients on their way (measured of hash grids with MLPs: 0.4 to 0.7); else what
+    those take that are queried together.
 
     Args:
         sample_bytes: of one sample, by `bytes_per_sample`.
-        is_one_by_one: prompts are asked one after the other, not together and padded.
+        is_one_by_one: prompts are queried one after the other, not together and padded.
     """
-    batch, num_rays, num_samples = is_wanted.shape
-    wanted, keeps = is_wanted.sum(2), torch.is_grad_enabled()
-    together = wanted.amax(0) * (1 if is_one_by_one else batch)
-    samples = (wanted.sum(0) if is_one_by_one else together) + together / 2 if keeps else together
+    batch, num_rays, num_samples = mask.shape
+    counts, keeps = mask.sum(2), torch.is_grad_enabled()
+    together = counts.amax(0) * (1 if is_one_by_one else batch)
+    samples = (counts.sum(0) if is_one_by_one else together) + together / 2 if keeps else together
     per_ray = samples * sample_bytes + batch * num_samples * COMPOSITING_BYTES / (1 if keeps else 2)
     # A chunk begins where the sum so far passes a multiple of what leaves room for one more ray.
     room = max(memory_bytes - float(per_ray.max()), 1.0)

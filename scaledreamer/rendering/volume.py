@@ -7,15 +7,15 @@ scene's occupancy that is made anew for every call, so it stays right while a ge
    coarse (between 20^3 and 48^3 the images' error is the same).
 2. Choose. Rays whose coarse opacity is below `min_opacity` show the background and are dropped: VolSDF's
    gradients are proportional to its density. The others get `num_resampled` intervals that tile
-   them, short where the coarse weight w is large: one look at a random place of an interval of length l errs
-   by about l^2 |dw/dt|, which is least, summed, for l ~ |dw/dt|^-1/2; the density falls by e every 1 /
-   inverse_deviation, so l ~ w^-1/2. With `rendered="union"` they are chosen as in ScaleDreamer instead, by w
+   them, short where the coarse weight w is large: one query at a random place of an interval of length l errs
+   by about l^2 |dw/dt|, which is least, summed, for l ~ |dw/dt|^-1/2; the density falls by e every
+   beta, so l ~ w^-1/2. With `rendered="union"` they are chosen as in ScaleDreamer instead, by w
    itself, and both kinds of intervals are rendered (`sampling.union_edges`).
-   Samples whose own coarse weight is below `min_opacity / num_rendered` are left out: they lie in
+   Samples whose own coarse weight is below `min_opacity / num_samples` are left out: they lie in
    empty space, or behind what is opaque (a quarter of them; a ray loses 0.0005 of its opacity).
-3. Fine. The scene is asked for sdf and features at one point of each interval that is left, and the intervals
-   are composited (NeRF, Eq. 3). With jitter the optical depth of every interval that is not left out is
-   unbiased, whatever the coarse pass believed.
+3. Fine. The scene is queried for sdf and features at one point of each interval that is left, and the
+   intervals are composited (NeRF, Eq. 3). With jitter the optical depth of every interval that is not left
+   out is unbiased, whatever the coarse pass believed.
 
 Normals are finite differences. Analytic ones, by autograd through the hash grid, take 0.7 of the time without
 gradients and 0.8 with them, but are worse: where scenes of the shipped generator and true objects are both
@@ -32,8 +32,9 @@ even samples of each ray:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -43,13 +44,13 @@ from torch.utils.checkpoint import checkpoint
 
 from scaledreamer.cameras import Cameras
 from scaledreamer.contracts import Rendering, Scene
-from scaledreamer.fields.sdf import volsdf_density
+from scaledreamer.fields.sdf import volsdf_density, volsdf_depths
 from scaledreamer.rendering.packing import (
     COMPOSITING_BYTES,
-    ask_where,
     bytes_per_sample,
     chunks_within,
     first_of,
+    query_where,
     row_of,
 )
 from scaledreamer.rendering.sampling import (
@@ -59,11 +60,12 @@ from scaledreamer.rendering.sampling import (
     stratified_depths,
     union_edges,
 )
+from scaledreamer.rendering.turntable import Space, march_frames
 
 _POINTS_AT_ONCE = 2**15
 """Of all prompts, without gradients, on a CPU: hidden layers then stay in its cache."""
 _EVEN_SHARE = 0.2
-"""Share of the fine samples that goes evenly along the ray, to find what the coarse pass overlooked."""
+"""Share of the fine samples that goes evenly along the ray, to find what the coarse pass missed."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,9 @@ class VolumeRenderer:
     Args:
         num_proposals: equal intervals of a ray in the coarse pass, without gradients.
         num_resampled: intervals of a ray that are chosen by the weights of the proposals.
-        rendered: the intervals at which the scene is asked, with gradients: "resampled" ones alone, or the
+        rendered: the intervals at which the scene is queried, with gradients: "resampled" ones alone, or the
             sorted "union" of both (ScaleDreamer).
-        inverse_deviation: sharpness of VolSDF's density, per scene unit.
+        beta: of VolSDF's density, in scene units: the smaller, the sharper surfaces are.
         near, far: limits of depth along rays.
         radius: half an edge of the cube outside of which rays see nothing.
         lattice_resolution: points along an edge of the coarse pass' lattice.
@@ -91,7 +93,7 @@ class VolumeRenderer:
     num_proposals: int = 32
     num_resampled: int = 16
     rendered: str = "resampled"
-    inverse_deviation: float = 30.0
+    beta: float = 1 / 30
     near: float = 0.1
     far: float = 6.0
     radius: float = 1.0
@@ -104,7 +106,7 @@ class VolumeRenderer:
         for name, low in (("num_proposals", 2), ("num_resampled", 1), ("lattice_resolution", 4)):
             if getattr(self, name) < low:
                 raise ValueError(f"{name} is {getattr(self, name)}: the renderer needs at least {low}.")
-        for name in ("inverse_deviation", "radius", "normal_epsilon"):
+        for name in ("beta", "radius", "normal_epsilon"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be positive and finite.")
         if self.rendered not in ("resampled", "union"):
@@ -120,9 +122,44 @@ class VolumeRenderer:
                 f"memory_gib is {self.memory_gib}: it must be positive and finite, or None for no limit."
             )
 
+    def settings(self) -> dict[str, Any]:
+        """All settings by name."""
+        return asdict(self)
+
+    def for_display(self) -> VolumeRenderer:
+        """For pictures, with many more pixels than a step renders: no more samples than the eye needs."""
+        return replace(self, rendered="resampled", min_opacity=max(self.min_opacity, 0.01))
+
+    def for_scores(self) -> VolumeRenderer:
+        """For scores: sharper surfaces, sampled finely enough for them, between planes for any camera.
+
+        At a training's beta of 1 / 30 and 10 samples, thin brims and small eyes are fog: of 64 true objects
+        CLIP read 70 % right, and 83 % with these settings or finer ones. The near and far planes of a
+        training belong to its cameras; those of scores stand elsewhere.
+        """
+        return replace(
+            self,
+            near=VolumeRenderer.near,
+            far=VolumeRenderer.far,
+            beta=min(self.beta, 1 / 60),
+            num_resampled=max(self.num_resampled, 24),
+            lattice_resolution=max(self.lattice_resolution, 40),
+        )
+
+    def surface_offsets(self) -> tuple[float, ...]:
+        """Distances from a surface, equally likely, at which a ray ends that meets it head-on."""
+        return volsdf_depths(self.beta)
+
+    def frames(
+        self, scene: Scene, cameras: Cameras, size: int, distances: Float[Tensor, "x y z"]
+    ) -> Float[Tensor, "view {size} {size} 4"]:
+        """Square images of one scene, as `turntable.march_frames` makes them."""
+        space = Space.from_distances(distances, self.beta)
+        return march_frames(scene, space, cameras, size, beta=self.beta)
+
     @property
-    def num_rendered(self) -> int:
-        """Intervals of a ray at which the scene is asked: n + 1 and m + 1 edges make n + m + 1 intervals."""
+    def num_samples(self) -> int:
+        """Of a ray, one in each rendered interval: n + 1 and m + 1 edges make n + m + 1 intervals."""
         is_union = self.rendered == "union"
         return self.num_proposals + self.num_resampled + 1 if is_union else self.num_resampled
 
@@ -142,11 +179,11 @@ class VolumeRenderer:
 
         Args:
             jitter: uniforms in [0, 1), where in their intervals the samples of a ray lie; None is the middle.
-            background: colours "batch view 3" or images "batch view 3 h w"; None asks the scene.
+            background: colours "batch view 3" or images "batch view 3 h w"; None queries the scene.
             with_normal: 7 times the points.
             chunk_size: rays of a prompt that are rendered at once, to bound memory, whatever `memory_gib`
                 says; None is as many as that allows. With gradients enabled, more than one chunk keep only
-                where they look, and ask the scene again in the backward pass.
+                their samples' depths, and query the scene again in the backward pass.
 
         Raises: ValueError for a chunk size below 1, or a background of another size than the image.
         """
@@ -161,13 +198,11 @@ class VolumeRenderer:
         epsilon = self.normal_epsilon if with_normal else None
         sample_bytes = None
         if self.memory_gib is not None and chunk_size is None:
-            sample_bytes = bytes_per_sample(
-                scene, origins, self.inverse_deviation, epsilon, self.memory_gib * 2**30
-            )
+            sample_bytes = bytes_per_sample(scene, origins, self.beta, epsilon, self.memory_gib * 2**30)
         kept, *samples = self._plan(scene, origins, directions, position, chunk_size, sample_bytes)
 
         rays = (_select(origins, kept), _select(directions, kept), *samples)
-        look = partial(self._look, scene, epsilon)
+        render_rays = partial(self._render_rays, scene, epsilon)
         if self.memory_gib is not None and sample_bytes is not None:
             room = self.memory_gib * 2**30 - sum(values.nbytes for values in rays)
             is_one_by_one = row_of(scene, origins) is not None
@@ -175,12 +210,12 @@ class VolumeRenderer:
         else:
             sizes = [part.shape[1] for part in kept.split(chunk_size or kept.shape[1], 1)]
         if len(sizes) == 1:
-            seen = look(*rays)
+            seen = render_rays(*rays)
         else:
             if torch.is_grad_enabled():  # what a chunk keeps is made again when its gradient is due
-                look = partial(checkpoint, look, use_reentrant=False, preserve_rng_state=False)
+                render_rays = partial(checkpoint, render_rays, use_reentrant=False, preserve_rng_state=False)
             pieces = zip(*(values.split(sizes, 1) for values in rays), strict=True)
-            seen = torch.cat([look(*piece) for piece in pieces], 1)
+            seen = torch.cat([render_rays(*piece) for piece in pieces], 1)
         everywhere = seen.new_zeros(*origins.shape[:2], seen.shape[-1])
         everywhere = everywhere.scatter(1, kept[..., None].expand_as(seen), seen)
         rgb, opacity, depth, *normal = _to_images(everywhere, num_views, height).split(
@@ -228,8 +263,8 @@ class VolumeRenderer:
         Float[Tensor, "batch kept sample"],
         Bool[Tensor, "batch kept sample"],
     ]:
-        """Where to look: rays worth it, as indices padded to the prompt with the most of them; depths of
-        their samples and lengths of their intervals; and which samples may be seen.
+        """Rays to render, as indices padded to the prompt with the most of them; depths of their samples and
+        lengths of their intervals; and which samples may be visible.
 
         At least one sample for each prompt, so that there always is something to differentiate.
         """
@@ -238,7 +273,7 @@ class VolumeRenderer:
         if origins.device.type == "cpu":
             lattice_at_once = _POINTS_AT_ONCE // batch
         if self.memory_gib is not None and sample_bytes is not None:
-            room, most = self.memory_gib * 2**30 / batch, max(self.num_proposals, self.num_rendered)
+            room, most = self.memory_gib * 2**30 / batch, max(self.num_proposals, self.num_samples)
             at_once = min(at_once, int(room / most / COMPOSITING_BYTES))
             lattice_at_once = min(lattice_at_once, int(room / sample_bytes))
         at_once = max(at_once, 1)
@@ -293,7 +328,7 @@ class VolumeRenderer:
         is_seen = is_visible[..., None].expand_as(depths)
         if self.min_opacity > 0:
             share = self._weights_at(lattice, origins, directions, depths, lengths)
-            is_seen = is_seen & (share > self.min_opacity / self.num_rendered)
+            is_seen = is_seen & (share > self.min_opacity / self.num_samples)
         return depths, lengths, is_seen
 
     def _weights_at(
@@ -310,7 +345,7 @@ class VolumeRenderer:
         )
         sdf = F.grid_sample(lattice, points[:, None], align_corners=True, padding_mode="border")
         spacing = 2 * self.radius / (self.lattice_resolution - 1)
-        density = volsdf_density(sdf[:, 0, 0], min(self.inverse_deviation, 4 / spacing))
+        density = volsdf_density(sdf[:, 0, 0], max(self.beta, spacing / 4))
         return compositing_weights(density, lengths)
 
     def _edges(
@@ -330,7 +365,7 @@ class VolumeRenderer:
         share = (1 - _EVEN_SHARE) * share + _EVEN_SHARE / self.num_proposals
         return importance_depths(bins, share, torch.linspace(0, 1, self.num_resampled + 1, **like))
 
-    def _look(
+    def _render_rays(
         self,
         scene: Scene,
         epsilon: float | None,
@@ -342,7 +377,7 @@ class VolumeRenderer:
     ) -> Float[Tensor, "batch ray value"]:
         """Rgb over black, opacity, depth beyond `far` (so negative) and, with an epsilon, normal."""
         points = torch.addcmul(origins[:, :, None], directions[:, :, None], depths[..., None]).flatten(1, 2)
-        values = ask_where(scene, points, is_seen.flatten(1), self.inverse_deviation, epsilon)
+        values = query_where(scene, points, is_seen.flatten(1), self.beta, epsilon)
         density, *colors = values.unflatten(1, depths.shape[1:]).split([1, values.shape[-1] - 1], -1)
         weights = compositing_weights(density[..., 0], lengths)
         opacity = weights.sum(-1, keepdim=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from scaledreamer.build import build_trainer, build_validation, hub_access, make_renderer, renderer_settings
+from scaledreamer.build import build_trainer, build_validation, hub_access, make_renderer, renderer_section
 from scaledreamer.cameras import orbit_cameras
 from scaledreamer.config import Config, differing_keys, dump_config, flatten
 from scaledreamer.contracts import Scene
@@ -240,9 +240,7 @@ class Run:
         cameras = orbit_cameras(4, elevation_deg=15.0, distance=distance, fov_deg=fov_deg).to(
             self.process.device
         )
-        # Images for the eyes, with many more pixels than a step renders: fewer samples, and in parts.
-        renderer = make_renderer(renderer_settings(self.config.renderer))
-        renderer = replace(renderer, rendered="resampled", min_opacity=max(renderer.min_opacity, 0.01))
+        renderer = make_renderer(self.config.renderer).for_display()
         images = [
             renderer(self.scene_of([prompt]), cameras, size, size, chunk_size=SAMPLE_RAYS).rgb
             for prompt in prompts
@@ -296,7 +294,7 @@ class Run:
             self.trainer.averaged.module,
             generator_name=self.config.generator.name,
             cameras=self.config.cameras.model_dump(),
-            renderer=renderer_settings(self.config.renderer),
+            renderer=renderer_section(self.config.renderer),
             step=step,
             trained_on=self.trained_on,
         )

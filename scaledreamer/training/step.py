@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from scaledreamer.cameras import Cameras, sample_cameras
-from scaledreamer.contracts import GeneratorText, PriorText
+from scaledreamer.contracts import GeneratorText, PriorText, Renderer
 from scaledreamer.distillation import (
     ClipStats,
     asd_gradient,
@@ -35,7 +35,6 @@ from scaledreamer.launch.engine import Engine, Update
 from scaledreamer.prompts.stream import BatchRandom, PromptStream, rank_indices
 from scaledreamer.prompts.view_words import view_index, with_view
 from scaledreamer.rendering.background import augmented_background
-from scaledreamer.rendering.volume import VolumeRenderer
 from scaledreamer.schedules import Constant, Schedule
 from scaledreamer.training.conditioning import Conditioning, Judge, encode_views
 from scaledreamer.training.metrics import Averages, PartTimer
@@ -117,7 +116,7 @@ class RenderedGenerator(nn.Module):
     generator: Any
 
     def __init__(
-        self, generator: nn.Module, renderer: VolumeRenderer, regularizers: Regularizers, views: CameraSampler
+        self, generator: nn.Module, renderer: Renderer, regularizers: Regularizers, views: CameraSampler
     ) -> None:
         super().__init__()
         self.generator = generator

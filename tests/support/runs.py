@@ -20,7 +20,10 @@ def write_config(folder: Path, prior: Path, **changes: Any) -> Path:
         "generator": {
             "hyper_ingp": {"num_levels": 2, "log2_table_size": 6, "hyper_width": 8, "mlp_width": 4}
         },
-        "renderer": {"image_size": 8, "num_proposals": 6, "num_resampled": 4, "lattice_resolution": 6},
+        "renderer": {
+            "image_size": 8,
+            "volume": {"num_proposals": 6, "num_resampled": 4, "lattice_resolution": 6},
+        },
         "priors": [
             {"name": "stable_diffusion", "model": str(prior), "stable_diffusion": {"dtype": "float32"}},
         ],

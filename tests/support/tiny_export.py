@@ -36,6 +36,6 @@ def tiny_pipeline(seed: int = 0) -> TextTo3D:
         TextConditioner(encoder, tokenizer, vocabulary()),
         generator,
         cameras={"distance": [2.5, 2.7], "fov_deg": [38.0, 44.0]},
-        renderer={"num_proposals": 32, "inverse_deviation": 30.0},
+        renderer={"name": "volume", "num_proposals": 32, "beta": 1 / 30},
         step=7,
     )

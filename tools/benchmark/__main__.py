@@ -1,7 +1,7 @@
 """How long things take, and where the time goes.
 
     python -m tools.benchmark step [--config configs/tiny.yaml] [training.batch_size=8 ...]
-    python -m tools.benchmark render [renderer.num_resampled=16 ...]
+    python -m tools.benchmark render [renderer.volume.num_resampled=16 ...]
     python -m tools.benchmark generator
     python -m tools.benchmark prompts
     python -m tools.benchmark prior --prior sd21 --random-weights

@@ -30,7 +30,7 @@ def import_nerfacc() -> Any:
 
 
 def _render(
-    nerfacc: Any, scene: Scene, deviation: float, rays: Sequence[Tensor], starts: Tensor, ends: Tensor
+    nerfacc: Any, scene: Scene, beta: float, rays: Sequence[Tensor], starts: Tensor, ends: Tensor
 ) -> Tensor:
     """Colours "batch ray 3" from intervals "batch ray sample", by nerfacc's batched torch functions."""
     from scaledreamer.fields.sdf import volsdf_density
@@ -42,7 +42,7 @@ def _render(
         middle = ((t_starts + t_ends) / 2).view(batch, num_rays, num_samples, 1)
         points = origins[:, :, None] + directions[:, :, None] * middle
         sdf, features = scene.query(points.flatten(1, 2))
-        density = volsdf_density(sdf, deviation)
+        density = volsdf_density(sdf, beta)
         return features[..., :3].reshape(-1, num_samples, 3), density.reshape(-1, num_samples)
 
     colors, *_ = nerfacc.rendering(
@@ -66,9 +66,7 @@ def render_even(
 
     enter, leave, _ = cube_interval(*rays, renderer.radius, renderer.near, renderer.far)
     edges = enter[..., None] + (leave - enter)[..., None] * torch.linspace(0, 1, num_samples + 1)
-    colors = _render(
-        nerfacc, scene, renderer.inverse_deviation, rays, edges[..., :-1].clone(), edges[..., 1:].clone()
-    )
+    colors = _render(nerfacc, scene, renderer.beta, rays, edges[..., :-1].clone(), edges[..., 1:].clone())
     return to_image(colors, size)
 
 
@@ -84,5 +82,5 @@ def render_chosen(
     index = kept[..., None].expand(-1, -1, 3)
     chosen = [values.gather(1, index) for values in rays]
     starts, ends = depths - lengths / 2, depths + lengths / 2
-    colors = _render(nerfacc, scene, renderer.inverse_deviation, chosen, starts, ends)
+    colors = _render(nerfacc, scene, renderer.beta, chosen, starts, ends)
     return to_image(torch.full_like(origins, BACKGROUND).scatter(1, index, colors), size)

@@ -99,11 +99,13 @@ def measure_render(config: Config, arguments: argparse.Namespace) -> dict[str, A
     import torch
 
     from scaledreamer.accounting import count
-    from scaledreamer.build import build_views, make_renderer, renderer_settings
+    from scaledreamer.build import build_views, make_renderer
+    from scaledreamer.rendering.volume import VolumeRenderer
 
     check_options(arguments)
     make_scene = _field(config, arguments)
-    renderer = make_renderer(renderer_settings(config.renderer))
+    renderer = make_renderer(config.renderer)
+    assert isinstance(renderer, VolumeRenderer)
     size, batch = arguments.image_size, arguments.prompts
     uniforms = torch.rand(batch, 1, 4, generator=torch.Generator().manual_seed(0))
     cameras = build_views(config.cameras, config.renderer, config.training.max_steps).cameras(uniforms)
@@ -120,7 +122,7 @@ def measure_render(config: Config, arguments: argparse.Namespace) -> dict[str, A
 
     # Peak of a call as it is; a quarter of it is the budget of the row that has one.
     whole = count(lambda: ours(make_scene()).sum().backward()).peak_bytes
-    num_fine = renderer.num_rendered
+    num_fine = renderer.num_samples
     ways: dict[str, Callable[[Any], Tensor]] = {
         "ours": ours,
         "ours, prompts together": ours,
@@ -216,7 +218,7 @@ def _even(scene: Scene, renderer: VolumeRenderer, cameras: Cameras, size: int, n
     for o, d, start, end in zip(*(v.split(64, 1) for v in (origins, directions, enter, leave)), strict=True):
         depths = stratified_depths(start, end, num_samples)
         sdf, features = scene.query((o[:, :, None] + d[:, :, None] * depths[..., None]).flatten(1, 2))
-        density = volsdf_density(sdf, renderer.inverse_deviation).view(depths.shape)
+        density = volsdf_density(sdf, renderer.beta).view(depths.shape)
         lengths = ((end - start) / num_samples)[..., None].expand_as(depths)
         weights = compositing_weights(density, lengths)[..., None]
         rgb = (weights * features[..., :3].unflatten(1, depths.shape[1:])).sum(2)

@@ -18,10 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scaledreamer.build import make_renderer, renderer_settings
+from scaledreamer import rendering
 from scaledreamer.cameras import Cameras
 from scaledreamer.cli import program
-from scaledreamer.config import RendererSettings
 from scaledreamer.evaluation import janus_cache
 from scaledreamer.evaluation.clip_scores import (
     TINY_CLIP,
@@ -31,7 +30,7 @@ from scaledreamer.evaluation.clip_scores import (
     pool_views,
 )
 from scaledreamer.evaluation.draws import Draw, draw_prompts
-from scaledreamer.evaluation.ground_truth import BACKGROUND, Observer, sharpened
+from scaledreamer.evaluation.ground_truth import BACKGROUND, Observer
 from scaledreamer.evaluation.janus import make_janus_test
 from scaledreamer.tinyworld import dataset, grammar
 from tools.tinyworld.evaluate_prior import true_images, view_accuracy
@@ -83,7 +82,7 @@ def main() -> None:
     args = parser.parse_args()
 
     encoder = TinyClip.from_pretrained(args.clip)
-    observer = Observer(sharpened(make_renderer(renderer_settings(RendererSettings()))))
+    observer = Observer(rendering.make().for_scores())
     if args.only_janus:
         test = make_janus_test(encoder, observer)
         key = janus_cache.test_key(encoder.fingerprint, observer)

@@ -121,7 +121,7 @@ def fit(args: argparse.Namespace) -> list[float]:
         config.generator, condition_dim=conditioner.condition_dim, token_dim=conditioner.token_dim
     )
     generator = build.make_generator(config.generator.name, settings)
-    renderer = build.make_renderer(build.renderer_settings(config.renderer))
+    renderer = build.make_renderer(config.renderer)
     size = config.renderer.largest_image_size
     pool = ViewPool(args.work / "views", "seen", args.num_shards, "cpu")
     held_out = ViewPool(args.work / "views", "validation", 1, "cpu")
@@ -168,7 +168,7 @@ def fit(args: argparse.Namespace) -> list[float]:
         averaged.module,
         generator_name=config.generator.name,
         cameras=config.cameras.model_dump(),
-        renderer=build.renderer_settings(config.renderer),
+        renderer=build.renderer_section(config.renderer),
         step=len(losses),
     )
     pipe.save_pretrained(args.out / "generator")

@@ -17,14 +17,14 @@ import itertools
 import json
 import random
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from scaledreamer.build import TINY_PRIOR, make_renderer
+from scaledreamer import rendering
+from scaledreamer.build import TINY_PRIOR
 from scaledreamer.cameras import Cameras, sample_cameras
 from scaledreamer.cli import fail, program
 from scaledreamer.distillation import clip_gradient, sample_timestep_shift
@@ -66,8 +66,9 @@ def render_pairs(
     pipe: TextTo3D, meanings: list[grammar.Meaning], cameras: Cameras, size: int, true_size: int
 ) -> tuple[Tensor, Tensor]:
     """Images "prompt 3 h w" of generated and of true objects over the same random plain backgrounds."""
-    renderer = make_renderer(pipe.renderer)
-    renderer = replace(renderer, near=type(renderer).near, far=type(renderer).far)  # of the world's cameras
+    # Without the planes of the training's cameras: those of the world stand elsewhere.
+    settings = {name: value for name, value in pipe.renderer.items() if name not in ("name", "near", "far")}
+    renderer = rendering.make(pipe.renderer.get("name", "volume"), settings)
     behind = dataset.draw_backgrounds(torch.Generator().manual_seed(0), len(meanings))[:, None]
     generated, true = [], []
     for row in range(len(meanings)):

@@ -1,7 +1,7 @@
-"""Fast volume rendering of many frames of one finished scene, with few colour queries.
+"""Many frames of one finished scene without gradients: with any renderer, or by fast volume rendering.
 
-The same image formation as `rendering/volume.py` (VolSDF density, front-to-back compositing), without
-gradients and with two shortcuts. Distances are interpolated from the lattice of the mesh. Rays skip empty
+Fast volume rendering has the same image formation as `rendering/volume.py` (VolSDF density, front-to-back
+compositing) and two shortcuts. Distances are interpolated from the lattice of the mesh. Rays skip empty
 space: a grid stores for every cell the distance to the nearest cell with visible density. Colours are queried
 at a few depths per ray, each of which represents a share of the ray's weight. World axes; points in [-1,
 1]^3.
@@ -19,18 +19,20 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from scaledreamer.cameras import Cameras
-from scaledreamer.contracts import Scene
+from scaledreamer.contracts import Renderer, Scene
 from scaledreamer.fields.sdf import volsdf_density
-from scaledreamer.meshing.isosurface import Lattice
 
 VISIBLE_WITHIN = 5.0
-"""Density further outside a surface than this many deviations is ignored; it absorbs 0.3 % of the light."""
+"""Density further outside a surface than this many betas is ignored; it absorbs 0.3 % of the light."""
 
 OPAQUE_BELOW = 0.01
 """Rays end at this transmittance; what they accumulated is then scaled up to 1."""
 
 COLOR_SHARE = 0.15
 """The colour is queried again after each such share of a ray's weight."""
+
+RAYS_AT_ONCE = 8192
+"""Rays of one image that are rendered at once, to bound memory."""
 
 
 @dataclass(frozen=True)
@@ -47,16 +49,16 @@ class Space:
     leap: Float[Tensor, "cx cy cz"]
 
     @classmethod
-    def from_lattice(cls, lattice: Lattice, inverse_deviation: float) -> Space:
-        """From the lattice of the mesh."""
-        lowest = -F.max_pool3d(-lattice.values[None, None], 3, stride=2)[0, 0]
+    def from_distances(cls, distances: Float[Tensor, "x y z"], beta: float) -> Space:
+        """From signed distances on a lattice of n + 1 points a side, n even."""
+        lowest = -F.max_pool3d(-distances[None, None], 3, stride=2)[0, 0]
         cell = 2 / lowest.shape[0]
-        occupied = (lowest < VISIBLE_WITHIN / inverse_deviation).cpu().numpy()
+        occupied = (lowest < VISIBLE_WITHIN * beta).cpu().numpy()
         cells_away = distance_transform_edt(~occupied) if occupied.any() else np.full(occupied.shape, 1e3)
         assert isinstance(cells_away, np.ndarray)
         between_any_points = cells_away.astype(np.float32) * cell - cell * 3**0.5
         leap = np.where(occupied, np.float32(0), np.maximum(between_any_points, cell / 2)).astype(np.float32)
-        return cls(lattice.values, torch.from_numpy(leap).to(lattice.values.device))
+        return cls(distances, torch.from_numpy(leap).to(distances.device))
 
     def leap_at(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
         """The leaps of the cells that contain the points."""
@@ -74,20 +76,34 @@ class Space:
 
 @torch.no_grad()
 def render_frames(
+    renderer: Renderer, scene: Scene, cameras: Cameras, size: int
+) -> Float[Tensor, "view {size} {size} 4"]:
+    """Square images of one scene, without its background, with any renderer: premultiplied rgba in [0, 1]."""
+    frames = []
+    for number in range(cameras.azimuth.shape[1]):
+        one = cameras.select([number])
+        black = torch.zeros(1, 1, 3, device=one.azimuth.device)
+        image = renderer(scene, one, size, size, background=black, chunk_size=RAYS_AT_ONCE)
+        frames.append(torch.cat([image.rgb, image.opacity], dim=2)[0].float().movedim(1, -1))
+    return torch.cat(frames).clamp(0, 1)
+
+
+@torch.no_grad()
+def march_frames(
     scene: Scene,
     space: Space,
     cameras: Cameras,
     size: int,
     *,
-    inverse_deviation: float,
+    beta: float,
     frames_at_once: int = 4,
 ) -> Float[Tensor, "view {size} {size} 4"]:
-    """Square images of a scene of one prompt without background: premultiplied rgba in [0, 1]."""
+    """Like `render_frames`, by fast volume rendering."""
     frames = []
     for first in range(0, cameras.azimuth.shape[1], frames_at_once):
         some = cameras.select(slice(first, first + frames_at_once))
         origins, directions = (rays.reshape(-1, 3) for rays in some.rays(size, size))
-        ray, point, share, transmittance = march_rays(space, origins, directions, inverse_deviation)
+        ray, point, share, transmittance = march_rays(space, origins, directions, beta)
         rgb = torch.zeros_like(origins)
         for chunk in torch.arange(len(ray), device=ray.device).split(1 << 16):
             _, features = scene.query(point[chunk][None])
@@ -101,7 +117,7 @@ def march_rays(
     space: Space,
     origins: Float[Tensor, "ray 3"],
     directions: Float[Tensor, "ray 3"],
-    inverse_deviation: float,
+    beta: float,
 ) -> tuple[
     Int[Tensor, " sample"], Float[Tensor, "sample 3"], Float[Tensor, " sample"], Float[Tensor, " ray"]
 ]:
@@ -110,7 +126,7 @@ def march_rays(
     Returns: for each sample its ray, its point and its weight; and for each ray the weight of the background.
         A ray's weights sum to 1.
     """
-    step = 1 / inverse_deviation
+    step = beta
     transmittance = torch.ones_like(origins[:, 0])
     depth, leave = _cube_span(origins, directions)
     ray = (depth < leave).nonzero()[:, 0]
@@ -126,7 +142,7 @@ def march_rays(
         middle = depth_now.index_select(0, here) + 0.5 * step
         heading = directions.index_select(0, here)
         sdf = space.distance_at(torch.addcmul(origins.index_select(0, here), middle[:, None], heading))
-        through = (-step * volsdf_density(sdf, inverse_deviation)).exp()
+        through = (-step * volsdf_density(sdf, beta)).exp()
         light_here = light.index_select(0, here)
         seen = light_here * (1 - through)
         light.index_copy_(0, here, light_here * through)
