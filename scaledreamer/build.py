@@ -16,14 +16,17 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from scaledreamer.contracts import Prior, Renderer
+    from scaledreamer.contracts import Generator, Renderer
     from scaledreamer.evaluation.validation import ValidationScore
     from scaledreamer.launch.process import Process
+    from scaledreamer.priors.conditioning import Texts
+    from scaledreamer.priors.latent_diffusion import LatentDiffusionPrior
     from scaledreamer.prompts.conditioner import TextConditioner
     from scaledreamer.prompts.source import PromptSource
-    from scaledreamer.training.conditioning import Judge
+    from scaledreamer.training.batch import CameraSampler
+    from scaledreamer.training.judge import Judge
     from scaledreamer.training.regularizers import Regularizers
-    from scaledreamer.training.step import CameraSampler, Distillation, Trainer
+    from scaledreamer.training.step import Trainer
     from scaledreamer.weights.find import Availability
     from scaledreamer.weights.hub_lookup import Access, Found
 
@@ -33,10 +36,9 @@ SHIPPED_PLACES = {"models": [str(TINY_PRIOR)], "variant": "auto"}
 """Of the shipped prior and text encoder: `weights.variant` chooses among files of other models."""
 NUM_WHITENED = 2048
 """Prompts of the corpus that a generator's text whitening is fitted to."""
-TERM_SETTINGS = {"guidance_scale", "eta", "weight", "guidance_rescale", "negative_prompt", "perp_neg"}
 
 
-def make_generator(name: str, settings: Mapping[str, Any]) -> nn.Module:
+def make_generator(name: str, settings: Mapping[str, Any]) -> Generator:
     """A generator from its name and constructor settings, as `model_index.json` holds them.
 
     Raises: ValueError for an unknown name, or settings that the generator does not take or there is no memory
@@ -44,20 +46,20 @@ def make_generator(name: str, settings: Mapping[str, Any]) -> nn.Module:
     """
     match name:
         case "hyper_ingp":
-            from scaledreamer.generators.hyper_ingp import HyperINGP as Generator
+            from scaledreamer.generators.hyper_ingp import HyperINGP as Made
         case "conv3d_net":
-            from scaledreamer.generators.conv3d_net import Conv3DNet as Generator
+            from scaledreamer.generators.conv3d_net import Conv3DNet as Made
         case "triplane_transformer":
-            from scaledreamer.generators.triplane_transformer import TriplaneTransformer as Generator
+            from scaledreamer.generators.triplane_transformer import TriplaneTransformer as Made
         case "field":
-            from scaledreamer.generators.field import Field as Generator
+            from scaledreamer.generators.field import Field as Made
         case _:
             accepted = ", ".join(map(repr, get_args(cfg.GeneratorSettings.model_fields["name"].annotation)))
             raise ValueError(f"generator.name: got {name!r}; accepted are {accepted}.")
     try:
-        missing = _missing_memory(Generator, settings)
+        missing = _missing_memory(Made, settings)
         if missing is None:
-            return Generator(**settings)
+            return Made(**settings)
     except (TypeError, ValueError, RuntimeError) as error:
         if "allocate memory" in str(error):  # these settings are good, on a larger machine
             raise
@@ -362,7 +364,7 @@ def build_conditioner(
 
 def build_prior(
     config: cfg.PriorSettings, weights: cfg.WeightSettings, device: torch.device | str, key: str = "priors.N"
-) -> Prior:
+) -> LatentDiffusionPrior:
     """A frozen prior on a device, downloaded if need be, run as its settings say.
 
     Args:
@@ -400,60 +402,74 @@ def build_prior(
     return prior
 
 
-def build_prior_terms(
-    configs: list[cfg.PriorSettings],
-    weights: cfg.WeightSettings,
+def build_judges(
+    config: cfg.Config,
     device: torch.device,
     text_cache: int,
     source: PromptSource | None = None,
 ) -> list[Judge]:
-    """All priors of a run with their guidance, eta and weight.
+    """All priors of a run with their methods, texts and weights.
 
     Args:
         text_cache: as in `EncodingCache`.
         source: the prompts, for priors that encode all texts before training.
 
-    Raises: ValueError with the key of a prior that cannot be loaded.
+    Raises: ValueError with the key of a prior that cannot be loaded, or cannot judge what the cameras see.
     """
     from scaledreamer.contracts import PriorText
+    from scaledreamer.methods import make as make_method
+    from scaledreamer.methods.base import Timesteps
+    from scaledreamer.priors.conditioning import Texts
     from scaledreamer.prompts.encodings import EncodingCache
-    from scaledreamer.training.conditioning import Judge
+    from scaledreamer.training.judge import Judge, PixelClip
 
-    terms = []
-    for number, config in enumerate(configs):
+    shared, last = config.distillation, config.training.max_steps
+    timesteps = Timesteps(shared.t_min.over(last), shared.t_max.over(last))
+    judges = []
+    for number, settings in enumerate(config.priors):
         key = f"priors.{number}"
         try:
-            prior = build_prior(config, weights, device, key)
+            prior = build_prior(settings, config.weights, device, key)
         except ValueError as error:
             text = str(error)
             raise ValueError(text if text.startswith(f"{key}.") else f"{key}: {text}") from None
-        texts = EncodingCache(prior.encode_text, PriorText.cat, capacity=text_cache)
-        term = Judge(prior, texts, **config.model_dump(include=TERM_SETTINGS))
-        if config.networks.drop_text_encoder:
-            _encode_all(term, source, text_cache, f"priors.{number}.{config.name}.drop_text_encoder")
-        terms.append(term)
-    return terms
+        if config.cameras.num_views % prior.num_views:
+            raise ValueError(
+                f"cameras.num_views: got {config.cameras.num_views}, and {key} judges {prior.num_views} "
+                f"views together; give a multiple of {prior.num_views}."
+            )
+        encode = EncodingCache(prior.encode_text, PriorText.cat, capacity=text_cache)
+        texts = Texts(encode, settings.negative_prompt, settings.perp_neg)
+        if settings.networks.drop_text_encoder:
+            dropped = f"{key}.{settings.name}.drop_text_encoder"
+            _encode_all(texts, source, text_cache, dropped)
+            prior.drop_text_encoder()
+        judges.append(
+            Judge(
+                prior,
+                make_method(shared.method, timesteps, settings, shared.shift_steps),
+                texts,
+                weight=settings.weight,
+                samples_latents=shared.sample_latents,
+                clip=PixelClip(**shared.pixel_clip.model_dump()),
+            )
+        )
+    return judges
 
 
-def _encode_all(term: Judge, source: PromptSource | None, text_cache: int, key: str) -> None:
-    """Fills a prior's cache with all texts of a run and frees its text encoder."""
+def _encode_all(texts: Texts, source: PromptSource | None, text_cache: int, key: str) -> None:
+    """Fills a prior's cache with all texts of a run, so that its text encoder can be freed."""
     from scaledreamer.prompts.source import PromptList
-    from scaledreamer.prompts.view_words import VIEW_WORDS, with_view
 
     if not isinstance(source, PromptList):
         raise ValueError(f"{key}: prompts in shards are not in memory at once; set {key}=false.")
-    prompts = source.read(0, range(source.num_prompts)).prompts
-    texts = [
-        with_view(prompt, view) for prompt in dict.fromkeys(prompts) for view in range(len(VIEW_WORDS))
-    ] + [term.negative_prompt]
-    if text_cache < len(texts):
+    needed = texts.all_of(source.read(0, range(source.num_prompts)).prompts)
+    if text_cache < len(needed):
         raise ValueError(
-            f"{key}: {len(texts)} texts (each prompt with each view word, and the empty or negative one) do "
-            f"not fit into training.text_cache; raise it to {len(texts)}, or set {key}=false."
+            f"{key}: {len(needed)} texts (each prompt with each view word, and the empty or negative one) do "
+            f"not fit into training.text_cache; raise it to {len(needed)}, or set {key}=false."
         )
-    term.texts(texts)
-    prior: Any = term.prior
-    prior.drop_text_encoder()
+    texts.encode(needed)
 
 
 def build_regularizers(config: cfg.RegularizerSettings, max_steps: int) -> Regularizers:
@@ -469,9 +485,11 @@ def build_regularizers(config: cfg.RegularizerSettings, max_steps: int) -> Regul
     return Regularizers(**weights, num_points=config.eikonal.num_points, epsilon=config.eikonal.epsilon)
 
 
-def build_views(cameras: cfg.CameraSettings, renderer: cfg.RendererSettings, max_steps: int) -> CameraSampler:
+def build_cameras(
+    cameras: cfg.CameraSettings, renderer: cfg.RendererSettings, max_steps: int
+) -> CameraSampler:
     """Which cameras look at a scene, and how many pixels they see."""
-    from scaledreamer.training.step import CameraSampler
+    from scaledreamer.training.batch import CameraSampler
 
     pairs = cameras.model_dump(exclude={"num_views", "elevation_on_sphere"})
     return CameraSampler(
@@ -479,23 +497,6 @@ def build_views(cameras: cfg.CameraSettings, renderer: cfg.RendererSettings, max
         elevation_on_sphere=cameras.elevation_on_sphere,
         num_views=cameras.num_views,
         image_size=renderer.image_size.over(max_steps),
-        random_background=renderer.random_background,
-    )
-
-
-def build_distillation(config: cfg.DistillationSettings, max_steps: int) -> Distillation:
-    """Method, timesteps and pixel clipping."""
-    from scaledreamer.training.step import Distillation
-
-    return Distillation(
-        method=config.method,
-        t_min=config.t_min.over(max_steps),
-        t_max=config.t_max.over(max_steps),
-        shift_steps=config.shift_steps,
-        sample_latents=config.sample_latents,
-        clip_mode=config.pixel_clip.mode,
-        clip_threshold=config.pixel_clip.threshold,
-        clip_norm=config.pixel_clip.norm,
     )
 
 
@@ -526,7 +527,7 @@ def build_validation(config: cfg.Config, device: torch.device) -> ValidationScor
 
 def build_generator(
     config: cfg.Config, conditioner: TextConditioner, source: PromptSource, device: torch.device
-) -> nn.Module:
+) -> Generator:
     """A generator as a training begins with it: fresh weights of the run's seed, fitted to its corpus, or
     another run's weights.
 
@@ -555,8 +556,10 @@ def build_trainer(config: cfg.Config, process: Process) -> Trainer:
     from scaledreamer.prompts.encodings import EncodingCache, join_conditions
     from scaledreamer.prompts.stream import PromptStream, rank_indices
     from scaledreamer.prompts.view_words import VIEW_WORDS
+    from scaledreamer.training.batch import BatchSampler
     from scaledreamer.training.optimizers import AveragedWeights, LearningRates, make_optimizer
-    from scaledreamer.training.step import RenderedGenerator, Trainer
+    from scaledreamer.training.rendered import RenderedGenerator
+    from scaledreamer.training.step import Trainer
 
     training, optimizer, device = config.training, config.optimizer, process.device
     parts = {"world_size": process.world_size, "accumulation_steps": training.accumulation_steps}
@@ -575,14 +578,15 @@ def build_trainer(config: cfg.Config, process: Process) -> Trainer:
     num_texts = source.num_distinct * len(VIEW_WORDS) + 1
     text_cache = training.text_cache if num_texts <= training.text_cache else 0
     regularizers = build_regularizers(config.regularizers, training.max_steps)
-    views = build_views(config.cameras, config.renderer, training.max_steps)
+    cameras = build_cameras(config.cameras, config.renderer, training.max_steps)
     line = grid_line(config.generator, device)
     if line is not None and process.is_main:
         print(line, flush=True)
     generator = build_generator(config, conditioner, source, device)
+    renderer = make_renderer(config.renderer)
     averaged = AveragedWeights(generator, training.ema_decay)
     engine = Engine(
-        RenderedGenerator(generator, make_renderer(config.renderer), regularizers, views),
+        RenderedGenerator(generator, renderer, regularizers, config.renderer.random_background),
         generator,
         make_optimizer(
             generator,
@@ -604,15 +608,16 @@ def build_trainer(config: cfg.Config, process: Process) -> Trainer:
         "generator": optimizer.lr.over(training.max_steps),
         "background": optimizer.background_lr.over(training.max_steps),
     }
-    return Trainer(
-        engine=engine,
-        averaged=averaged,
-        stream=stream,
-        conditioner=EncodingCache(conditioner, join_conditions, capacity=text_cache),
-        priors=build_prior_terms(config.priors, config.weights, device, text_cache, source),
-        views=views,
-        distillation=build_distillation(config.distillation, training.max_steps),
-        regularizers=regularizers,
-        learning_rates=LearningRates(**rates, warmup_steps=optimizer.warmup_steps),
+    judges = build_judges(config, device, text_cache, source)
+    batches = BatchSampler(
+        stream,
+        EncodingCache(conditioner, join_conditions, capacity=text_cache),
+        cameras,
+        judges,
         accumulation_steps=training.accumulation_steps,
+        rank=process.rank,
+        world_size=process.world_size,
+        device=device,
     )
+    rates = LearningRates(**rates, warmup_steps=optimizer.warmup_steps)
+    return Trainer(engine, averaged, batches, judges, regularizers, rates)

@@ -9,6 +9,7 @@ import resource
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +190,8 @@ def test_state_moves_between_zero_stages(before: int, after: int, optimizer: str
     first = make_trainer(zero_stage=before, optimizer=optimizer)
     straight = make_trainer(zero_stage=before, optimizer=optimizer)
     second = make_trainer(zero_stage=after, optimizer=optimizer, seed=9)
-    second.stream = first.stream
+    second.batches = replace(second.batches, stream=first.batches.stream)
+    second = replace(second)  # with a prefetch of these batches
     for step in range(3):
         first.step(step)
         straight.step(step)

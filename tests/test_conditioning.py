@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from scaledreamer.contracts import PriorText
+from scaledreamer.contracts import PriorInputs, PriorText
 from scaledreamer.distillation import guided_noise, perp_neg, rescale_guidance, weight_of
-from scaledreamer.training.conditioning import Judge, encode_views
-from scaledreamer.training.step import distill
+from scaledreamer.training.judge import Judge
+from tests.support.judges import distill, make_judge
 from tests.support.training_fakes import RandomPrior
 
 PROMPTS = ["a red cat", "a blue car", "a red cat", "a cone"]
@@ -27,14 +27,9 @@ class PooledPrior(RandomPrior):
         tokens = super().encode_text(prompts).tokens
         return PriorText(tokens, tokens.sum(1))
 
-    def predict_noise(self, x_t: Tensor, t: Tensor, conditioning: PriorText) -> Tensor:
-        assert conditioning.pooled is not None
-        return super().predict_noise(x_t, t, conditioning) * conditioning.pooled[:, :, None, None].cos()
-
-
-def make_term(prior: RandomPrior | None = None, **settings: object) -> Judge:
-    prior = prior or RandomPrior()
-    return Judge(prior, lambda texts: prior.encode_text(list(texts)), **settings)  # pyright: ignore
+    def predict_noise(self, x_t: Tensor, t: Tensor, inputs: PriorInputs) -> Tensor:
+        assert inputs.text.pooled is not None
+        return super().predict_noise(x_t, t, inputs) * inputs.text.pooled[:, :, None, None].cos()
 
 
 def draws(number: int) -> tuple[Tensor, ...]:
@@ -43,10 +38,11 @@ def draws(number: int) -> tuple[Tensor, ...]:
     return torch.randn(4, 2, 4, 4), torch.randn(4, 2, 4, 4), t, torch.rand(len(PROMPTS)) * 0.1
 
 
-def gradient(term: Judge, method: str, rows: Sequence[int]) -> Tensor:
+def gradient(judge: Judge, method: str, rows: Sequence[int]) -> Tensor:
     latents, noise, t, shift = (value[list(rows)] for value in draws(0))
-    conditioning = encode_views(term, [PROMPTS[i] for i in rows], ELEVATION[list(rows)], AZIMUTH[list(rows)])
-    return distill(term, method, latents, conditioning, noise, t, shift)
+    rows = list(rows)
+    conditions = judge.texts.of_views([PROMPTS[i] for i in rows], ELEVATION[rows], AZIMUTH[rows])
+    return distill(judge, method, latents, conditions, noise, t, shift)
 
 
 @pytest.mark.parametrize("prior", [RandomPrior, PooledPrior])
@@ -56,18 +52,18 @@ def gradient(term: Judge, method: str, rows: Sequence[int]) -> Tensor:
     [{}, {"perp_neg": 0.5}, {"perp_neg": 1.0, "negative_prompt": "ugly", "guidance_rescale": 0.7}],
 )
 def test_a_batch_is_its_samples_alone(prior: type[RandomPrior], method: str, settings: dict[str, object]):
-    term = make_term(prior(), **settings)
-    together = gradient(term, method, range(4))
+    judge = make_judge(prior(), **settings)  # pyright: ignore[reportArgumentType]
+    together = gradient(judge, method, range(4))
     for row in range(4):
-        torch.testing.assert_close(together[row : row + 1], gradient(term, method, [row]))
+        torch.testing.assert_close(together[row : row + 1], gradient(judge, method, [row]))
     assert together.norm() > 0.1
 
 
 def test_perp_neg_is_its_formula_with_each_images_own_texts():
     prior = RandomPrior()
-    term = make_term(prior, perp_neg=0.5, guidance_scale=5.0)
+    judge = make_judge(prior, perp_neg=0.5, guidance_scale=5.0)
     latents, noise, t, shift = draws(0)
-    got = gradient(term, "asd", range(4))
+    got = gradient(judge, "asd", range(4))
     assert prior.calls == [5 * 4]  # text, uncond, two negatives, and ASD's second branch, in one call
 
     def embed(text: str) -> Tensor:
@@ -76,7 +72,7 @@ def test_perp_neg_is_its_formula_with_each_images_own_texts():
     def predict(row: int, tokens: Tensor, late: float = 0.0) -> Tensor:
         at = t[row : row + 1] + late
         x_t = prior.alpha(at) * latents[row : row + 1] + prior.sigma(at) * noise[row : row + 1]
-        return prior.predict_noise(x_t, at, PriorText(tokens[None]))
+        return prior.predict_noise(x_t, at, PriorInputs(PriorText(tokens[None])))
 
     for row, prompt in enumerate(PROMPTS):
         quarters = abs(float(AZIMUTH[row])) / (math.pi / 2)
@@ -107,11 +103,11 @@ def test_perp_neg_is_its_formula_with_each_images_own_texts():
 def test_a_negative_prompt_takes_the_place_of_the_empty_one():
     prior = RandomPrior()
     latents, noise, t, shift = draws(0)
-    conditioning = encode_views(make_term(prior, negative_prompt="ugly"), PROMPTS, ELEVATION, AZIMUTH)
-    assert torch.equal(conditioning.uncond.tokens, prior.encode_text(["ugly"] * 4).tokens)
-    plain = encode_views(make_term(prior), PROMPTS, ELEVATION, AZIMUTH)
-    assert torch.equal(plain.uncond.tokens, prior.encode_text([""] * 4).tokens)
-    assert torch.equal(plain.text.tokens, conditioning.text.tokens)
+    conditions = make_judge(prior, negative_prompt="ugly").texts.of_views(PROMPTS, ELEVATION, AZIMUTH)
+    assert torch.equal(conditions.uncond.text.tokens, prior.encode_text(["ugly"] * 4).tokens)
+    plain = make_judge(prior).texts.of_views(PROMPTS, ELEVATION, AZIMUTH)
+    assert torch.equal(plain.uncond.text.tokens, prior.encode_text([""] * 4).tokens)
+    assert torch.equal(plain.text.text.tokens, conditions.text.text.tokens)
 
 
 def test_guidance_rescale_is_what_diffusers_does():

@@ -19,7 +19,7 @@ from scaledreamer.doctor import networks
 from scaledreamer.generators.conv3d_net import Conv3DNet
 from scaledreamer.generators.styled import Dense, StyledConv, modulated_conv3d
 from scaledreamer.pipeline import TextTo3D, draw_noise
-from scaledreamer.training.step import RenderedGenerator
+from scaledreamer.training.rendered import RenderedGenerator
 from tests.support.generator_laws import (
     assert_a_batch_of_two_equals_two_batches_of_one,
     assert_equal_on,
@@ -353,7 +353,7 @@ def test_missing_noise_and_other_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"z has shape \(2, 8\)"):
         generator(condition(1), noise(generator, 2))
     other = GeneratorText(torch.zeros(1, 5), torch.zeros(1, 1, 5), torch.ones(1, 1, dtype=torch.bool))
-    with pytest.raises(ValueError, match="condition has 5 numbers, the generator was built for 6"):
+    with pytest.raises(ValueError, match="text has 5 numbers, the generator was built for 6"):
         generator(other, noise(generator, 1))
 
 
@@ -402,10 +402,10 @@ def test_training_draws_other_noise_for_each_sample_and_exports(
     seen: list[Tensor] = []
     original = RenderedGenerator.forward
 
-    def look(self: RenderedGenerator, batch: Any, terms: frozenset[str]) -> Any:
+    def look(self: RenderedGenerator, batch: Any, *names: frozenset[str]) -> Any:
         handle = self.generator.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1]))
         try:
-            return original(self, batch, terms)
+            return original(self, batch, *names)
         finally:
             handle.remove()
 

@@ -18,7 +18,7 @@ from scaledreamer.generators.field import Field, noise_at
 from scaledreamer.pipeline import TextTo3D
 from scaledreamer.prompts.source import PromptList
 from scaledreamer.rendering.volume import VolumeRenderer
-from scaledreamer.training.step import RenderedGenerator
+from scaledreamer.training.rendered import RenderedGenerator
 from tests.support import generator_laws, reference_fields
 from tests.support.generator_laws import (
     assert_equal_on,
@@ -190,20 +190,20 @@ def test_cuda_equals_cpu() -> None:
 def test_training_draws_z_from_the_stream_and_a_pipeline_needs_none(tmp_path: Path) -> None:
     """The step's images are the same again for the same step, and differ from those without jitter."""
     from scaledreamer.prompts.stream import PromptStream
-    from scaledreamer.training.step import Batch
+    from scaledreamer.training.batch import Batch
 
     config = load_config(None, ["renderer.image_size=8", "renderer.volume.num_resampled=4"])
-    views = build.build_views(config.cameras, config.renderer, 1)
+    sampler = build.build_cameras(config.cameras, config.renderer, 1)
     stream = PromptStream(PromptList(["a"]), seed=0, batch_size=2)
     images = []
     for jitter in (0.2, 0.2, 0.0):
         drawn = stream.samples(0, range(2))
-        cameras = views.cameras(drawn.random.uniform("cameras", 1, 4))
+        cameras = sampler.sample(drawn.random.uniform("cameras", 1, 4))
         batch = Batch(range(2), drawn.prompts, drawn.random, condition(2), cameras, (), 8)
         field = make_field(torch.float32, color_jitter=jitter)
         regularizers = build.build_regularizers(config.regularizers, 1)
-        module = RenderedGenerator(field, VolumeRenderer(num_resampled=4), regularizers, views)
-        images.append(module(batch, frozenset())[0])
+        module = RenderedGenerator(field, VolumeRenderer(num_resampled=4), regularizers)
+        images.append(module(batch, frozenset(), frozenset())[0].rgb)
     assert torch.equal(images[0], images[1]) and not torch.allclose(images[0], images[2])
 
     pipe = TextTo3D(tiny_pipeline().conditioner, make_field(color_jitter=0.2), generator_name="field")

@@ -205,7 +205,7 @@ def test_noise_and_conditions_of_another_length_are_refused() -> None:
     with pytest.raises(ValueError, match="takes no noise z"):
         generator(condition(1), torch.zeros(1, 4))
     other = GeneratorText(torch.zeros(1, 5), torch.zeros(1, 1, 5), torch.ones(1, 1, dtype=torch.bool))
-    with pytest.raises(ValueError, match="condition has 5 numbers, the generator was built for 6"):
+    with pytest.raises(ValueError, match="text has 5 numbers, the generator was built for 6"):
         generator(other)
 
 

@@ -10,8 +10,8 @@ import torch
 
 from scaledreamer.build import TINY_PRIOR
 from scaledreamer.prompts.conditioner import TextConditioner
-from scaledreamer.training.conditioning import Judge
 from scaledreamer.training.prefetch import PrefetchThread
+from tests.support.judges import make_judge
 from tests.support.training_fakes import FakeConditioner, RandomPrior, make_trainer
 
 CPU = torch.device("cpu")
@@ -51,13 +51,11 @@ def test_texts_of_the_next_step_are_encoded_while_a_step_is_computed() -> None:
             return super().__call__(prompts)
 
     class SlowPrior(RandomPrior):
-        def predict_noise(self, x_t, t, conditioning):
+        def predict_noise(self, x_t, t, inputs):
             time.sleep(seconds)
-            return super().predict_noise(x_t, t, conditioning)
+            return super().predict_noise(x_t, t, inputs)
 
-    prior = SlowPrior()
-    trainer = make_trainer(priors=[Judge(prior, lambda texts: prior.encode_text(list(texts)))])
-    trainer.conditioner = SlowConditioner()
+    trainer = make_trainer(judges=[make_judge(SlowPrior())], conditioner=SlowConditioner())
     trainer.step(0)
     start = time.perf_counter()
     for step in range(1, 5):
@@ -69,13 +67,12 @@ def test_texts_of_the_next_step_are_encoded_while_a_step_is_computed() -> None:
 def test_what_was_drawn_ahead_is_what_would_be_drawn() -> None:
     ahead, fresh = make_trainer(accumulation_steps=2), make_trainer(accumulation_steps=2)
     for step, micro_step in [(0, 0), (0, 1), (1, 0), (1, 1), (7, 0), (3, 1)]:  # the last two: not foreseen
-        batch, wanted = ahead.draw(step, micro_step), fresh.draw(step, micro_step)
-        ahead.begin_next(step, micro_step)
+        batch, wanted = ahead.prefetch(step, micro_step), fresh.prefetch.draw(step, micro_step)
         assert (batch.prompts, batch.indices) == (wanted.prompts, wanted.indices)
-        assert torch.equal(batch.condition.pooled, wanted.condition.pooled)
+        assert torch.equal(batch.text.pooled, wanted.text.pooled)
         assert torch.equal(batch.cameras.azimuth, wanted.cameras.azimuth)
-        for one, other in zip(batch.conditionings, wanted.conditionings, strict=True):
-            assert torch.equal(one.text.tokens, other.text.tokens)
+        for one, other in zip(batch.prior_texts, wanted.prior_texts, strict=True):
+            assert torch.equal(one.text.text.tokens, other.text.text.tokens)
 
 
 @pytest.mark.gpu

@@ -17,8 +17,7 @@ from torch import Tensor
 from scaledreamer.distillation import guided_noise
 from scaledreamer.priors.sdxl import SDXLPrior
 from scaledreamer.priors.stable_diffusion import StableDiffusionPrior
-from scaledreamer.training.conditioning import Judge, encode_texts, encode_views
-from scaledreamer.training.step import distill
+from tests.support.judges import distill, make_judge
 from tests.support.random_models import save_sdxl, save_stable_diffusion
 
 PROMPTS = ["a red cat, front view", "a blue car, side view"]
@@ -73,13 +72,12 @@ def test_guidance_is_that_of_diffusers_pipeline(prior: Prior, pipeline: Any) -> 
     if pipeline.scheduler.config["prediction_type"] == "v_prediction":
         guided = alpha_bar.sqrt() * guided + (1 - alpha_bar).sqrt() * x_t
 
-    term = Judge(prior, lambda texts: prior.encode_text(list(texts)), guidance_scale=scale)
-    conditioning = encode_texts(term, PROMPTS)
-    torch.testing.assert_close(conditioning.text.tokens, text, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(conditioning.uncond.tokens, null, atol=1e-5, rtol=1e-5)
+    conditions = make_judge(prior).texts.plain(PROMPTS)
+    torch.testing.assert_close(conditions.text.text.tokens, text, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(conditions.uncond.text.tokens, null, atol=1e-5, rtol=1e-5)
     mine = guided_noise(
-        prior.predict_noise(x_t, t, conditioning.text),
-        prior.predict_noise(x_t, t, conditioning.uncond),
+        prior.predict_noise(x_t, t, conditions.text),
+        prior.predict_noise(x_t, t, conditions.uncond),
         scale,
     )
     torch.testing.assert_close(mine, guided, atol=1e-5, rtol=1e-5)
@@ -108,7 +106,7 @@ def test_gradient_to_the_image_by_finite_differences_in_float64(family: tuple[ty
 @pytest.mark.parametrize("perp_neg", [0.0, 0.5])
 def test_two_prompts_together_are_each_alone(prior: Prior, perp_neg: float) -> None:
     """With view words and with Perp-Neg: pairs of texts, cameras and latents are never mixed up."""
-    term = Judge(prior, lambda texts: prior.encode_text(list(texts)), perp_neg=perp_neg)
+    judge = make_judge(prior, perp_neg=perp_neg)
     prompts, elevation, azimuth = (
         ["a red cat", "a blue car"],
         torch.tensor([0.1, 0.3]),
@@ -118,8 +116,8 @@ def test_two_prompts_together_are_each_alone(prior: Prior, perp_neg: float) -> N
     t, shift = torch.tensor([0.3, 0.7]), torch.tensor([0.02, 0.05])
 
     def gradient(rows: slice) -> Tensor:
-        conditioning = encode_views(term, prompts[rows], elevation[rows], azimuth[rows])
-        return distill(term, "asd", latents[rows], conditioning, noise[rows], t[rows], shift[rows])
+        conditions = judge.texts.of_views(prompts[rows], elevation[rows], azimuth[rows])
+        return distill(judge, "asd", latents[rows], conditions, noise[rows], t[rows], shift[rows])
 
     together = gradient(slice(0, 2))
     assert together.norm() > 0.01

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from scaledreamer.accounting import count
-from scaledreamer.build import build_prior, build_prior_terms
-from scaledreamer.config import PriorSettings, WeightSettings
+from scaledreamer.build import build_judges, build_prior
+from scaledreamer.config import Config, PriorSettings, WeightSettings
+from scaledreamer.contracts import PriorInputs
 from scaledreamer.priors import latent_diffusion
 from scaledreamer.priors.cost import StepInputs
 from scaledreamer.priors.full_size import assemble, fill_with_noise, full_size
@@ -55,12 +56,12 @@ def results(prior: Any, count: int = 5) -> dict[str, Tensor]:
     )
     latents = prior.encode_image(images, noise)
     (gradient,) = torch.autograd.grad(latents, images, direction)
-    text = prior.blank_conditioning(count)
+    inputs = prior.blank_inputs(count)
     return {
         "latents": latents.detach(),
         "gradient": gradient,
         "no graph": prior.encode_image(images.detach()),
-        "eps": prior.predict_noise(x_t, t, text),
+        "eps": prior.predict_noise(x_t, t, inputs),
     }
 
 
@@ -175,9 +176,7 @@ def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch):
         r"^priors\.0\.tinyworld\.compile: needs a compiler, and none of g\+\+, clang\+\+, c\+\+ is there"
     )
     with pytest.raises(ValueError, match=message):
-        build_prior_terms(
-            [PriorSettings(tinyworld={"compile": True})], WeightSettings(), torch.device("cpu"), 10
-        )
+        build_judges(Config(priors=[PriorSettings(tinyworld={"compile": True})]), torch.device("cpu"), 10)
     with pytest.raises(ValueError, match=r"^x: needs a compiler, and none of gcc, clang, cc is there"):
         check_compiler("x", torch.device("cuda"))
     check_compiler("x", torch.device("cpu"), backend="eager")
@@ -203,7 +202,7 @@ def test_replayed_networks_give_the_same():
 def test_full_precision_is_refused_on_a_gpu(folder: Path):
     config = PriorSettings(name="sdxl", model=str(folder), sdxl={"dtype": "float32"})
     with pytest.raises(ValueError, match=r"^priors\.0\.sdxl\.dtype: got 'float32' on a GPU"):
-        build_prior_terms([config], WeightSettings(), torch.device("cuda"), 10)
+        build_judges(Config(priors=[config]), torch.device("cuda"), 10)
     for name, dtype, device in (
         ("tinyworld", torch.float32, "cuda:1"),
         ("sdxl", torch.bfloat16, "cuda"),
@@ -233,7 +232,8 @@ def test_overflow_of_float16_is_explained_when_asked(folder: Path):
     assert prior.why_not_finite() is None, "told once"
     with torch.no_grad():
         prior._unet.conv_out.weight.fill_(60_000)
-    prior.predict_noise(torch.randn(1, 4, 8, 8), torch.tensor([0.5]), prior.encode_text(["a cat"]))
+    inputs = PriorInputs(prior.encode_text(["a cat"]))
+    prior.predict_noise(torch.randn(1, 4, 8, 8), torch.tensor([0.5]), inputs)
     assert (
         prior.why_not_finite()
         == "the UNet's output is beyond float16's range: set priors.0.sdxl.dtype=bfloat16"
@@ -258,14 +258,14 @@ def test_images_of_another_size_are_refused(folder: Path):
 def test_a_freed_text_encoder_is_gone_and_missed(folder: Path, name: str):
     model = str(folder) if name == "sdxl" else None
     config = PriorSettings(name=name, model=model, sdxl={"dtype": "float32"})
-    (term,) = build_prior_terms([config], WeightSettings(), torch.device("cpu"), 10)
-    prior: Any = term.prior
-    before = term.texts(["a red cat", ""])
+    (judge,) = build_judges(Config(priors=[config]), torch.device("cpu"), 10)
+    prior: Any = judge.prior
+    before = judge.texts.encode(["a red cat", ""])
     assert "text_encoder" in prior.networks()
     prior.drop_text_encoder()
     assert list(prior.networks()) == ["unet", "vae"]
-    assert torch.equal(term.texts(["a red cat", ""]).tokens, before.tokens)
+    assert torch.equal(judge.texts.encode(["a red cat", ""]).tokens, before.tokens)
     with pytest.raises(
         ValueError, match=rf"^priors\.0\.{name}\.drop_text_encoder: .* 'a dog' was not encoded"
     ):
-        term.texts(["a dog"])
+        judge.texts.encode(["a dog"])

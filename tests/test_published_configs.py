@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from scaledreamer.build import build_views, make_renderer
+from scaledreamer.build import build_cameras, make_renderer
 from scaledreamer.config import Config, flatten, load_config
 from scaledreamer.rendering.volume import VolumeRenderer
 from scaledreamer.schedules import parse_schedule
@@ -252,9 +252,9 @@ def test_a_ray_has_193_intervals(config: Config) -> None:
 
 def test_a_step_draws_its_cameras_and_renders_as_the_settings_say(config: Config) -> None:
     """Half of 2,000 elevations are even on the sphere (their mean sine is that of the interval's middle)."""
-    views = build_views(config.cameras, config.renderer, config.training.max_steps)
+    sampler = build_cameras(config.cameras, config.renderer, config.training.max_steps)
     uniforms = torch.rand(2000, 1, 4, generator=torch.Generator().manual_seed(0))
-    cameras = views.cameras(uniforms)
+    cameras = sampler.sample(uniforms)
     on_sphere = cameras.elevation[uniforms[..., 0] < 0.5].sin()
     middle = (math.sin(math.radians(-10)) + math.sin(math.radians(45))) / 2
     assert float(on_sphere.mean()) == pytest.approx(middle, abs=0.02)

@@ -40,7 +40,8 @@ class Sphere:
 
 def render(scene: Sphere, with_normal: bool = False) -> tuple[Rendering, Cameras]:
     cameras = orbit_cameras(2, elevation_deg=10, distance=2.6, fov_deg=41, batch=len(scene.scale))
-    return VolumeRenderer()(scene, cameras, 16, 16, with_normal=with_normal), cameras
+    needs = frozenset({"depth", "normal"} if with_normal else {"depth"})
+    return VolumeRenderer()(scene, cameras, 16, 16, needs=needs), cameras
 
 
 def test_eikonal_is_zero_for_distances_and_closed_form_for_scaled_ones() -> None:
@@ -95,11 +96,11 @@ def test_orientation_is_zero_for_a_sphere_and_positive_for_one_turned_inside_out
     assert orientation(-rendering.normal, directions).mean() > 0.01
 
 
-def test_weights_follow_schedules_and_zero_leaves_out() -> None:
+def test_factors_follow_schedules_and_zero_leaves_out() -> None:
     regularizers = Regularizers(eikonal=Linear(2.0, 0.0, 0, 10), sparsity=Constant(3.0))
-    assert regularizers.weights_at(0) == {"eikonal": 2.0, "sparsity": 3.0}
-    assert regularizers.weights_at(5) == {"eikonal": 1.0, "sparsity": 3.0}
-    assert regularizers.weights_at(10) == {"sparsity": 3.0}
+    assert regularizers.factors_at(0) == {"eikonal": 2.0, "sparsity": 3.0}
+    assert regularizers.factors_at(5) == {"eikonal": 1.0, "sparsity": 3.0}
+    assert regularizers.factors_at(10) == {"sparsity": 3.0}
 
 
 def test_every_term_has_the_same_number_of_entries_for_each_prompt() -> None:

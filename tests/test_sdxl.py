@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from scaledreamer.build import build_prior, build_prior_terms
+from scaledreamer.build import build_judges, build_prior
 from scaledreamer.cli.train import main
-from scaledreamer.config import PriorSettings, WeightSettings
-from scaledreamer.contracts import PriorText
+from scaledreamer.config import Config, PriorSettings, WeightSettings
+from scaledreamer.contracts import PriorInputs, PriorText
+from scaledreamer.priors.conditioning import Texts
 from scaledreamer.priors.sdxl import LAYOUT, SDXLPrior
 from scaledreamer.priors.stable_diffusion import StableDiffusionPrior
 from scaledreamer.prompts.encodings import EncodingCache
-from scaledreamer.training.conditioning import Judge, encode_texts
-from scaledreamer.training.step import distill
+from tests.support.judges import distill, make_judge
 from tests.support.random_models import save_sdxl
 from tests.support.runs import write_config
 
@@ -108,15 +109,15 @@ def test_network_is_called_as_by_diffusers_pipeline(prior: SDXLPrior, folder: Pa
         if pipe.scheduler.config.prediction_type == "v_prediction":
             output = alpha_bar.sqrt() * output + (1 - alpha_bar).sqrt() * x_t
         t = torch.full((3,), step / 1000)
-        assert_close(prior.predict_noise(x_t, t, prior.encode_text(PROMPTS)), output)
+        assert_close(prior.predict_noise(x_t, t, PriorInputs(prior.encode_text(PROMPTS))), output)
         assert_close(prior.alpha(t), alpha_bar.sqrt().expand(3))
 
 
 def test_added_conditions_reach_the_network(prior: SDXLPrior) -> None:
     text, x_t, t = prior.encode_text(PROMPTS[:1]), torch.randn(1, 4, 8, 8), torch.tensor([0.4])
     assert text.pooled is not None
-    eps = prior.predict_noise(x_t, t, text)
-    other = prior.predict_noise(x_t, t, PriorText(text.tokens, text.pooled + 1))
+    eps = prior.predict_noise(x_t, t, PriorInputs(text))
+    other = prior.predict_noise(x_t, t, PriorInputs(PriorText(text.tokens, text.pooled + 1)))
     assert (eps - other).abs().max() > 1e-3
 
 
@@ -172,20 +173,20 @@ def test_a_network_of_v_and_one_of_epsilon_give_the_same_epsilon(folder: Path) -
     encoders = (pipe.text_encoder, pipe.tokenizer, pipe.text_encoder_2, pipe.tokenizer_2)
     for kind, output in (("epsilon", noise), ("v_prediction", alpha * noise - sigma * clean)):
         prior = SDXLPrior(pipe.vae, FixedOutput(pipe.unet, output), *encoders, alpha_bar, kind)
-        assert_close(prior.predict_noise(alpha * clean + sigma * noise, t, text), noise)
+        assert_close(prior.predict_noise(alpha * clean + sigma * noise, t, PriorInputs(text)), noise)
 
 
 def test_a_batch_of_two_equals_two_batches_of_one(prior: SDXLPrior) -> None:
     text, x_t, t = prior.encode_text(PROMPTS[:2]), torch.randn(2, 4, 8, 8), torch.tensor([0.3, 0.8])
     images = torch.rand(2, 3, 16, 16)
-    eps, latents = prior.predict_noise(x_t, t, text), prior.encode_image(images)
+    eps, latents = prior.predict_noise(x_t, t, PriorInputs(text)), prior.encode_image(images)
     for i in range(2):
         one = slice(i, i + 1)
         alone = prior.encode_text(PROMPTS[one])
         assert text.pooled is not None
         assert_close(alone.tokens, text.tokens[one])
         assert_close(alone.pooled, text.pooled[one])
-        assert_close(prior.predict_noise(x_t[one], t[one], alone), eps[one])
+        assert_close(prior.predict_noise(x_t[one], t[one], PriorInputs(alone)), eps[one])
         assert_close(prior.encode_image(images[one]), latents[one])
 
 
@@ -201,16 +202,17 @@ def test_joining_and_choosing_texts_carries_the_pooled_part(prior: SDXLPrior) ->
 
 def test_distillation_gives_each_image_the_pooled_part_of_its_own_text(prior: SDXLPrior) -> None:
     cache = EncodingCache(prior.encode_text, PriorText.cat, capacity=10)
-    term = Judge(prior, cache, guidance_scale=3.0)
+    judge = make_judge(prior, guidance_scale=3.0)
+    judge = replace(judge, texts=Texts(cache))
     prompts = [PROMPTS[1], PROMPTS[0], PROMPTS[1]]
     latents, noise = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8)
     t, shift = torch.tensor([0.2, 0.5, 0.8]), torch.tensor([0.05, 0.1, 0.1])
-    together = distill(term, "asd", latents, encode_texts(term, prompts), noise, t, shift)
+    together = distill(judge, "asd", latents, judge.texts.plain(prompts), noise, t, shift)
     assert together.norm() > 1e-3
     for i in range(3):
         one = slice(i, i + 1)
         alone = distill(
-            term, "asd", latents[one], encode_texts(term, prompts[one]), noise[one], t[one], shift[one]
+            judge, "asd", latents[one], judge.texts.plain(prompts[one]), noise[one], t[one], shift[one]
         )
         assert_close(together[one], alone)
 
@@ -232,7 +234,7 @@ def test_autoencoder_is_float32_unless_marked_safe(
     assert (prior._autoencoder.dtype, prior._unet.dtype) == (expected, torch.bfloat16)
     text = prior.encode_text(PROMPTS)
     latents = prior.encode_image(torch.rand(3, 3, 16, 16))
-    eps = prior.predict_noise(latents, torch.full((3,), 0.5), text)
+    eps = prior.predict_noise(latents, torch.full((3,), 0.5), PriorInputs(text))
     assert (text.tokens.dtype, latents.dtype, eps.dtype) == (torch.bfloat16, torch.float32, torch.float32)
 
 
@@ -336,10 +338,14 @@ def test_the_key_of_a_prior_that_cannot_be_loaded_is_named(folder: Path, copy: P
         PriorSettings(name="sdxl", model=str(path), sdxl={"dtype": "float32"}, weight=2.0)
         for path in (folder, copy)
     ]
-    (term,) = build_prior_terms(priors[:1], WeightSettings(), torch.device("cpu"), 10)
-    assert isinstance(term.prior, SDXLPrior) and term.weight == 2 and term.texts(["a cat"]).pooled is not None
+    (judge,) = build_judges(Config(priors=priors[:1]), torch.device("cpu"), 10)
+    assert (
+        isinstance(judge.prior, SDXLPrior)
+        and judge.weight == 2
+        and judge.texts.encode(["a cat"]).pooled is not None
+    )
     with pytest.raises(ValueError, match=r"^priors\.1: prior .*copy: no text_encoder_2/ in this folder"):
-        build_prior_terms(priors, WeightSettings(), torch.device("cpu"), 10)
+        build_judges(Config(priors=priors), torch.device("cpu"), 10)
 
 
 def test_the_model_has_to_be_given() -> None:

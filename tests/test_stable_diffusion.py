@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from scaledreamer.contracts import PriorText
+from scaledreamer.contracts import PriorInputs, PriorText
 from scaledreamer.priors.stable_diffusion import StableDiffusionPrior
 from tests.support.random_models import save_stable_diffusion
 
@@ -71,7 +71,7 @@ def test_predicted_noise_is_what_diffusers_scheduler_makes_of_the_network(
             output, x_t, scheduler.alphas_cumprod[step], scheduler.config["prediction_type"], clean
         )
         t = torch.tensor([step / 1000])
-        eps = prior.predict_noise(x_t, t, text)
+        eps = prior.predict_noise(x_t, t, PriorInputs(text))
         alpha, sigma = prior.alpha(t), prior.sigma(t)
         torch.testing.assert_close(alpha.square() + sigma.square(), torch.ones(1))
         torch.testing.assert_close(alpha * clean + sigma * eps, x_t, atol=1e-4, rtol=1e-4)
@@ -96,9 +96,9 @@ def test_a_batch_of_two_equals_two_batches_of_one(prior: StableDiffusionPrior):
         torch.randn(2, 4, 8, 8),
         torch.tensor([0.3, 0.8]),
     )
-    together = prior.predict_noise(x_t, t, text)
+    together = prior.predict_noise(x_t, t, PriorInputs(text))
     for i in range(2):
-        alone = prior.predict_noise(x_t[i : i + 1], t[i : i + 1], text[i : i + 1])
+        alone = prior.predict_noise(x_t[i : i + 1], t[i : i + 1], PriorInputs(text[i : i + 1]))
         torch.testing.assert_close(together[i : i + 1], alone, atol=1e-5, rtol=1e-4)
     joined = PriorText.cat([text[:1], text[1:]])
     assert torch.equal(joined.tokens, text.tokens) and len(joined) == 2

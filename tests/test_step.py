@@ -10,11 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from scaledreamer.contracts import PriorInputs
 from scaledreamer.distillation import clip_gradient
 from scaledreamer.schedules import Constant, Linear
-from scaledreamer.training.conditioning import Judge, encode_texts
+from scaledreamer.training.judge import Judge, upsample
 from scaledreamer.training.regularizers import Regularizers
-from scaledreamer.training.step import distill, upsample
+from scaledreamer.training.step import Trainer
+from tests.support.judges import distill, make_judge
 from tests.support.training_fakes import RandomPrior, gradients_of, make_trainer, parameters_of
 
 NONE = Regularizers(num_points=8)
@@ -22,27 +24,28 @@ NONE = Regularizers(num_points=8)
 
 def with_sizes(trainer, schedule):
     """The trainer, rendering at other sizes."""
-    views = replace(trainer.views, image_size=schedule)
-    trainer.views = trainer.engine._engine.module.views = views
-    return trainer
+    trainer.batches = replace(trainer.batches, cameras=replace(trainer.batches.cameras, image_size=schedule))
+    return replace(trainer)  # with a prefetch of these batches
 
 
 def test_image_size_follows_its_schedule_by_the_step_alone() -> None:
     """Steps in any order, drawn ahead or not: the sizes, and the images of a step, are the same."""
     growing = Linear(8, 16, 2, 6)
     trainer = with_sizes(make_trainer(regularizers=NONE), growing)
-    sizes = [trainer.views.size_at(step) for step in range(9)]
+    sizes = [trainer.batches.cameras.size_at(step) for step in range(9)]
     assert sizes == [8, 8, 8, 8, 12, 16, 16, 16, 16]
     seen: dict[int, Tensor] = {}
     for step in (0, 4, 7, 4, 0):
-        batch = trainer.draw(step)
-        images, opacity, _ = trainer.engine._engine.module(batch, frozenset())
-        assert images.shape[-2:] == opacity.shape[-2:] == (sizes[step], sizes[step])
+        batch = trainer.prefetch.draw(step)
+        rendering, _ = trainer.engine._engine.module(batch, frozenset(), frozenset())
+        images = rendering.rgb
+        assert images.shape[-2:] == rendering.opacity.shape[-2:] == (sizes[step], sizes[step])
         if step in seen:
             assert torch.equal(images, seen[step])
         seen[step] = images.detach()
     constant = with_sizes(make_trainer(regularizers=NONE), Constant(12))
-    assert torch.equal(constant.engine._engine.module(constant.draw(4), frozenset())[0], seen[4])
+    rendering, _ = constant.engine._engine.module(constant.prefetch.draw(4), frozenset(), frozenset())
+    assert torch.equal(rendering.rgb, seen[4])
 
 
 def test_a_training_step_takes_a_growing_image() -> None:
@@ -59,14 +62,16 @@ def test_gradient_equals_one_backward_pass_through_everything(method: str) -> No
     """Without clipping, the gradient is that of `sum(g_z * encode(upsample(render)))` by plain autograd."""
     trainer = make_trainer(method=method, regularizers=NONE, clip_mode="none")
     got = gradients_of(trainer)
-    batch = trainer.draw(0)
-    generator, term = trainer.engine.trained, trainer.priors[0]
-    renders, _, _ = trainer.engine._engine.module(batch, frozenset())
+    batch = trainer.prefetch.draw(0)
+    generator, judge = trainer.engine.trained, trainer.judges[0]
+    rendering, _ = trainer.engine._engine.module(batch, frozenset(), frozenset())
+    renders = rendering.rgb.flatten(0, 1)
     images = F.interpolate(renders, size=(16, 16), mode="bilinear", align_corners=False)
-    latents = term.prior.encode_image(images)
-    noise = batch.random.normal("noise 0", 2, 2, 4, 4).flatten(0, 1)
-    t, shift = trainer.timesteps(0, batch, 0)
-    g_z = distill(term, method, latents.detach(), batch.conditionings[0], noise, t, shift)
+    latents = judge.prior.encode_image(images)
+    noise = batch.draws.normal("noise 0", 2, 2, 4, 4).flatten(0, 1)
+    times = judge.method.times(batch.draws_for(0, judge), 0)
+    given: Any = (judge.prior, latents.detach(), batch.prior_texts[0], noise, *times.values())
+    g_z = judge.method.estimate(*given)  # type: ignore[attr-defined]
     wanted = torch.autograd.grad((g_z * latents).sum() / len(images), list(generator.parameters()))
     assert relative(got, torch.cat([g.flatten() for g in wanted])) < 1e-5
 
@@ -81,15 +86,15 @@ def test_gradient_equals_one_backward_pass_through_everything(method: str) -> No
 )
 def test_distill_is_its_formula_in_one_call(method: str, formula: object) -> None:
     prior = RandomPrior()
-    term = Judge(prior, lambda texts: prior.encode_text(list(texts)), guidance_scale=3.0)
+    judge = make_judge(prior, guidance_scale=3.0)
     latents, noise = torch.randn(3, 2, 4, 4), torch.randn(3, 2, 4, 4)
     t, shift = torch.tensor([0.2, 0.5, 0.9]), torch.tensor([0.01, 0.0, 0.05])
-    got = distill(term, method, latents, encode_texts(term, ["a", "b", "a"]), noise, t, shift)
+    got = distill(judge, method, latents, judge.texts.plain(["a", "b", "a"]), noise, t, shift)
     assert len(prior.calls) == 1
 
     def predict(at: Tensor, texts: list[str]) -> Tensor:
         x = torch.stack([prior.alpha(at)[i] * latents[i] + prior.sigma(at)[i] * noise[i] for i in range(3)])
-        return prior.predict_noise(x, at, prior.encode_text(texts))
+        return prior.predict_noise(x, at, PriorInputs(prior.encode_text(texts)))
 
     text, null, late = predict(t, ["a", "b", "a"]), predict(t, [""] * 3), predict(t + shift, ["a", "b", "a"])
     wanted = formula(3.0, text, null, late, noise)  # type: ignore[operator]
@@ -98,12 +103,19 @@ def test_distill_is_its_formula_in_one_call(method: str, formula: object) -> Non
 
 def test_pixels_are_clipped_per_image_at_the_priors_input() -> None:
     trainer = make_trainer(regularizers=NONE, clip_mode="none")
-    batch = trainer.draw(0)
+    batch = trainer.prefetch.draw(0)
     images = torch.rand(8, 3, 16, 16)
-    free, _ = trainer.image_gradient(0, batch, 0, images)
+    rendering, _ = trainer.engine._engine.module(batch, frozenset(), frozenset())
+
+    def gradient(trainer: Trainer) -> Any:
+        judge = trainer.judges[0]
+        observation, draws = batch.observation(0, rendering.detach()), batch.draws_for(0, judge)
+        return judge.image_gradient(images.clone(), observation, draws, 0)
+
+    free, *_ = gradient(trainer)
     threshold = float(free.norm(dim=1).median())
     clipping = make_trainer(regularizers=NONE, clip_threshold=threshold)
-    clipped, stats = clipping.image_gradient(0, batch, 0, images.clone())
+    clipped, stats, _ = gradient(clipping)
     assert torch.allclose(clipped, clip_gradient(free, threshold)[0])
     assert clipped.norm(dim=1).max() <= threshold * (1 + 1e-5)
     assert 0.4 < stats.clipped_fraction.mean() < 0.6
@@ -142,7 +154,7 @@ def test_step_that_is_not_finite_leaves_no_trace(
     undisturbed.step(0)
     disturbed.step(0)
     before, averaged = parameters_of(disturbed), next(disturbed.averaged.module.parameters()).clone()
-    prior = disturbed.priors[0].prior
+    prior: Any = disturbed.judges[0].prior
     if where == "pixels":
         encode = prior.encode_image
         prior.encode_image = lambda images, noise=None: encode(images, noise) * torch.tensor(float("nan"))
@@ -181,7 +193,7 @@ def test_loss_term_that_is_not_finite_is_named() -> None:
     object.__setattr__(trainer.regularizers, "terms", broken)
     assert not trainer.step(0).is_applied
     named = [problem for problem in trainer.problems if problem.startswith("sparsity")]
-    assert named == [f"sparsity of sample 2 ({trainer.draw(0).prompts[2]!r})"]
+    assert named == [f"sparsity of sample 2 ({trainer.prefetch.draw(0).prompts[2]!r})"]
 
 
 def test_same_seed_same_steps_and_other_seed_other_steps() -> None:
@@ -205,7 +217,7 @@ def test_global_random_state_does_not_matter() -> None:
 def test_autoencoder_is_done_before_the_renderers_backward() -> None:
     trainer = make_trainer(regularizers=NONE)
     events: list[str] = []
-    prior = trainer.priors[0].prior
+    prior = trainer.judges[0].prior
     encode = prior.encode_image
 
     def encode_image(images: Tensor, noise: Tensor | None = None) -> Tensor:
@@ -226,14 +238,11 @@ def test_prior_is_no_part_of_the_trained_module() -> None:
 
 
 def test_several_priors_add_up_with_their_weights() -> None:
-    def terms(*weights: float) -> list[Judge]:
-        prior = RandomPrior()
-        return [
-            Judge(prior, lambda texts: prior.encode_text(list(texts)), weight=weight) for weight in weights
-        ]
+    def judges(*weights: float) -> list[Judge]:
+        return [make_judge(RandomPrior(), weight=weight) for weight in weights]
 
-    first = gradients_of(make_trainer(regularizers=NONE, priors=terms(1.0)))
-    none_and_half = gradients_of(make_trainer(regularizers=NONE, priors=terms(0.5, 0.0)))
+    first = gradients_of(make_trainer(regularizers=NONE, judges=judges(1.0)))
+    none_and_half = gradients_of(make_trainer(regularizers=NONE, judges=judges(0.5, 0.0)))
     assert relative(none_and_half, 0.5 * first) < 1e-5
 
 

@@ -28,6 +28,7 @@ from scaledreamer.pipeline import TextTo3D
 from scaledreamer.trained_on import TrainedOn
 from scaledreamer.training import loop
 from scaledreamer.training.checkpoint import load_newest
+from scaledreamer.training.judge import Judge
 from scaledreamer.training.metrics import Board
 from scaledreamer.training.step import Trainer
 from tests.support.random_models import write_random_prior
@@ -152,7 +153,7 @@ def test_dry_run_prints_everything_and_writes_nothing(
     assert "total: " in output and "prompts: 12" in output
     batch = output.split("first batch")[1].splitlines()[1:]
     assert len(batch) == 2 and all(
-        " view'" in line and "azimuth" in line and "; t 0." in line for line in batch
+        " view'" in line and "azimuth" in line and "; timestep 0." in line for line in batch
     )
     assert not (tmp_path / "run").exists()
 
@@ -247,13 +248,13 @@ def test_damaged_checkpoint_is_passed_over(
 def test_steps_that_are_not_finite_end_the_run_with_the_state_before(
     prior: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    original = Trainer.image_gradient
+    original = Judge.image_gradient
 
-    def broken(self: Trainer, step: int, *arguments: Any) -> Any:
-        gradient, stats = original(self, step, *arguments)
-        return (gradient * float("nan") if step >= 2 else gradient), stats
+    def broken(self: Judge, images: Any, observation: Any, draws: Any, step: int) -> Any:
+        gradient, stats, estimate = original(self, images, observation, draws, step)
+        return (gradient * float("nan") if step >= 2 else gradient), stats, estimate
 
-    monkeypatch.setattr(Trainer, "image_gradient", broken)
+    monkeypatch.setattr(Judge, "image_gradient", broken)
     config = str(write_config(tmp_path, prior, training__max_skipped_steps=2))
     assert main(["--config", config]) == 2
     printed = capsys.readouterr()
@@ -262,7 +263,7 @@ def test_steps_that_are_not_finite_end_the_run_with_the_state_before(
     assert TextTo3D.from_pretrained(tmp_path / "run", device="cpu").step == 2
     checkpoint, _ = load_newest(tmp_path / "run" / "checkpoints")
     assert checkpoint is not None and checkpoint.step == 2
-    monkeypatch.setattr(Trainer, "image_gradient", original)
+    monkeypatch.setattr(Judge, "image_gradient", original)
     assert main(["--config", config]) == 0
     assert main(["--config", config, "training.output=" + str(tmp_path / "straight")]) == 0
     assert_equal_weights(tmp_path / "straight", tmp_path / "run", 6)
@@ -387,8 +388,9 @@ def rank_main(rank: int, port: int, folder: str) -> None:
     losses = {f"losses-{stage}": losses_of_steps(stage) for stage in (0, 1, 2)}
     trainer = make_trainer()  # a step that only rank 1 finds not finite is skipped by both
     if rank == 1:
-        encode = trainer.priors[0].prior.encode_image
-        trainer.priors[0].prior.encode_image = lambda images, noise=None: encode(images, noise) * float("nan")
+        prior: Any = trainer.judges[0].prior
+        encode = prior.encode_image
+        prior.encode_image = lambda images, noise=None: encode(images, noise) * float("nan")
     results["skipped"] = {"is_applied": trainer.step(0).is_applied}
     torch.save(results | losses, Path(folder) / f"rank{rank}.pt")
     torch.distributed.destroy_process_group()

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from scaledreamer.accounting import count
 from scaledreamer.cameras import Cameras
 from scaledreamer.fields.sdf import volsdf_density
-from scaledreamer.rendering.volume import VolumeRenderer
 from tests.support import reference_fields
 from tests.support.analytic_scenes import AnalyticScene, ball, bumpy, colorful, front, recorded
+from tests.support.renders import FullRenderer, volume_renderer
 
 
 @pytest.mark.parametrize("jitter", [0.0, 0.3, 0.99])
@@ -24,7 +24,7 @@ def test_homogeneous_cube_has_the_transmittance_of_its_chords(jitter: float) -> 
     alpha = 0.8
     scene = colorful(lambda p: torch.full_like(p[..., 0], -1e3))
     cameras = front(fov_deg=60, elevation_deg=20)
-    out = VolumeRenderer(beta=1 / alpha)(scene, cameras, 9, 9, jitter=torch.full((1, 1, 9, 9), jitter))
+    out = volume_renderer(beta=1 / alpha)(scene, cameras, 9, 9, jitter=torch.full((1, 1, 9, 9), jitter))
     origins, directions = cameras.rays(9, 9)
     with_zero = directions + 1e-9
     one, other = (-1 - origins) / with_zero, (1 - origins) / with_zero
@@ -42,7 +42,7 @@ def test_sharp_ball_has_the_silhouette_and_the_depth_of_a_ball() -> None:
     """
     size, radius, alpha = 64, 0.5, 300.0
     cameras = front(elevation_deg=30)
-    renderer = VolumeRenderer(beta=1 / alpha, num_resampled=32)
+    renderer = volume_renderer(beta=1 / alpha, num_resampled=32)
     out = renderer(colorful(ball(radius=radius)), cameras, size, size)
     focal = size / 2 / math.tan(math.radians(20))
     tail = math.log(alpha / 2 * math.sqrt(2 * math.pi * radius / alpha) / math.log(2)) / alpha
@@ -59,7 +59,7 @@ def test_sharp_ball_has_the_silhouette_and_the_depth_of_a_ball() -> None:
 
 
 def test_image_rows_start_at_the_top_and_plus_y_is_right_from_the_front() -> None:
-    renderer = VolumeRenderer()
+    renderer = volume_renderer()
     up = renderer(colorful(ball((0.0, 0.0, 0.5), radius=0.2)), front(), 16, 16).opacity[0, 0, 0]
     assert up[:8].sum() > 100 * up[8:].sum()
     left_hand = renderer(colorful(ball((0.0, 0.5, 0.0), radius=0.2)), front(), 16, 16).opacity[0, 0, 0]
@@ -69,7 +69,7 @@ def test_image_rows_start_at_the_top_and_plus_y_is_right_from_the_front() -> Non
 
 
 def test_views_of_a_turntable_see_a_part_on_plus_x_front_right_behind_left() -> None:
-    out = VolumeRenderer()(colorful(ball((0.6, 0.0, 0.0), radius=0.15)), front(num_views=4), 16, 16)
+    out = volume_renderer()(colorful(ball((0.6, 0.0, 0.0), radius=0.15)), front(num_views=4), 16, 16)
     columns = (out.opacity[0, :, 0].sum(1) * (torch.arange(16) - 7.5)).sum(1) / out.opacity[0, :, 0].sum(
         (1, 2)
     )
@@ -88,7 +88,7 @@ def test_rendering_converges_to_dense_quadrature() -> None:
     rgb = rgb + (1 - opacity[:, None]) * torch.tensor(scene.behind)
     errors = []
     for num_samples in (8, 16, 64):
-        renderer = VolumeRenderer(num_resampled=num_samples, min_opacity=0.0)
+        renderer = volume_renderer(num_resampled=num_samples, min_opacity=0.0)
         jitter = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
         out = renderer(scene, cameras, 16, 16, jitter=jitter)
         difference = out.rgb[0, 0].flatten(1).mT - rgb
@@ -99,7 +99,7 @@ def test_rendering_converges_to_dense_quadrature() -> None:
 
 def test_samples_are_unbiased_over_jitter_even_where_little_is_seen() -> None:
     """The mean over many jitters equals dense quadrature in thin fog, and nearly so at a surface."""
-    renderer = VolumeRenderer(min_opacity=0.0)
+    renderer = volume_renderer(min_opacity=0.0)
     for function, tolerance in ((lambda p: 0.12 + 0.1 * p.norm(dim=-1), 1e-3), (bumpy, 6e-3)):
         scene, cameras = colorful(function), front()
         origins, directions = (rays.flatten(0, 3).double() for rays in cameras.rays(6, 6))
@@ -153,7 +153,7 @@ def test_parameter_gradients_equal_those_of_dense_quadrature() -> None:
     assert float(expected.abs().min()) > 0.1
     for num_samples, min_opacity, tolerance in ((64, 0.0, 0.005), (12, 0.0, 0.03), (12, 0.01, 0.05)):
         scene = LearnedBall()
-        renderer = VolumeRenderer(num_resampled=num_samples, min_opacity=min_opacity)
+        renderer = volume_renderer(num_resampled=num_samples, min_opacity=min_opacity)
         got = gradient(renderer(scene, cameras, 16, 16).rgb, scene)
         assert float((got - expected).norm() / expected.norm()) < tolerance
 
@@ -164,7 +164,7 @@ def test_parameter_gradients_equal_finite_differences() -> None:
     cameras = Cameras(
         *(t.double() for t in (cameras.elevation, cameras.azimuth, cameras.distance, cameras.fov))
     )
-    renderer = VolumeRenderer(num_resampled=64)
+    renderer = volume_renderer(num_resampled=64)
 
     def loss(scene: LearnedBall) -> Tensor:
         return (renderer(scene, cameras, 8, 8).rgb ** 2).sum()
@@ -180,8 +180,8 @@ def test_parameter_gradients_equal_finite_differences() -> None:
 
 def test_dropped_rays_are_next_to_invisible() -> None:
     scene, cameras = colorful(bumpy), front()
-    kept = VolumeRenderer(min_opacity=0.0)(scene, cameras, 24, 24).opacity
-    dropped = kept[VolumeRenderer()(scene, cameras, 24, 24).opacity == 0]
+    kept = volume_renderer(min_opacity=0.0)(scene, cameras, 24, 24).opacity
+    dropped = kept[volume_renderer()(scene, cameras, 24, 24).opacity == 0]
     assert 100 < len(dropped) < 24**2 - 100
     assert float(dropped.max()) < 0.02
 
@@ -195,7 +195,7 @@ def test_an_empty_scene_shows_its_background_and_can_be_differentiated() -> None
         return p.norm(dim=-1) + 5 + bias
 
     scene = colorful(far_away)
-    out = VolumeRenderer()(scene, front(batch=2), 8, 8)
+    out = volume_renderer()(scene, front(batch=2), 8, 8)
     torch.testing.assert_close(out.rgb, torch.tensor(scene.behind).view(1, 1, 3, 1, 1).expand_as(out.rgb))
     assert not out.opacity.any() and torch.equal(out.depth, torch.full_like(out.depth, 6.0))
     (out.rgb.sum() + out.depth.sum()).backward()
@@ -205,7 +205,7 @@ def test_an_empty_scene_shows_its_background_and_can_be_differentiated() -> None
 def test_a_full_scene_is_opaque_and_finite() -> None:
     bias = torch.zeros((), requires_grad=True)
     scene = colorful(lambda p: 0 * p[..., 0] - 5 + bias)
-    out = VolumeRenderer()(scene, front(fov_deg=30), 8, 8)
+    out = volume_renderer()(scene, front(fov_deg=30), 8, 8)
     assert bool((out.opacity > 0.999).all())
     out.rgb.sum().backward()
     assert bias.grad is not None and bias.grad.isfinite()
@@ -215,7 +215,7 @@ def test_a_full_scene_is_opaque_and_finite() -> None:
 def test_a_plate_thinner_than_the_lattice_is_not_overlooked(alpha: float) -> None:
     """A plate of 0.04 between two planes of the lattice, 0.105 apart, seen face-on; however sharp it is."""
     scene = colorful(lambda p: (p[..., 0] - 0.0).abs() - 0.02)
-    out = VolumeRenderer(beta=1 / alpha)(scene, front(fov_deg=20), 6, 6)
+    out = volume_renderer(beta=1 / alpha)(scene, front(fov_deg=20), 6, 6)
     depths = torch.linspace(-0.5, 0.5, 20001, dtype=torch.float64)
     expected = 1 - torch.exp(-volsdf_density(depths.abs() - 0.02, 1 / alpha).mean())
     assert abs(float(out.opacity[0, 0, 0, 3, 3] - expected)) < 0.03
@@ -223,7 +223,7 @@ def test_a_plate_thinner_than_the_lattice_is_not_overlooked(alpha: float) -> Non
 
 def test_normals_of_a_ball_point_away_from_its_centre() -> None:
     cameras = front(elevation_deg=10)
-    out = VolumeRenderer(beta=0.005)(colorful(ball(radius=0.5)), cameras, 32, 32, with_normal=True)
+    out = volume_renderer(beta=0.005)(colorful(ball(radius=0.5)), cameras, 32, 32, with_normal=True)
     assert out.normal is not None
     origins, directions = cameras.rays(32, 32)
     hits = (origins + out.depth.movedim(2, -1) * directions)[0, 0]
@@ -233,21 +233,21 @@ def test_normals_of_a_ball_point_away_from_its_centre() -> None:
     assert float(facing.min()) > 0.97
     assert float(normal.norm(dim=-1).max()) < 1 + 1e-5
     assert torch.equal(out.normal[0, 0, :, out.opacity[0, 0, 0] == 0].abs().max(), torch.zeros(()))
-    assert VolumeRenderer()(colorful(ball(radius=0.5)), cameras, 8, 8).normal is None
+    assert volume_renderer()(colorful(ball(radius=0.5)), cameras, 8, 8).normal is None
 
 
 def test_chunks_make_no_difference() -> None:
     scene, cameras = colorful(bumpy), front(batch=2, num_views=2)
     jitter = torch.rand(2, 2, 10, 8)
-    whole = VolumeRenderer()(scene, cameras, 10, 8, jitter=jitter, with_normal=True)
-    pieces = VolumeRenderer()(scene, cameras, 10, 8, jitter=jitter, with_normal=True, chunk_size=37)
+    whole = volume_renderer()(scene, cameras, 10, 8, jitter=jitter, with_normal=True)
+    pieces = volume_renderer()(scene, cameras, 10, 8, jitter=jitter, with_normal=True, chunk_size=37)
     for name in ("rgb", "opacity", "depth", "normal"):
         torch.testing.assert_close(getattr(pieces, name), getattr(whole, name), atol=1e-5, rtol=1e-5)
 
 
 def test_a_chunk_asks_for_the_samples_of_its_rays_alone() -> None:
     scene, asked = recorded(bumpy)
-    VolumeRenderer(min_opacity=0.0)(scene, front(), 10, 8, chunk_size=37)
+    volume_renderer(min_opacity=0.0)(scene, front(), 10, 8, chunk_size=37)
     assert [points.shape[1] for points in asked] == [37 * 16, 37 * 16, 6 * 16]
 
 
@@ -260,7 +260,7 @@ def test_a_budget_bounds_what_is_done_before_the_samples_too() -> None:
         return p.norm(dim=-1) - 0.3 + 0 * p[..., :1].expand(*p.shape[:-1], 500).square().sum(-1)
 
     def peak(function: Callable[[Tensor], Tensor], **settings: Any) -> int:
-        renderer = VolumeRenderer(num_resampled=1, **settings)
+        renderer = volume_renderer(num_resampled=1, **settings)
         with torch.no_grad():
             return count(lambda: renderer(colorful(function), front(), 32, 32)).peak_bytes
 
@@ -277,7 +277,7 @@ def test_gradients_of_chunks_are_those_of_the_whole(settings: dict[str, Any]) ->
         *(t.double() for t in (cameras.elevation, cameras.azimuth, cameras.distance, cameras.fov))
     )
 
-    def gradient(renderer: VolumeRenderer, **call: Any) -> Tensor:
+    def gradient(renderer: FullRenderer, **call: Any) -> Tensor:
         scene = LearnedBall()
         out = renderer(scene, cameras, 32, 32, with_normal=True, **call)
         assert out.normal is not None
@@ -287,14 +287,14 @@ def test_gradients_of_chunks_are_those_of_the_whole(settings: dict[str, Any]) ->
 
     memory_gib = settings.pop("memory_gib", None)
     torch.testing.assert_close(
-        gradient(VolumeRenderer(memory_gib=memory_gib), **settings), gradient(VolumeRenderer())
+        gradient(volume_renderer(memory_gib=memory_gib), **settings), gradient(volume_renderer())
     )
 
 
 def test_samples_that_are_left_out_stay_below_the_opacity_that_may_be_missed() -> None:
     scene, asked = recorded(bumpy)
-    whole = VolumeRenderer(min_opacity=0.0)(scene, front(), 24, 24)
-    kept = VolumeRenderer()(scene, front(), 24, 24)
+    whole = volume_renderer(min_opacity=0.0)(scene, front(), 24, 24)
+    kept = volume_renderer()(scene, front(), 24, 24)
     num_all, num_kept = (points.shape[1] for points in asked)
     num_rays = int((kept.opacity > 0).sum())
     assert num_all == 24**2 * 16 and num_kept < 0.85 * num_rays * 16
@@ -306,12 +306,12 @@ def test_samples_that_are_left_out_stay_below_the_opacity_that_may_be_missed() -
 def test_nothing_is_asked_behind_an_opaque_surface_or_far_in_front_of_it() -> None:
     """Of a ball of radius 0.7: nothing near its centre, nothing where its density has gone."""
     scene, asked = recorded(lambda p: p.norm(dim=-1) - 0.7)
-    out = VolumeRenderer(beta=1 / 60, num_resampled=32)(scene, front(), 24, 24)
+    out = volume_renderer(beta=1 / 60, num_resampled=32)(scene, front(), 24, 24)
     radii = asked[0].norm(dim=-1)
     assert float(out.opacity.max()) > 0.999
     assert float(radii.min()) > 0.4 and float(radii.max()) < 0.95
     asked.clear()
-    VolumeRenderer(beta=1 / 60, num_resampled=32, min_opacity=0)(scene, front(), 24, 24)
+    volume_renderer(beta=1 / 60, num_resampled=32, min_opacity=0)(scene, front(), 24, 24)
     assert float(asked[0].norm(dim=-1).min()) < 0.3 and float(asked[0].norm(dim=-1).max()) > 1.0
 
 
@@ -325,7 +325,7 @@ def test_prompts_one_by_one_are_prompts_together() -> None:
     together, apart = scene_of(slice(None)), scene_of(slice(None))
     apart.row = lambda index: scene_of(slice(index, index + 1))  # type: ignore[attr-defined]
     one, other = (
-        VolumeRenderer()(scene, front(batch=2), 16, 16, with_normal=True) for scene in (together, apart)
+        volume_renderer()(scene, front(batch=2), 16, 16, with_normal=True) for scene in (together, apart)
     )
     assert 0 < int((one.opacity[1] > 0).sum()) < 20 < int((one.opacity[0] > 0).sum())
     for name in ("rgb", "opacity", "depth", "normal"):
@@ -335,18 +335,18 @@ def test_prompts_one_by_one_are_prompts_together() -> None:
 def test_given_backgrounds_replace_the_scenes() -> None:
     scene, cameras = colorful(ball(radius=0.3)), front(batch=2, num_views=2)
     colors = torch.rand(2, 2, 3)
-    plain = VolumeRenderer()(scene, cameras, 8, 8, background=colors)
+    plain = volume_renderer()(scene, cameras, 8, 8, background=colors)
     torch.testing.assert_close(plain.rgb[:, :, :, 0, 0], colors)
     image = colors[..., None, None].expand(-1, -1, -1, 8, 8)
-    assert torch.equal(VolumeRenderer()(scene, cameras, 8, 8, background=image).rgb, plain.rgb)
-    own = VolumeRenderer()(scene, cameras, 8, 8)
+    assert torch.equal(volume_renderer()(scene, cameras, 8, 8, background=image).rgb, plain.rgb)
+    own = volume_renderer()(scene, cameras, 8, 8)
     difference = own.rgb - plain.rgb
     behind = torch.tensor(scene.behind).view(3, 1, 1) - colors[..., None, None]
     torch.testing.assert_close(difference, (1 - own.opacity) * behind)
 
 
 def test_images_need_not_be_square() -> None:
-    out = VolumeRenderer()(colorful(ball(radius=0.5)), front(), 12, 20)
+    out = volume_renderer()(colorful(ball(radius=0.5)), front(), 12, 20)
     assert out.rgb.shape == (1, 1, 3, 12, 20)
     torch.testing.assert_close(out.opacity, out.opacity.flip(-1), atol=1e-4, rtol=0)
 
@@ -367,11 +367,11 @@ def test_images_need_not_be_square() -> None:
 )
 def test_bad_settings_are_named(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        VolumeRenderer(**settings)
+        volume_renderer(**settings)
 
 
 def test_bad_calls_are_named() -> None:
     with pytest.raises(ValueError, match="chunk_size is 0"):
-        VolumeRenderer()(colorful(ball(radius=0.5)), front(), 4, 4, chunk_size=0)
+        volume_renderer()(colorful(ball(radius=0.5)), front(), 4, 4, chunk_size=0)
     with pytest.raises(ValueError, match="background is 3 x 3 pixels, the image 4 x 4"):
-        VolumeRenderer()(colorful(ball(radius=0.5)), front(), 4, 4, background=torch.zeros(1, 1, 3, 3, 3))
+        volume_renderer()(colorful(ball(radius=0.5)), front(), 4, 4, background=torch.zeros(1, 1, 3, 3, 3))

@@ -12,9 +12,9 @@ from torch import Tensor
 from scaledreamer.cameras import Cameras, orbit_cameras
 from scaledreamer.fields.sdf import volsdf_density
 from scaledreamer.rendering.sampling import cube_interval
-from scaledreamer.rendering.volume import VolumeRenderer
 from tests.support import reference_fields
 from tests.support.analytic_scenes import AnalyticScene, ball, bumpy, colorful, front, recorded
+from tests.support.renders import FullRenderer, volume_renderer
 
 PUBLISHED: dict[str, Any] = {
     "near": 0.05,
@@ -29,8 +29,8 @@ PUBLISHED: dict[str, Any] = {
 SMALL: dict[str, Any] = {"num_proposals": 16, "num_resampled": 8, "far": 6.0}
 
 
-def published(**changes: Any) -> VolumeRenderer:
-    return VolumeRenderer(**{**PUBLISHED, **changes})
+def published(**changes: Any) -> FullRenderer:
+    return volume_renderer(**{**PUBLISHED, **changes})
 
 
 def close_up(distance: float = 0.5, fov_deg: float = 60.0) -> Cameras:
@@ -75,7 +75,7 @@ def test_the_nearest_camera_sees_the_initial_sphere_in_front_of_the_near_plane_u
 
 def test_the_union_has_each_interval_of_the_proposals_and_of_what_is_resampled() -> None:
     """193 of a ray, which tile it, cut at all the proposals' edges; all are asked with gradients."""
-    assert published().num_samples == 193
+    assert published().renderer.num_samples == 193
     cameras, size = close_up(), 6
     scene, asked = recorded(bumpy)
     renderer = published()
@@ -84,7 +84,7 @@ def test_the_union_has_each_interval_of_the_proposals_and_of_what_is_resampled()
 
     origins, directions = (rays.flatten(1, 3) for rays in cameras.rays(size, size))
     middle = torch.full_like(origins[..., 0], 0.5)
-    kept, depths, lengths, is_seen = renderer._plan(scene, origins, directions, middle, None, None)
+    kept, depths, lengths, is_seen = renderer.renderer._plan(scene, origins, directions, middle, None, None)
     assert bool(is_seen.all()) and torch.equal(kept[0], torch.arange(size**2))
     enter, leave, _ = cube_interval(origins, directions, 1.0, 0.05, 2.0)
     torch.testing.assert_close(lengths.sum(-1), leave - enter)
@@ -100,9 +100,9 @@ def test_resampled_intervals_lie_where_the_light_is_stopped() -> None:
     cameras = front(fov_deg=5)
     origins, directions = (rays.flatten(1, 3) for rays in cameras.rays(3, 3))
     middle = torch.full_like(origins[..., 0], 0.5)
-    planned = renderer._plan(colorful(ball(radius=0.5)), origins, directions, middle, None, None)
+    planned = renderer.renderer._plan(colorful(ball(radius=0.5)), origins, directions, middle, None, None)
     depths = torch.linspace(1.6, 3.6, 20001, dtype=torch.float64)
-    optical = (volsdf_density((2.6 - depths).abs() - 0.5, renderer.beta) * 1e-4).cumsum(0)
+    optical = (volsdf_density((2.6 - depths).abs() - 0.5, renderer.renderer.beta) * 1e-4).cumsum(0)
     first, last = (depths[(1 - torch.exp(-optical)) > share][0] for share in (0.25, 0.75))
     between = ((planned[1][0, 4] > first) & (planned[1][0, 4] < last)).sum()
     proposals = 128 * float(last - first) / 2
@@ -172,4 +172,4 @@ def test_samples_of_a_union_that_nobody_sees_may_be_left_out() -> None:
 )
 def test_bad_settings_of_samples_are_named(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        VolumeRenderer(**settings)
+        volume_renderer(**settings)

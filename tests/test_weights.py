@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from scaledreamer import build
 from scaledreamer.config import ConditionerSettings, Config, PriorSettings, WeightSettings
+from scaledreamer.contracts import PriorInputs
 from scaledreamer.priors.sdxl import SDXLPrior
 from scaledreamer.priors.stable_diffusion import StableDiffusionPrior
 from scaledreamer.prompts.conditioner import TextConditioner
@@ -116,7 +117,7 @@ def shard(folder: Path, variant: str = "") -> None:
 
 def eps(prior: StableDiffusionPrior | SDXLPrior) -> torch.Tensor:
     x_t = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    return prior.predict_noise(x_t, torch.tensor([0.5]), prior.encode_text(["a red cat"]))
+    return prior.predict_noise(x_t, torch.tensor([0.5]), PriorInputs(prior.encode_text(["a red cat"])))
 
 
 # --- folders and variants ----------------------------------------------------------------------------------

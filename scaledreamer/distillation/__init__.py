@@ -1,18 +1,16 @@
 """Score distillation as pure functions of tensors: what a prior's predictions say about rendered images.
 
-`gradients` turns noise predictions into a gradient at the latents, `timesteps` draws the times at which the
-prior is asked, and `pixel_clip` regulates the gradient that arrives at the prior's input image.
+`guidance` combines noise predictions, `gradients` turns them into a gradient at the latents, `timesteps`
+draws the times of the predictions, and `pixel_clip` bounds the gradient that arrives at the prior's image.
 """
 
 from scaledreamer.distillation.gradients import (
     asd_gradient,
     csd_gradient,
-    guided_noise,
-    perp_neg,
-    rescale_guidance,
     sds_gradient,
     vsd_gradient,
 )
+from scaledreamer.distillation.guidance import guided_noise, perp_neg, rescale_guidance
 from scaledreamer.distillation.pixel_clip import ClipStats, clip_gradient, clip_pixel_gradient
 from scaledreamer.distillation.timesteps import sample_timestep_shift, sample_timesteps, weight_of
 

@@ -35,7 +35,7 @@ from scaledreamer.prompts.source import PromptList
 from scaledreamer.launch.process import start_process
 trainer = build_trainer(smallest_run(), start_process("cpu"))
 trainer.step(0)
-prior = trainer.priors[0].prior
+prior = trainer.judges[0].prior
 weights = [*(p for network in prior.networks().values() for p in network.parameters())]
 base = peak_bytes() - sum(p.nbytes for p in weights)
 before = peak_bytes()

@@ -187,10 +187,10 @@ def _made_before(config: cfg.Config, batch: int) -> Cost:
         generator: Any = build.make_generator(config.generator.name, settings)
         z = torch.empty(batch, generator.noise_dim) if generator.has_noise else None
         ones = torch.empty(batch, 1, dtype=torch.bool)
-        condition = GeneratorText(torch.empty(batch, 8), torch.empty(batch, 1, 8), ones)
+        text = GeneratorText(torch.empty(batch, 8), torch.empty(batch, 1, 8), ones)
 
     def forward() -> list[Tensor]:
-        features = generator(condition, z).features
+        features = generator(text, z).features
         return [value for value in vars(features).values() if isinstance(value, Tensor)]
 
     kept = count(forward)
@@ -214,30 +214,31 @@ def _passes(
     """
     from scaledreamer.prompts.source import PromptList
     from scaledreamer.prompts.stream import PromptStream
-    from scaledreamer.training.step import Batch, RenderedGenerator
+    from scaledreamer.training.batch import Batch
+    from scaledreamer.training.rendered import RenderedGenerator
 
     torch_state = torch.get_rng_state()
     generator = build.make_generator(config.generator.name, settings or _small(config.generator))
     torch.set_rng_state(torch_state)
     cameras = config.cameras.model_copy(update={"num_views": 1})
-    views = build.build_views(cameras, config.renderer, config.training.max_steps)
+    sampler = build.build_cameras(cameras, config.renderer, config.training.max_steps)
     regularizers = build.build_regularizers(config.regularizers, config.training.max_steps)
     last = config.training.max_steps - 1
-    names = frozenset(name for step in {0, last // 2, last} for name in regularizers.weights_at(step))
+    names = frozenset(name for step in {0, last // 2, last} for name in regularizers.factors_at(step))
     undivided = config.renderer.chosen.model_dump() | {"memory_gib": None}
     renderer = rendering.make(config.renderer.name, undivided)
-    module = RenderedGenerator(generator, renderer, regularizers, views)
+    module = RenderedGenerator(generator, renderer, regularizers, config.renderer.random_background)
     stream = PromptStream(PromptList(["a"]), seed=0, batch_size=batch)
     drawn = stream.samples(0, range(batch), torch.device("cpu"))
-    condition = GeneratorText(
+    text = GeneratorText(
         torch.randn(batch, 8), torch.zeros(batch, 1, 8), torch.ones(batch, 1, dtype=torch.bool)
     )
-    looked = views.cameras(drawn.random.uniform("cameras", 1, 4))
-    sample = Batch(range(batch), drawn.prompts, drawn.random, condition, looked, (), image_size)
+    views = sampler.sample(drawn.random.uniform("cameras", 1, 4))
+    sample = Batch(range(batch), drawn.prompts, drawn.random, text, views, (), image_size)
 
     def forward() -> Any:
-        images, opacity, terms = module(sample, names)
-        return images.sum() + opacity.sum() + sum(term.mean() for term in terms.values())
+        rendering, terms = module(sample, names, frozenset())
+        return rendering.rgb.sum() + rendering.opacity.sum() + sum(term.mean() for term in terms.values())
 
     kept = count(forward)
 

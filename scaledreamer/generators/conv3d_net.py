@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from scaledreamer.contracts import GeneratorText
+from scaledreamer.contracts import Generator, GeneratorText
 from scaledreamer.fields.volume import FeatureVolume
 from scaledreamer.generators.decoded import DecodedScene, Decoder, check_settings
 from scaledreamer.generators.styled import Dense, StyledConv, StyledOutput, double
@@ -113,7 +113,7 @@ class Block(nn.Module):
         return made, features if volume is None else double(volume) + features
 
 
-class Conv3DNet(nn.Module):
+class Conv3DNet(Generator):
     """Noise and text to scene. The initial scene is nearly the same sphere for all prompts and noise.
 
     Args:
@@ -193,7 +193,7 @@ class Conv3DNet(nn.Module):
         self.decoder = Decoder(num_features, mlp_width, mlp_depth, sphere_radius, background)
 
     def forward(
-        self, condition: GeneratorText, z: Tensor | None = None, *, truncation: float = 1.0
+        self, text: GeneratorText, z: Tensor | None = None, *, truncation: float = 1.0
     ) -> DecodedScene:
         """The scenes of a batch of prompts.
 
@@ -205,12 +205,12 @@ class Conv3DNet(nn.Module):
         Raises: ValueError for noise that is missing or of another shape, text features of another length, and
             a truncation without a mean style.
         """
-        expected, got = self.config["condition_dim"], condition.pooled.shape[1]
+        expected, got = self.config["condition_dim"], text.pooled.shape[1]
         if expected != got:
             raise ValueError(
-                f"The condition has {got} numbers, the generator was built for {expected} (condition_dim)."
+                f"The text has {got} numbers, the generator was built for {expected} (condition_dim)."
             )
-        shape = (len(condition.pooled), self.noise_dim)
+        shape = (len(text.pooled), self.noise_dim)
         if z is None or tuple(z.shape) != shape:
             given = "is missing" if z is None else f"has shape {tuple(z.shape)}"
             raise ValueError(
@@ -223,7 +223,7 @@ class Conv3DNet(nn.Module):
                 "leave it out."
             )
         z = z.to(self.mapping.mean.dtype)
-        style = self.mapping(z[:, : self.mapping.z_dim], condition.pooled, truncation)
+        style = self.mapping(z[:, : self.mapping.z_dim], text.pooled, truncation)
         amounts = truncation * z[:, self.mapping.z_dim :]
         x = volume = None
         for number, block in enumerate(self.blocks):

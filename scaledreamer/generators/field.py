@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from scaledreamer.contracts import GeneratorText
+from scaledreamer.contracts import Generator, GeneratorText
 from scaledreamer.fields.hash_grid import HashGrid
 from scaledreamer.generators.decoded import DecodedScene, Decoder, check_settings
 
@@ -71,7 +71,7 @@ class JitteredScene:
         return JitteredScene(self.scene.row(index), self.z[index : index + 1], self.deviation)
 
 
-class Field(nn.Module):
+class Field(Generator):
     """One scene for all prompts.
 
     Starts as a grey sphere (up to a hundredth of its radius). Noise z, "batch 2", displaces the points of the
@@ -134,7 +134,7 @@ class Field(nn.Module):
         """Whether it takes noise z: only while training with jitter."""
         return self.training and self.config["color_jitter"] > 0
 
-    def forward(self, condition: GeneratorText, z: Tensor | None = None) -> DecodedScene | JitteredScene:
+    def forward(self, text: GeneratorText, z: Tensor | None = None) -> DecodedScene | JitteredScene:
         """The scene, once for each prompt of the batch; without z there is no jitter.
 
         Raises: ValueError for noise without jitter, or of another shape.
@@ -147,7 +147,7 @@ class Field(nn.Module):
                 "This generator takes noise z only while it is trained with color_jitter above 0: leave z "
                 "out."
             )
-        shape = (len(condition.pooled), self.noise_dim)
+        shape = (len(text.pooled), self.noise_dim)
         if tuple(z.shape) != shape:
             raise ValueError(
                 f"z has shape {tuple(z.shape)}: this generator takes standard normal numbers of shape "

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from scaledreamer.contracts import GeneratorText
+from scaledreamer.contracts import Generator, GeneratorText
 from scaledreamer.fields.hash_grid import HashGrid
 from scaledreamer.fields.sdf import sphere_bias
 from scaledreamer.generators.decoded import check_settings
@@ -86,7 +86,7 @@ class HyperINGPScene:
         return torch.cat([self.grid(own), own], -1).expand(len(points), -1, -1)
 
 
-class HyperINGP(nn.Module):
+class HyperINGP(Generator):
     """Text to scene: a shared hash grid, and a hyper-network for each prompt's MLPs.
 
     Starts as the same grey sphere for every prompt (up to a hundredth of its radius). Noise z is not used.
@@ -106,8 +106,6 @@ class HyperINGP(nn.Module):
 
     Raises: ValueError naming the argument that is out of range.
     """
-
-    has_noise = False
 
     def __init__(
         self,
@@ -173,7 +171,7 @@ class HyperINGP(nn.Module):
         self.hyper = nn.Sequential(*hidden)
         self.heads = nn.ModuleDict({name: _head(hyper_width, layers) for name, layers in self.layers.items()})
 
-    def forward(self, condition: GeneratorText, z: Tensor | None = None) -> HyperINGPScene:
+    def forward(self, text: GeneratorText, z: Tensor | None = None) -> HyperINGPScene:
         """The scenes of a batch of prompts.
 
         Raises: ValueError for noise, which this generator does not take, and for text features of another
@@ -181,12 +179,12 @@ class HyperINGP(nn.Module):
         """
         if z is not None:
             raise ValueError("This generator takes no noise z (has_noise is False): leave z out.")
-        expected, got = self.config["condition_dim"], condition.pooled.shape[1]
+        expected, got = self.config["condition_dim"], text.pooled.shape[1]
         if expected != got:
             raise ValueError(
-                f"The condition has {got} numbers, the generator was built for {expected} (condition_dim)."
+                f"The text has {got} numbers, the generator was built for {expected} (condition_dim)."
             )
-        pooled = condition.pooled.to(self.grid.table.dtype)
+        pooled = text.pooled.to(self.grid.table.dtype)
         hidden = self.hyper(pooled if self.whitening is None else self.whitening(pooled))
         scale = self.config["hyper_width"] ** -0.5
         mlps = {

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from scaledreamer.contracts import GeneratorText
+from scaledreamer.contracts import Generator, GeneratorText
 from scaledreamer.fields.planes import FeaturePlanes
 from scaledreamer.generators.decoded import DecodedScene, Decoder, check_settings
 
@@ -27,7 +27,7 @@ _MLP_RATIO = 4
 """Width of the hidden layer of a transformer's MLP, as a multiple of the token width."""
 
 
-class TriplaneTransformer(nn.Module):
+class TriplaneTransformer(Generator):
     """Text to scene: a transformer makes three planes of features, which two shared MLPs decode.
 
     Starts as the same grey sphere for every prompt (up to a hundredth of its radius). Noise z is not used.
@@ -54,8 +54,6 @@ class TriplaneTransformer(nn.Module):
 
     Raises: ValueError naming the argument that is out of range.
     """
-
-    has_noise = False
 
     def __init__(
         self,
@@ -114,26 +112,25 @@ class TriplaneTransformer(nn.Module):
         num_features = 3 * plane_features + (3 if coordinates else 0)
         self.decoder = Decoder(num_features, mlp_width, mlp_depth, sphere_radius, background)
 
-    def forward(self, condition: GeneratorText, z: Tensor | None = None) -> DecodedScene:
+    def forward(self, text: GeneratorText, z: Tensor | None = None) -> DecodedScene:
         """The scenes of a batch of prompts.
 
         Raises: ValueError for noise, which this generator does not take, and for tokens of another length.
         """
         if z is not None:
             raise ValueError("This generator takes no noise z (has_noise is False): leave z out.")
-        expected, got = self.config["token_dim"], condition.tokens.shape[2]
+        expected, got = self.config["token_dim"], text.tokens.shape[2]
         if expected != got:
             raise ValueError(
-                f"The condition's tokens have {got} numbers, the generator was built for {expected} "
-                "(token_dim)."
+                f"The text's tokens have {got} numbers, the generator was built for {expected} (token_dim)."
             )
-        planes = FeaturePlanes(self.planes(condition), self.config["coordinates"])
+        planes = FeaturePlanes(self.planes(text), self.config["coordinates"])
         return DecodedScene(planes, self.decoder)
 
-    def planes(self, condition: GeneratorText) -> Float[Tensor, "batch 3 c h w"]:
+    def planes(self, text: GeneratorText) -> Float[Tensor, "batch 3 c h w"]:
         """Features of the planes' pixels, in the dtype of the parameters."""
-        tokens = condition.tokens.to(self.positions.dtype)
-        mask = condition.mask if self.config["mask_padding"] else torch.ones_like(condition.mask)
+        tokens = text.tokens.to(self.positions.dtype)
+        mask = text.mask if self.config["mask_padding"] else torch.ones_like(text.mask)
         is_checkpointed = self.config["gradient_checkpointing"] and torch.is_grad_enabled()
         is_half = self.config["dtype"] == "bfloat16"
         x = self.positions.expand(len(tokens), -1, -1)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from scaledreamer.accounting import Cost, count, parameter_bytes
-from scaledreamer.contracts import PriorText
+from scaledreamer.contracts import PriorInputs
 
 
 @runtime_checkable
@@ -25,11 +25,11 @@ class CountedPrior(Protocol):
 
     def networks(self) -> dict[str, nn.Module]: ...
 
-    def blank_conditioning(self, num_texts: int) -> PriorText: ...
+    def blank_inputs(self, num_images: int) -> PriorInputs: ...
 
     def encode_image(self, images: Tensor, noise: Tensor | None = None) -> Tensor: ...
 
-    def predict_noise(self, x_t: Tensor, t: Tensor, conditioning: PriorText) -> Tensor: ...
+    def predict_noise(self, x_t: Tensor, t: Tensor, inputs: PriorInputs) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class StepInputs:
         self._images = torch.rand(images, 3, size, size, device=device)
         self._x_t = torch.randn(branches * images, *prior.latent_shape, device=device)
         self._t = torch.full((branches * images,), 0.5, device=device)
-        self._conditioning = prior.blank_conditioning(branches * images)
+        self._inputs = prior.blank_inputs(branches * images)
 
     @torch.no_grad()
     def encode(self) -> Tensor:
@@ -97,14 +97,14 @@ class StepInputs:
 
     def predict_noise(self) -> Tensor:
         """Noise of all branches."""
-        return self._prior.predict_noise(self._x_t, self._t, self._conditioning)
+        return self._prior.predict_noise(self._x_t, self._t, self._inputs)
 
     def step(self) -> Tensor:
         """Gradient at the images, of predictions made while the encoder's graph waits."""
 
         def distilled(latents: Tensor) -> Tensor:
             x_t = latents.detach().repeat(self._branches, 1, 1, 1)
-            eps = self._prior.predict_noise(x_t, self._t, self._conditioning)
+            eps = self._prior.predict_noise(x_t, self._t, self._inputs)
             return eps.chunk(self._branches)[0]
 
         return self._gradient(distilled)

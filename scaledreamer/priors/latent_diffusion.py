@@ -5,6 +5,7 @@ Letters and axes as in `contracts.py`.
 
 from __future__ import annotations
 
+import abc
 import copy
 from dataclasses import replace
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from scaledreamer.contracts import PriorText
+from scaledreamer.contracts import Conditions, Observation, PriorInputs, PriorText
 from scaledreamer.priors.noise_schedule import NoiseSchedule, ddim
 from scaledreamer.priors.running import (
     Checkpointed,
@@ -96,7 +97,7 @@ def check_dtype(name: str, dtype: torch.dtype, device: torch.device | str, key: 
         )
 
 
-class LatentDiffusionPrior:
+class LatentDiffusionPrior(abc.ABC):
     """What latent diffusion priors do alike; each encodes text and calls its UNet in its own way.
 
     Attributes:
@@ -105,6 +106,8 @@ class LatentDiffusionPrior:
     """
 
     image_size: int
+    num_views: int = 1
+    needs: frozenset[str] = frozenset()
     latent_shape: tuple[int, int, int]
     text_shape: tuple[int, int]
     pooled_dim: int | None = None
@@ -152,11 +155,11 @@ class LatentDiffusionPrior:
         }
         return {"unet": self._unet, "vae": self._autoencoder, **encoders}
 
-    def blank_conditioning(self, num_texts: int) -> PriorText:
-        """Zeros of the shape and dtype of encoded texts."""
+    def blank_inputs(self, num_images: int) -> PriorInputs:
+        """Zeros of the shape and dtype of what `predict_noise` reads."""
         options: Any = {"device": self.device, "dtype": self._unet.dtype}
-        pooled = None if self.pooled_dim is None else torch.zeros(num_texts, self.pooled_dim, **options)
-        return PriorText(torch.zeros(num_texts, *self.text_shape, **options), pooled)
+        pooled = None if self.pooled_dim is None else torch.zeros(num_images, self.pooled_dim, **options)
+        return PriorInputs(PriorText(torch.zeros(num_images, *self.text_shape, **options), pooled))
 
     def drop_text_encoder(self) -> None:
         """Frees text encoders and tokenizers, once all texts are encoded; `encode_text` raises after it."""
@@ -276,21 +279,29 @@ class LatentDiffusionPrior:
         self,
         x_t: Float[Tensor, "image c h_latent w_latent"],
         t: Float[Tensor, " image"],
-        conditioning: PriorText,
+        inputs: PriorInputs,
     ) -> Float[Tensor, "image c h_latent w_latent"]:
         """Epsilon from the UNet, whatever it predicts."""
         dtype, steps = self._unet.dtype, self._schedule.steps(t)
         outputs = []
-        for part in split(len(x_t), self._parts.predict):
-            output = self._network_output(x_t[part].to(dtype), steps[part], conditioning[part])
+        for part in split(len(x_t), self._parts.predict, self.num_views):
+            output = self._network_output(x_t[part].to(dtype), steps[part], inputs[part])
             outputs.append(output.to(torch.float32, copy=self._is_graph))  # a replay writes over its output
         output = torch.cat(outputs) if len(outputs) > 1 else outputs[0]
         self._watch(1, dtype, x_t, output)
         return self._schedule.epsilon(output, x_t, t)
 
-    def _network_output(self, x_t: Tensor, steps: Tensor, conditioning: PriorText) -> Tensor:
+    @abc.abstractmethod
+    def encode_text(self, prompts: list[str]) -> PriorText:
+        """See `contracts.Prior.encode_text`."""
+
+    @abc.abstractmethod
+    def _network_output(self, x_t: Tensor, steps: Tensor, inputs: PriorInputs) -> Tensor:
         """The UNet's output on latents in its dtype."""
-        raise NotImplementedError
+
+    def condition(self, observation: Observation) -> Conditions:
+        """The texts of the images' views: all that these networks read."""
+        return observation.texts
 
     @torch.no_grad()
     def _watch(self, network: int, dtype: torch.dtype, given: Tensor, made: Tensor) -> None:
@@ -339,10 +350,8 @@ class LatentDiffusionPrior:
         num_steps: int = 30,
     ) -> Float[Tensor, "image 3 h w"]:
         """Images of prompts by DDIM with classifier-free guidance: to look at what a prior knows."""
-        prior: Any = self  # with what the two priors add
-        return self.decode_latents(
-            ddim(prior, prompts, noise, guidance_scale=guidance_scale, num_steps=num_steps)
-        )
+        latents = ddim(self, prompts, noise, guidance_scale=guidance_scale, num_steps=num_steps)
+        return self.decode_latents(latents)
 
 
 def _meta_copy(network: Any) -> Any:

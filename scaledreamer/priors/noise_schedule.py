@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from scaledreamer.contracts import PriorText
+from scaledreamer.contracts import PriorInputs, PriorText
 
 if TYPE_CHECKING:
     from scaledreamer.contracts import Prior
@@ -79,12 +79,12 @@ def ddim(
     """Latents of prompts by DDIM (Song et al. 2021) with classifier-free guidance."""
     text, null = prior.encode_text(prompts), prior.encode_text([""])
     null = null[torch.zeros(len(prompts), dtype=torch.long)]
-    conditioning = PriorText.cat([text, null])
+    inputs = PriorInputs(PriorText.cat([text, null]))
     times = torch.linspace(1, 0, num_steps + 1, device=noise.device)
     x = noise
     for now, then in zip(times[:-1], times[1:], strict=True):
         t = now.expand(len(x))
-        eps_text, eps_uncond = prior.predict_noise(torch.cat([x, x]), t.repeat(2), conditioning).chunk(2)
+        eps_text, eps_uncond = prior.predict_noise(torch.cat([x, x]), t.repeat(2), inputs).chunk(2)
         eps = eps_uncond + guidance_scale * (eps_text - eps_uncond)
         alpha, sigma = prior.alpha(t)[:, None, None, None], prior.sigma(t)[:, None, None, None]
         clean = (x - sigma * eps) / alpha

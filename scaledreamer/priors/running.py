@@ -38,10 +38,18 @@ class Parts:
     kept: int | None = None
 
 
-def split(total: int, most: int | None) -> list[slice]:
-    """Consecutive parts of almost equal size, so that a compiled network sees two sizes at most."""
-    count = 1 if most is None else max(-(-total // most), 1)
-    edges = [total * i // count for i in range(count + 1)]
+def split(total: int, most: int | None, group: int = 1) -> list[slice]:
+    """Consecutive parts of almost equal size, so that a compiled network sees two sizes at most.
+
+    Args:
+        total: images, a multiple of `group`.
+        most: images of a part, where one group is no larger; None is all.
+        group: consecutive images that no part divides.
+    """
+    assert total % group == 0, (total, group)
+    num_groups = total // group
+    count = 1 if most is None else max(-(-num_groups // max(most // group, 1)), 1)
+    edges = [group * (num_groups * i // count) for i in range(count + 1)]
     return [slice(low, high) for low, high in zip(edges[:-1], edges[1:], strict=True)]
 
 

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from scaledreamer.contracts import PriorText
+from scaledreamer.contracts import PriorInputs, PriorText
 from scaledreamer.priors.latent_diffusion import LatentDiffusionPrior
 from scaledreamer.weights.loading import (
     check_folder,
@@ -56,8 +56,6 @@ class SDXLPrior(LatentDiffusionPrior):
 
     Raises: ValueError for parts that are not of SDXL or do not belong together.
     """
-
-    num_views = 1
 
     def __init__(
         self,
@@ -158,13 +156,13 @@ class SDXLPrior(LatentDiffusionPrior):
             pooled[is_empty] = 0
         return encoded
 
-    def _network_output(self, x_t: Tensor, steps: Tensor, conditioning: PriorText) -> Tensor:
-        assert conditioning.pooled is not None
+    def _network_output(self, x_t: Tensor, steps: Tensor, inputs: PriorInputs) -> Tensor:
+        assert inputs.text.pooled is not None
         added = {
-            "text_embeds": conditioning.pooled.to(x_t.dtype),
+            "text_embeds": inputs.text.pooled.to(x_t.dtype),
             "time_ids": self._time_ids.expand(len(x_t), -1),
         }
-        return self._unet(x_t, steps, conditioning.tokens.to(x_t.dtype), added_cond_kwargs=added).sample
+        return self._unet(x_t, steps, inputs.text.tokens.to(x_t.dtype), added_cond_kwargs=added).sample
 
 
 def _load_single_file(

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from scaledreamer.contracts import PriorText
+from scaledreamer.contracts import PriorInputs, PriorText
 from scaledreamer.priors.latent_diffusion import LatentDiffusionPrior
 from scaledreamer.weights.loading import (
     check_folder,
@@ -33,8 +33,6 @@ class StableDiffusionPrior(LatentDiffusionPrior):
         alpha_bar: cumulative product of the scheduler, one value per step.
         prediction_type: "epsilon" or "v_prediction".
     """
-
-    num_views = 1
 
     def __init__(
         self,
@@ -102,8 +100,8 @@ class StableDiffusionPrior(LatentDiffusionPrior):
         ).input_ids
         return PriorText(encoder(ids.to(self._unet.device)).last_hidden_state)
 
-    def _network_output(self, x_t: Tensor, steps: Tensor, conditioning: PriorText) -> Tensor:
-        return self._unet(x_t, steps, conditioning.tokens.to(x_t.dtype)).sample
+    def _network_output(self, x_t: Tensor, steps: Tensor, inputs: PriorInputs) -> Tensor:
+        return self._unet(x_t, steps, inputs.text.tokens.to(x_t.dtype)).sample
 
 
 def _load_single_file(

@@ -44,6 +44,7 @@ from torch.utils.checkpoint import checkpoint
 
 from scaledreamer.cameras import Cameras
 from scaledreamer.contracts import Rendering, Scene
+from scaledreamer.draws import Draws
 from scaledreamer.fields.sdf import volsdf_density, volsdf_depths
 from scaledreamer.rendering.packing import (
     COMPOSITING_BYTES,
@@ -62,6 +63,8 @@ from scaledreamer.rendering.sampling import (
 )
 from scaledreamer.rendering.turntable import Space, march_frames
 
+MAPS = {"depth": 1, "normal": 3}
+"""Numbers of a pixel that a rendering has beside rgb and opacity, where they are needed."""
 _POINTS_AT_ONCE = 2**15
 """Of all prompts, without gradients, on a CPU: hidden layers then stay in its cache."""
 _EVEN_SHARE = 0.2
@@ -170,17 +173,17 @@ class VolumeRenderer:
         height: int,
         width: int,
         *,
-        jitter: Float[Tensor, "batch view {height} {width}"] | None = None,
+        draws: Draws | None = None,
         background: Float[Tensor, "batch view 3 *hw"] | None = None,
-        with_normal: bool = False,
+        needs: frozenset[str] = frozenset(),
         chunk_size: int | None = None,
     ) -> Rendering:
         """Images of every scene from each of its cameras.
 
         Args:
-            jitter: uniforms in [0, 1), where in their intervals the samples of a ray lie; None is the middle.
+            draws: "jitter" says where in their intervals the samples of a ray lie; None is the middle.
             background: colours "batch view 3" or images "batch view 3 h w"; None queries the scene.
-            with_normal: 7 times the points.
+            needs: "depth" and "normal", where they are wanted; normals take 7 times the points.
             chunk_size: rays of a prompt that are rendered at once, to bound memory, whatever `memory_gib`
                 says; None is as many as that allows. With gradients enabled, more than one chunk keep only
                 their samples' depths, and query the scene again in the backward pass.
@@ -194,15 +197,18 @@ class VolumeRenderer:
         origins, directions = cameras.rays(height, width)
         num_views = origins.shape[1]
         origins, directions = origins.flatten(1, 3), directions.flatten(1, 3)
-        position = torch.full_like(origins[..., 0], 0.5) if jitter is None else jitter.flatten(1)
-        epsilon = self.normal_epsilon if with_normal else None
+        if draws is None:
+            position = torch.full_like(origins[..., 0], 0.5)
+        else:
+            position = draws.uniform("jitter", num_views, height, width).flatten(1)
+        epsilon = self.normal_epsilon if "normal" in needs else None
         sample_bytes = None
         if self.memory_gib is not None and chunk_size is None:
             sample_bytes = bytes_per_sample(scene, origins, self.beta, epsilon, self.memory_gib * 2**30)
         kept, *samples = self._plan(scene, origins, directions, position, chunk_size, sample_bytes)
 
         rays = (_select(origins, kept), _select(directions, kept), *samples)
-        render_rays = partial(self._render_rays, scene, epsilon)
+        render_rays = partial(self._render_rays, scene, epsilon, "depth" in needs)
         if self.memory_gib is not None and sample_bytes is not None:
             room = self.memory_gib * 2**30 - sum(values.nbytes for values in rays)
             is_one_by_one = row_of(scene, origins) is not None
@@ -218,10 +224,11 @@ class VolumeRenderer:
             seen = torch.cat([render_rays(*piece) for piece in pieces], 1)
         everywhere = seen.new_zeros(*origins.shape[:2], seen.shape[-1])
         everywhere = everywhere.scatter(1, kept[..., None].expand_as(seen), seen)
-        rgb, opacity, depth, *normal = _to_images(everywhere, num_views, height).split(
-            [3, 1, 1, 3] if with_normal else [3, 1, 1], dim=2
-        )
-        depth = depth + self.far
+        sizes = {"rgb": 3, "opacity": 1} | {name: MAPS[name] for name in MAPS if name in needs}
+        images = _to_images(everywhere, num_views, height).split(list(sizes.values()), dim=2)
+        rgb, opacity, *others = images
+        maps = dict(zip(list(sizes)[2:], others, strict=True))
+        depth = maps["depth"] + self.far if "depth" in maps else None
 
         if background is None:
             behind = _to_images(scene.background(directions), num_views, height)
@@ -234,7 +241,7 @@ class VolumeRenderer:
             raise ValueError(
                 f"background is {size} pixels, the image {height} x {width}: give one size, or colours."
             )
-        return Rendering(rgb + (1 - opacity) * behind, opacity, depth, normal[0] if normal else None)
+        return Rendering(rgb + (1 - opacity) * behind, opacity, depth, maps.get("normal"))
 
     @torch.no_grad()
     def _lattice(
@@ -369,21 +376,23 @@ class VolumeRenderer:
         self,
         scene: Scene,
         epsilon: float | None,
+        with_depth: bool,
         origins: Float[Tensor, "batch ray 3"],
         directions: Float[Tensor, "batch ray 3"],
         depths: Float[Tensor, "batch ray sample"],
         lengths: Float[Tensor, "batch ray sample"],
         is_seen: Bool[Tensor, "batch ray sample"],
     ) -> Float[Tensor, "batch ray value"]:
-        """Rgb over black, opacity, depth beyond `far` (so negative) and, with an epsilon, normal."""
+        """Rgb over black, opacity, depth beyond `far` (so negative) if wanted, and normal with an epsilon."""
         points = torch.addcmul(origins[:, :, None], directions[:, :, None], depths[..., None]).flatten(1, 2)
         values = query_where(scene, points, is_seen.flatten(1), self.beta, epsilon)
         density, *colors = values.unflatten(1, depths.shape[1:]).split([1, values.shape[-1] - 1], -1)
         weights = compositing_weights(density[..., 0], lengths)
         opacity = weights.sum(-1, keepdim=True)
-        tiny = 1e-6
-        depth = (weights * (depths - self.far)).sum(-1, keepdim=True) / (opacity + tiny)
         rgb, *normal = (weights[..., None] * colors[0]).sum(2).split(3, -1)
+        if not with_depth:
+            return torch.cat([rgb, opacity, *normal], -1)
+        depth = (weights * (depths - self.far)).sum(-1, keepdim=True) / (opacity + 1e-6)
         return torch.cat([rgb, opacity, depth, *normal], -1)
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ class Checkpoint:
         step: finished steps, which is the number of the next one.
         config: the run's whole configuration.
         best: score and step of the best validation so far, or empty.
+        methods: of each prior of the run, the state of its method of distillation.
     """
 
     step: int
@@ -49,6 +50,11 @@ class Checkpoint:
     optimizer: State
     config: Mapping[str, Any]
     best: Mapping[str, float] = field(default_factory=dict)
+    methods: Sequence[Mapping[str, Tensor]] = ()
+
+    def method(self, number: int) -> Mapping[str, Tensor]:
+        """The state of the method of prior `number`; empty where it had none."""
+        return self.methods[number] if number < len(self.methods) else {}
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
@@ -63,7 +69,14 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
         "optimizer": {
             f"{p}/{key}": value for p, state in checkpoint.optimizer.items() for key, value in state.items()
         },
+        "methods": {
+            f"{number}/{key}": value
+            for number, state in enumerate(checkpoint.methods)
+            for key, value in state.items()
+        },
     }
+    if not tensors["methods"]:
+        del tensors["methods"]
     try:
         with replacing_folder(folder / name) as new:  # perhaps one of an earlier try
             hashes = {}
@@ -138,6 +151,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
         for key, value in tensors["optimizer"].items():
             parameter, _, state = key.rpartition("/")
             optimizer.setdefault(parameter, {})[state] = value
+        methods: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.get("methods", {}).items():
+            number, _, name = key.partition("/")
+            methods.setdefault(int(number), {})[name] = value
         return Checkpoint(
             step=step,
             parameters=tensors["parameters"],
@@ -145,6 +162,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             optimizer=optimizer,
             config=config,
             best=best,
+            methods=[methods.get(number, {}) for number in range(max(methods, default=-1) + 1)],
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise ValueError(f"{path}: damaged ({reason(error)}).") from None

@@ -70,7 +70,7 @@ class Run:
         self.folder = Path(self.config.training.output)
         # The corpus as it is, so that a run does not go on with other prompts unnoticed.
         self.record: dict[str, Any] = self.config.model_dump()
-        self.record["prompts"]["sha256"] = self.trainer.stream.source.fingerprint
+        self.record["prompts"]["sha256"] = self.trainer.batches.stream.source.fingerprint
         start = self.config.generator.start  # read now: it may be gone when there is something to export
         self._start: TrainedOn | None = None
         if start is not None:
@@ -79,7 +79,7 @@ class Run:
     @cached_property
     def trained_on(self) -> TrainedOn:
         """The prompts of this training, and of the one that its weights began with."""
-        prompts, source = self.config.prompts, self.trainer.stream.source
+        prompts, source = self.config.prompts, self.trainer.batches.stream.source
         file = prompts.shards or prompts.file
         corpus = "one prompt" if prompts.text else prompts.name if file is None else Path(file).name
         world = None
@@ -107,6 +107,8 @@ class Run:
             self.trainer.engine.load_parameters(checkpoint.parameters)
             self.trainer.engine.load_optimizer_state(checkpoint.optimizer)
             self.trainer.averaged.module.load_state_dict(checkpoint.averaged)
+            for number, judge in enumerate(self.trainer.judges):
+                judge.method.load_state_dict(checkpoint.method(number))
         except (RuntimeError, KeyError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ValueError(
@@ -208,6 +210,7 @@ class Run:
     def _tick(self, step: int, update: Update, last_tick: tuple[float, int], report: Report) -> None:
         """Reads and writes the numbers since the last tick; all ranks together."""
         trainer, index = self.trainer, step - 1
+        times, last = self.config.distillation, self.config.training.max_steps
         averages = trainer.averages.collect(self.process)
         last_time, last_step = last_tick
         num_steps = step - last_step
@@ -216,9 +219,9 @@ class Run:
             "gradient/norm_clipped": update.clipped_norm,
             "gradient/skipped_steps": self.num_skipped,
             **{f"lr/{name}": rate for name, rate in trainer.learning_rates.at(index).items()},
-            **{f"weight/{name}": weight for name, weight in trainer.regularizers.weights_at(index).items()},
-            "schedule/t_min": trainer.distillation.t_min.value_at(index),
-            "schedule/t_max": trainer.distillation.t_max.value_at(index),
+            **{f"weight/{name}": weight for name, weight in trainer.regularizers.factors_at(index).items()},
+            "schedule/t_min": times.t_min.over(last).value_at(index),
+            "schedule/t_max": times.t_max.over(last).value_at(index),
             "seconds/step": (time.monotonic() - last_time) / num_steps,
             **{f"seconds/{part}": seconds / num_steps for part, seconds in trainer.timer.collect().items()},
         }
@@ -227,16 +230,16 @@ class Run:
 
     def scene_of(self, prompts: Sequence[str]) -> Scene:
         """Scenes of prompts by the averaged generator, without gradients; noise is that of seed 0."""
-        generator: Any = self.trainer.averaged.module
+        generator = self.trainer.averaged.module
         with torch.no_grad():
             return generator(self.trainer.encode(prompts), draw_noise(generator, 0, len(prompts)))
 
     @torch.no_grad()
     def _samples(self) -> tuple[torch.Tensor, Sequence[str]]:
         """Turntables of a few prompts, "row view 3 h w", and these prompts."""
-        prompts = self.config.training.sample_prompts or self.trainer.stream.source.examples(8)
-        views, size = self.trainer.views, self.trainer.priors[0].prior.image_size
-        distance, fov_deg = sum(views.distance) / 2, sum(views.fov_deg) / 2
+        prompts = self.config.training.sample_prompts or self.trainer.batches.stream.source.examples(8)
+        sampler, size = self.trainer.batches.cameras, self.trainer.judges[0].prior.image_size
+        distance, fov_deg = sum(sampler.distance) / 2, sum(sampler.fov_deg) / 2
         cameras = orbit_cameras(4, elevation_deg=15.0, distance=distance, fov_deg=fov_deg).to(
             self.process.device
         )
@@ -269,6 +272,7 @@ class Run:
         """Writes a checkpoint; all ranks together."""
         engine = self.trainer.engine
         optimizer = engine.optimizer_state()
+        methods = [judge.method.state_dict() for judge in self.trainer.judges]
         folder = self.folder / "checkpoints"
         path = folder
         if self.process.is_main:
@@ -279,6 +283,7 @@ class Run:
                 optimizer=optimizer,
                 config=self.record,
                 best=self.best,
+                methods=methods,
             )
             try:
                 path = save_checkpoint(folder, checkpoint, keep=self.config.training.keep_checkpoints)
@@ -288,9 +293,8 @@ class Run:
         return path
 
     def _export(self, folder: Path, step: int) -> None:
-        conditioner: Any = self.trainer.conditioner
         pipe = TextTo3D(
-            conditioner.encode,
+            text_conditioner(self.trainer),
             self.trainer.averaged.module,
             generator_name=self.config.generator.name,
             cameras=self.config.cameras.model_dump(),
@@ -304,7 +308,7 @@ class Run:
             raise RunError(f"{error}, and run the same command again.") from None
 
     def _prompt_list(self) -> str:
-        source = self.trainer.stream.source
+        source = self.trainer.batches.stream.source
         listed = "\n".join(f"- {prompt}" for prompt in source.examples(100))
         return f"{source.num_prompts} prompts, among them:\n\n{listed}"
 
@@ -367,13 +371,18 @@ def _claim(process: Process, folder: Path) -> RunLock | None:
     return lock
 
 
+def text_conditioner(trainer: Trainer) -> TextConditioner:
+    """The generator's text encoder, which is exported with it."""
+    conditioner = trainer.batches.conditioner
+    assert isinstance(conditioner, EncodingCache) and isinstance(conditioner.encode, TextConditioner)
+    return conditioner.encode
+
+
 def unknown_words(run: Run) -> list[str]:
     """What the conditioner will misread of the corpus, by a sample of it: one line, or none."""
-    conditioner: Any = run.trainer.conditioner
-    if not isinstance(conditioner, EncodingCache) or not isinstance(conditioner.encode, TextConditioner):
-        return []
-    prompts = run.trainer.stream.source.examples(100)
-    found = [words for words in map(conditioner.encode.unknown_words, prompts) if words]
+    conditioner = text_conditioner(run.trainer)
+    prompts = run.trainer.batches.stream.source.examples(100)
+    found = [words for words in map(conditioner.unknown_words, prompts) if words]
     if not found:
         return []
     distinct = list(dict.fromkeys(word for words in found for word in words))
@@ -385,22 +394,26 @@ def unknown_words(run: Run) -> list[str]:
 def describe(run: Run) -> str:
     """What a dry run prints: configuration, parameters, and the first batch."""
     trainer = run.trainer
-    batch = trainer.draw(run.first_step)
+    batch = trainer.prefetch.draw(run.first_step)
     cameras = batch.cameras
     lines = [dump_config(run.config), "parameters:"]
     for name, module in trainer.engine.trained.named_children():
         lines.append(f"  {name}: {sum(p.numel() for p in module.parameters()):,}")
     lines.append(f"  total: {sum(p.numel() for p in trainer.engine.trained.parameters()):,}")
-    lines += [f"prompts: {trainer.stream.source.num_prompts:,}", *unknown_words(run)]
+    lines += [f"prompts: {trainer.batches.stream.source.num_prompts:,}", *unknown_words(run)]
     lines.append(f"first batch (step {run.first_step}):")
-    times = [trainer.timesteps(run.first_step, batch, number) for number in range(len(trainer.priors))]
-    views = trainer.views.num_views
+    times = [
+        judge.method.times(batch.draws_for(number, judge), run.first_step)
+        for number, judge in enumerate(trainer.judges)
+    ]
     for image, prompt in enumerate(batch.view_prompts):
-        i, v = divmod(image, views)
+        i, v = divmod(image, batch.num_views)
         angles = ", ".join(
             f"{name} {torch.rad2deg(getattr(cameras, name)[i, v]):.1f}"
             for name in ("elevation", "azimuth", "fov")
         )
-        at = "; ".join(f"t {t[image]:.3f} + {shift[image]:.3f}" for t, shift in times)
+        at = "; ".join(
+            ", ".join(f"{name} {value[image]:.3f}" for name, value in drawn.items()) for drawn in times
+        )
         lines.append(f"  {prompt!r}: {angles}, distance {cameras.distance[i, v]:.2f}; {at}")
     return "\n".join(lines)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
@@ -17,6 +17,7 @@ from scaledreamer.schedules import Schedule
 from scaledreamer.training.adan import Adan
 
 GROUPS = ("generator", "background")
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def parameter_groups(module: nn.Module) -> dict[str, list[nn.Parameter]]:
@@ -100,14 +101,14 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, rates: Mapping[str, flo
         group["lr"] = rates[group["group_name"]]
 
 
-class AveragedWeights:
+class AveragedWeights(Generic[Module]):
     """A second module whose parameters are an exponential moving average of the first one's.
 
     After step s (from 0) the average keeps `min(decay, (1 + s) / (10 + s))` of itself, so that it soon
     forgets how training began. Make it before DeepSpeed wraps the module.
     """
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
+    def __init__(self, module: Module, decay: float) -> None:
         self.decay = decay
         self.module = copy.deepcopy(module).eval().requires_grad_(False)
 

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 import torch
 
 Result = TypeVar("Result")
+Other = TypeVar("Other")
 
 
 @dataclass(frozen=True)
@@ -56,3 +57,39 @@ class PrefetchThread:
     def run(self, function: Callable[..., Result], *args: object) -> Result:
         """Runs a function after what was begun before it, and waits for it."""
         return self.begin(function, *args).result()
+
+
+class Prefetch(Generic[Result]):
+    """Draws accumulation steps in their order, each while the one before it is computed.
+
+    Args:
+        draw: the batch of a step and an accumulation step in it; both count from 0.
+        accumulation_steps: of one step.
+        device: where batches are used.
+    """
+
+    def __init__(
+        self, draw: Callable[[int, int], Result], accumulation_steps: int, device: torch.device
+    ) -> None:
+        self._draw, self._accumulation_steps = draw, accumulation_steps
+        self._thread = PrefetchThread(device)
+        self._pending: tuple[tuple[int, int], Pending[Result]] | None = None
+
+    def __call__(self, step: int, micro_step: int = 0) -> Result:
+        """The batch of an accumulation step; the drawing of the one after it begins."""
+        batch = self.draw(step, micro_step)
+        following = (micro_step + 1) % self._accumulation_steps
+        key = (step + (following == 0), following)
+        self._pending = (key, self._thread.begin(self._draw, *key))
+        return batch
+
+    def draw(self, step: int, micro_step: int = 0) -> Result:
+        """The batch of an accumulation step, drawn now unless it was begun before."""
+        pending, self._pending = self._pending, None
+        if pending is None or pending[0] != (step, micro_step):
+            return self._thread.run(self._draw, step, micro_step)
+        return pending[1].result()
+
+    def run(self, function: Callable[..., Other], *args: object) -> Other:
+        """Runs something else in the same thread, after what was begun before it, and waits for it."""
+        return self._thread.run(function, *args)

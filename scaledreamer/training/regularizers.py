@@ -20,6 +20,7 @@ from scaledreamer.rendering.sampling import running_sum
 from scaledreamer.schedules import Constant, Schedule
 
 NAMES = ("eikonal", "sparsity", "opaque", "orientation")
+NEEDS = {"eikonal": "depth", "orientation": "normal"}
 
 
 def eikonal(gradient: Float[Tensor, "batch point 3"]) -> Float[Tensor, "batch point"]:
@@ -61,6 +62,7 @@ def eikonal_points(
     """
     num_points = uniforms.shape[1]
     anywhere, near = uniforms.split([num_points - num_points // 2, num_points // 2], dim=1)
+    assert rendering.depth is not None
     height, width = rendering.depth.shape[-2:]
     with torch.no_grad():
         origins, directions = cameras.rays(height, width)
@@ -74,7 +76,7 @@ def eikonal_points(
 
 @dataclass(frozen=True)
 class Regularizers:
-    """Weights over the training of all regularizers; a weight of zero leaves a term out."""
+    """Factors of all regularizers over the training; a factor of zero leaves a term out."""
 
     eikonal: Schedule = Constant(0.0)
     sparsity: Schedule = Constant(0.0)
@@ -83,10 +85,15 @@ class Regularizers:
     num_points: int = 512
     epsilon: float = 0.01
 
-    def weights_at(self, step: int) -> dict[str, float]:
-        """Weights above zero by name."""
-        weights = {name: getattr(self, name).value_at(step) for name in NAMES}
-        return {name: weight for name, weight in weights.items() if weight > 0}
+    def factors_at(self, step: int) -> dict[str, float]:
+        """Factors above zero by name."""
+        schedules = (self.eikonal, self.sparsity, self.opaque, self.orientation)
+        factors = {name: line.value_at(step) for name, line in zip(NAMES, schedules, strict=True)}
+        return {name: factor for name, factor in factors.items() if factor > 0}
+
+    def needs(self, names: frozenset[str]) -> frozenset[str]:
+        """What the named terms need of a rendering beside rgb and opacity, see `contracts.Renderer`."""
+        return frozenset(need for name, need in NEEDS.items() if name in names)
 
     def terms(
         self,
@@ -96,7 +103,7 @@ class Regularizers:
         rendering: Rendering,
         uniforms: Float[Tensor, "batch point 4"],
     ) -> dict[str, Float[Tensor, "batch ..."]]:
-        """The named terms of a rendered scene, unreduced and without weights."""
+        """The named terms of a rendered scene, unreduced and without factors."""
         terms: dict[str, Tensor] = {}
         if "eikonal" in names:
             points = eikonal_points(uniforms, cameras, rendering)

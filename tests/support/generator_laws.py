@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from scaledreamer.cameras import sample_cameras
 from scaledreamer.contracts import GeneratorText, Scene
-from scaledreamer.rendering.volume import VolumeRenderer
+from tests.support.renders import volume_renderer
 
 CONDITION_DIM = 6
 
@@ -60,7 +60,7 @@ def assert_a_batch_of_two_equals_two_batches_of_one(
     uniforms = torch.rand(2, 2, 4, generator=random).to(dtype)
     jitter = torch.rand(2, 2, 12, 12, generator=random).to(dtype)
     target = torch.rand(2, 2, 3, 12, 12, generator=random).to(dtype)
-    renderer = VolumeRenderer(num_resampled=8)
+    renderer = volume_renderer(num_resampled=8)
 
     def render(index: slice) -> Tensor:
         cameras = sample_cameras(

@@ -11,17 +11,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scaledreamer.contracts import GeneratorText, PriorText
+from scaledreamer.contracts import Conditions, Generator, GeneratorText, Observation, PriorInputs, PriorText
 from scaledreamer.launch.engine import Engine
 from scaledreamer.launch.process import Process, start_process
+from scaledreamer.methods.base import Timesteps
 from scaledreamer.prompts.source import PromptList
 from scaledreamer.prompts.stream import PromptStream
 from scaledreamer.rendering.volume import VolumeRenderer
 from scaledreamer.schedules import Constant, Linear
-from scaledreamer.training.conditioning import Judge
+from scaledreamer.training.batch import BatchSampler, CameraSampler
+from scaledreamer.training.judge import Judge
 from scaledreamer.training.optimizers import AveragedWeights, LearningRates, make_optimizer
 from scaledreamer.training.regularizers import Regularizers
-from scaledreamer.training.step import CameraSampler, Distillation, RenderedGenerator, Trainer
+from scaledreamer.training.rendered import RenderedGenerator
+from scaledreamer.training.step import Trainer
+from tests.support.judges import make_judge
 
 PROMPTS = [
     f"a {color} {thing}" for color in ("red", "green", "blue") for thing in ("cat", "car", "cube", "cone")
@@ -40,6 +44,7 @@ class RandomPrior:
 
     image_size = SIZE
     num_views = 1
+    needs: frozenset[str] = frozenset()
     latent_shape: tuple[int, int, int] = (2, 4, 4)
 
     def __init__(self) -> None:
@@ -49,6 +54,9 @@ class RandomPrior:
 
     def encode_text(self, prompts: list[str]) -> PriorText:
         return PriorText(torch.stack([random_tensor(prompt, 3, 2) for prompt in prompts]))
+
+    def condition(self, observation: Observation) -> Conditions:
+        return observation.texts
 
     def encode_image(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         mean = torch.tanh(F.conv2d(2 * images - 1, self.encoder, stride=4))
@@ -63,9 +71,9 @@ class RandomPrior:
     def why_not_finite(self) -> None:
         return None
 
-    def predict_noise(self, x_t: Tensor, t: Tensor, conditioning: PriorText) -> Tensor:
+    def predict_noise(self, x_t: Tensor, t: Tensor, inputs: PriorInputs) -> Tensor:
         self.calls.append(len(x_t))
-        text = conditioning.tokens.mean(1)[:, :, None, None]
+        text = inputs.text.tokens.mean(1)[:, :, None, None]
         return torch.tanh(F.conv2d(x_t, self.mixer, padding=1) * (1 + t[:, None, None, None]) + text)
 
 
@@ -93,10 +101,8 @@ class FakeScene:
         return torch.sigmoid(self.color)[:, None].expand_as(directions)
 
 
-class FakeGenerator(nn.Module):
+class FakeGenerator(Generator):
     """A linear map from text to a linear field around a sphere."""
-
-    has_noise = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,9 +110,9 @@ class FakeGenerator(nn.Module):
         self.body = nn.Linear(6, 12)
         self.background = nn.Linear(6, 3)
 
-    def forward(self, condition: GeneratorText, z: Tensor | None = None) -> FakeScene:
-        weights = self.table + self.body(condition.pooled).view(-1, 3, 4)
-        return FakeScene(weights, self.background(condition.pooled))
+    def forward(self, text: GeneratorText, z: Tensor | None = None) -> FakeScene:
+        weights = self.table + self.body(text.pooled).view(-1, 3, 4)
+        return FakeScene(weights, self.background(text.pooled))
 
 
 def make_trainer(
@@ -123,23 +129,24 @@ def make_trainer(
     max_norm: float | None = None,
     method: str = "asd",
     regularizers: Regularizers | None = None,
-    priors: Sequence[Judge] | None = None,
-    **distillation: Any,
+    judges: Sequence[Judge] | None = None,
+    conditioner: FakeConditioner | None = None,
+    **of_judge: Any,
 ) -> Trainer:
     """A trainer of the stand-ins; the same settings give the same initial weights."""
     process = process or start_process("cpu")
     torch.manual_seed(seed)
     generator = FakeGenerator()
-    averaged = AveragedWeights(generator, 0.9)
+    averaged = AveragedWeights[Generator](generator, 0.9)
     regularizers = regularizers or Regularizers(
         eikonal=Linear(1.0, 0.1, 0, 10), sparsity=Constant(0.5), opaque=Constant(0.1), num_points=16
     )
-    views = CameraSampler(
+    cameras = CameraSampler(
         (-10.0, 45.0), (-180.0, 180.0), (2.5, 2.7), (38.0, 44.0), num_views=num_views, image_size=Constant(8)
     )
     renderer = VolumeRenderer(num_proposals=8, num_resampled=6, lattice_resolution=8)
     engine = Engine(
-        RenderedGenerator(generator, renderer, regularizers, views),
+        RenderedGenerator(generator, renderer, regularizers),
         generator,
         make_optimizer(generator, name=optimizer, betas=betas, momentum=0.5),
         process,
@@ -148,21 +155,19 @@ def make_trainer(
         zero_stage=zero_stage,
         max_norm=max_norm,
     )
-    prior = RandomPrior()
-    return Trainer(
-        engine=engine,
-        averaged=averaged,
-        stream=PromptStream(PromptList(PROMPTS), seed=seed, batch_size=batch_size),
-        conditioner=FakeConditioner(),
-        priors=priors or [Judge(prior, lambda texts: prior.encode_text(list(texts)))],
-        views=views,
-        distillation=Distillation(
-            method=method, t_min=Linear(0.5, 0.02, 0, 20), t_max=Linear(0.98, 0.5, 0, 20), **distillation
-        ),
-        regularizers=regularizers,
-        learning_rates=LearningRates(Constant(lr), Constant(lr)),
+    timesteps = Timesteps(Linear(0.5, 0.02, 0, 20), Linear(0.98, 0.5, 0, 20))
+    judges = judges or [make_judge(RandomPrior(), method, timesteps=timesteps, **of_judge)]
+    batches = BatchSampler(
+        PromptStream(PromptList(PROMPTS), seed=seed, batch_size=batch_size),
+        conditioner or FakeConditioner(),
+        cameras,
+        judges,
         accumulation_steps=accumulation_steps,
+        rank=process.rank,
+        world_size=process.world_size,
     )
+    rates = LearningRates(Constant(lr), Constant(lr))
+    return Trainer(engine, averaged, batches, judges, regularizers, rates)
 
 
 def parameters_of(trainer: Trainer) -> Tensor:

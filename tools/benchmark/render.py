@@ -99,7 +99,7 @@ def measure_render(config: Config, arguments: argparse.Namespace) -> dict[str, A
     import torch
 
     from scaledreamer.accounting import count
-    from scaledreamer.build import build_views, make_renderer
+    from scaledreamer.build import build_cameras, make_renderer
     from scaledreamer.rendering.volume import VolumeRenderer
 
     check_options(arguments)
@@ -108,16 +108,14 @@ def measure_render(config: Config, arguments: argparse.Namespace) -> dict[str, A
     assert isinstance(renderer, VolumeRenderer)
     size, batch = arguments.image_size, arguments.prompts
     uniforms = torch.rand(batch, 1, 4, generator=torch.Generator().manual_seed(0))
-    cameras = build_views(config.cameras, config.renderer, config.training.max_steps).cameras(uniforms)
+    cameras = build_cameras(config.cameras, config.renderer, config.training.max_steps).sample(uniforms)
     with torch.no_grad():
         reference = _even(make_scene(), renderer, cameras, size, arguments.even_samples)
 
     def ours(scene: Scene, **changes: Any) -> Tensor:
-        with_normal = changes.pop("with_normal", False)
+        needs = frozenset(["normal"] if changes.pop("with_normal", False) else [])
         background = torch.full((batch, 1, 3), BACKGROUND)
-        out = replace(renderer, **changes)(
-            scene, cameras, size, size, background=background, with_normal=with_normal
-        )
+        out = replace(renderer, **changes)(scene, cameras, size, size, background=background, needs=needs)
         return out.rgb if out.normal is None else torch.cat([out.rgb, out.normal], 2)
 
     # Peak of a call as it is; a quarter of it is the budget of the row that has one.

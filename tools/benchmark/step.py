@@ -45,7 +45,7 @@ def measure_step(config: Config, num_steps: int, num_warmup: int) -> dict[str, A
     trainer = build_trainer(config, process)
     timer = trainer.timer
 
-    trainer.priors = [replace(term, prior=TimedPrior(term.prior, timer)) for term in trainer.priors]
+    trainer.judges = [replace(judge, prior=TimedPrior(judge.prior, timer)) for judge in trainer.judges]
     for step in range(num_warmup):
         trainer.step(step)
     timer.collect()

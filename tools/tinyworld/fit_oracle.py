@@ -27,6 +27,7 @@ from scaledreamer import build
 from scaledreamer.cameras import Cameras
 from scaledreamer.cli import Parser, fail, program
 from scaledreamer.config import load_config
+from scaledreamer.draws import GivenDraws
 from scaledreamer.exported import INDEX
 from scaledreamer.pipeline import TextTo3D
 from scaledreamer.tinyworld import dataset, grammar
@@ -136,7 +137,8 @@ def fit(args: argparse.Namespace) -> list[float]:
         if module.has_noise:
             z = torch.randn(len(prompts), module.noise_dim, generator=torch.Generator().manual_seed(seed))
         scene = module(conditioner(prompts), z)
-        return renderer(scene, cameras, size, size, jitter=jitter, background=backgrounds[:, None]).rgb[:, 0]
+        draws = None if jitter is None else GivenDraws({"jitter": jitter})
+        return renderer(scene, cameras, size, size, draws=draws, background=backgrounds[:, None]).rgb[:, 0]
 
     started, losses, held_out_psnr = time.time(), [], []
     for step in range(args.steps):

@@ -28,16 +28,20 @@ from scaledreamer.build import TINY_PRIOR
 from scaledreamer.cameras import Cameras, sample_cameras
 from scaledreamer.cli import fail, program
 from scaledreamer.distillation import clip_gradient, sample_timestep_shift
+from scaledreamer.methods.base import Guidance, Timesteps
+from scaledreamer.methods.score import ASD, CSD, SDS
 from scaledreamer.pipeline import TextTo3D
+from scaledreamer.priors.conditioning import Texts
 from scaledreamer.priors.stable_diffusion import StableDiffusionPrior
 from scaledreamer.prompts.view_words import view_index, with_view
+from scaledreamer.schedules import Constant
 from scaledreamer.tinyworld import dataset, grammar
 from scaledreamer.tinyworld.shapes import WorldScene
-from scaledreamer.training.conditioning import Judge, encode_texts
-from scaledreamer.training.step import distill, upsample
+from scaledreamer.training.judge import upsample
 
 T_MIN = 0.02
 """Lower end of t that ASD's shift is measured from."""
+TIMESTEPS = Timesteps(Constant(T_MIN), Constant(1.0))
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -128,8 +132,8 @@ def main() -> int:
     way = F.avg_pool2d(images - true, 2)
     rows = []
     for method, scale, eta, t in itertools.product(args.method, args.guidance, args.eta, args.timesteps):
-        term = Judge(prior, lambda texts: prior.encode_text(list(texts)), scale, eta)
-        conditioning = encode_texts(term, prompts)
+        conditions = Texts(lambda texts: prior.encode_text(list(texts))).plain(prompts)
+        guidance = Guidance(scale)
         gradients = []
         for number in range(args.num_noises):
             draw = torch.Generator().manual_seed(number)
@@ -138,7 +142,11 @@ def main() -> int:
             shift = sample_timestep_shift(times, T_MIN, eta, torch.rand(len(images), generator=draw))
             x = images.clone().requires_grad_()
             latents = prior.encode_image(x)
-            g_z = distill(term, method, latents.detach(), conditioning, noise, times, shift)
+            given = (prior, latents.detach(), conditions, noise, times)
+            if method == "asd":
+                g_z = ASD(TIMESTEPS, guidance, eta).estimate(*given, shift)
+            else:
+                g_z = (SDS(TIMESTEPS, guidance) if method == "sds" else CSD(TIMESTEPS)).estimate(*given)
             (g_x,) = torch.autograd.grad(latents, x, g_z)
             gradients.append(F.avg_pool2d(clip_gradient(g_x, args.threshold)[0], 2))
         row = {"method": method, "guidance_scale": scale, "eta": eta, "t": t}
