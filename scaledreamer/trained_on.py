@@ -1,8 +1,8 @@
 """What a generator was trained on, as recorded in its export (`trained_on.json`). Needs no torch.
 
-A text encoder accepts any word that its tokenizer has; what a generator can make of it depends on the prompts
-of its training. So these are asked when a prompt is checked: for its words, and, where all prompts came from
-the tinyworld, for what its grammar says and the training had.
+A text encoder accepts any word that its tokenizer knows, but what a generator can make of it depends on its
+training prompts. So prompts are checked against these: their words and, if all training prompts came from the
+tinyworld, the combinations that its grammar allows and the training contained.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class World:
     """The part of the tinyworld that the prompts came from.
 
     Attributes:
-        kinds: of objects.
-        max_extras: things said beyond kind and colour.
+        kinds: kinds of objects.
+        max_extras: attributes beyond kind and colour.
     """
 
     kinds: tuple[str, ...]
@@ -34,9 +34,9 @@ class TrainedOn:
 
     Attributes:
         corpus: name or file.
-        num_prompts: repetitions included.
-        words: those that it has, the rarest of a large corpus left out; None where nobody has looked.
-        world: None unless all prompts are the tinyworld's.
+        num_prompts: including repetitions.
+        words: its words, without the rarest of a large corpus; None if they were not counted.
+        world: None unless all prompts are from the tinyworld.
     """
 
     corpus: str
@@ -45,9 +45,9 @@ class TrainedOn:
     world: World | None = None
 
     def outside(self, prompt: str) -> str | None:
-        """Why a prompt, all of whose words are known, is still beyond the training; None where it is not.
+        """Why a prompt is beyond the training even though all its words are known; None if it is not.
 
-        Only of the tinyworld is known which combinations there were.
+        Combinations are known for the tinyworld only.
         """
         if self.world is None:
             return None
@@ -67,7 +67,7 @@ class TrainedOn:
         return f"beyond what this generator was trained on: {reason}; parts may be left out or mixed up"
 
     def after(self, earlier: TrainedOn | None) -> TrainedOn:
-        """Of a training that began from weights of an earlier one; None: nobody knows of what."""
+        """The record of a training that started from an earlier one's weights; None if that is unknown."""
         if earlier is None:
             return TrainedOn(self.corpus, self.num_prompts, None)
         world = None
@@ -107,7 +107,7 @@ class TrainedOn:
 
     @classmethod
     def read(cls, folder: Path) -> TrainedOn | None:
-        """Of an exported generator; None if its export says nothing.
+        """Reads the record of an exported generator; None if there is none.
 
         Raises: ValueError if the file is damaged or cannot be read.
         """

@@ -1,4 +1,4 @@
-"""The words that a generator knows, asked before anything is loaded. Needs no torch."""
+"""The words that a generator knows, checked before anything is loaded. Needs no torch."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ NO_WORD = (
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Of a generator with its text encoder.
+    """The vocabulary of a generator with its text encoder.
 
     Attributes:
-        of_encoder: every word that the text encoder was taught; None where it takes any.
-        trained_on: the prompts of the generator's training; None where nobody has written them down.
+        of_encoder: all words of the text encoder; None if its vocabulary is open.
+        trained_on: summary of the generator's training prompts; None if there is none.
     """
 
     of_encoder: frozenset[str] | None
@@ -35,9 +35,9 @@ class Vocabulary:
 
     @classmethod
     def read(cls, folder: Path) -> Vocabulary:
-        """Of an exported generator.
+        """Reads the vocabulary of an exported generator.
 
-        Raises: ValueError if a file of it is damaged.
+        Raises: ValueError if one of its files is damaged.
         """
         try:
             of_encoder = read_words(folder / "tokenizer" / WORDS_FILE)
@@ -47,20 +47,19 @@ class Vocabulary:
 
     @property
     def words(self) -> frozenset[str] | None:
-        """The words of the training's prompts; where nobody has written these down, those that the text
-        encoder was taught; None where that takes any word."""
+        """The words of the training prompts or, if they were not recorded, those of the text encoder; None if
+        its vocabulary is open."""
         recorded = self.trained_on.words if self.trained_on else None
         return self.of_encoder if recorded is None else recorded
 
     def knows_any(self, prompt: str) -> bool:
-        """Whether some word of a prompt is known, or the text encoder takes any."""
+        """Whether some word of a prompt is known, or the text encoder's vocabulary is open."""
         return self.of_encoder is None or bool(content_words(prompt) - set(self._unknown(prompt)))
 
     def check(self, prompt: str) -> list[str]:
-        """Words and combinations of a prompt that the training did not have, in a line or none.
+        """At most one line about words and combinations of a prompt that the training did not have.
 
-        Raises: ValueError if the text encoder takes no other words than it was taught, and none of the
-            prompt is known.
+        Raises: ValueError if the vocabulary is closed and no word of the prompt is known.
         """
         if not self.knows_any(prompt):
             raise ValueError(f"{short(prompt, 60)}: {NO_WORD}")

@@ -73,7 +73,7 @@ def test_hard_retrieval_asks_only_for_the_attributes_it_is_told():
     encoder, pooled = Oracle(), blend_of_captions(torch.tensor([1.0, 0.5, 0.4, 0.1]))
     whole = clip_scores.hard_retrieval(encoder, pooled, MEANINGS)
     asked = [{"color"}, {"wear", "pattern"}, {"support"}, {"color", "pattern"}]
-    found = clip_scores.hard_retrieval(encoder, pooled, MEANINGS, asked=asked)
+    found = clip_scores.hard_retrieval(encoder, pooled, MEANINGS, attributes=asked)
     for i, names in enumerate(asked):
         told = {name for name, won in found.by_attribute.items() if not won[i].isnan()}
         assert told == names
@@ -158,7 +158,7 @@ def test_clip_brings_other_sizes_of_images_to_its_own(folder):
 
 
 def test_a_missing_or_damaged_clip_is_named(tmp_path):
-    with pytest.raises(ValueError, match="evaluator CLIP .*nowhere.*config.json.*train_tiny_clip"):
+    with pytest.raises(ValueError, match="evaluator CLIP .*nowhere.*config.json.*tinyworld.train_clip"):
         TinyClip.from_pretrained(tmp_path / "nowhere")
     damaged = save_tiny_clip(tmp_path / "damaged")
     weights = damaged / "model.safetensors"

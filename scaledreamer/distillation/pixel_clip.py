@@ -1,12 +1,13 @@
-"""Pixel-wise gradient clipping (PGC, arXiv 2310.12474): bound what one pixel may ask for.
+"""Pixel-wise gradient clipping (PGC, arXiv 2310.12474): bounds the gradient of each pixel.
 
 Gradients are `(batch, 3, h, w)`, taken at the prior's **input image** in [0, 1], after any upsampling of the
-render (c = 0.1 belongs to 512 pixels), and each is *one image's* gradient: neither divided by the batch or by
-accumulation steps nor multiplied by a loss scale. The norm of a pixel, over its 3 channels, is `"l2"` (the
-paper) or `"linf"`, the largest absolute channel (the released code). With g a pixel and c the threshold:
+render (c = 0.1 is meant for 512 pixels), and each is *one image's* gradient: neither divided by the batch
+size or the accumulation steps nor multiplied by a loss scale. The norm of a pixel, over its 3 channels, is
+`"l2"` (the paper) or `"linf"`, the largest absolute channel (the released code). With g a pixel and c the
+threshold:
 
-    pgc_n   min(|g|, c) g / |g|    Eq. 10: direction kept, untouched up to c
-    pgc_v   clamp(g, -c, c)        each value for itself: may turn the direction; norm is for statistics only
+    pgc_n   min(|g|, c) g / |g|    Eq. 10: direction kept, unchanged up to c
+    pgc_v   clamp(g, -c, c)        element-wise: may change the direction; norm is for statistics only
     pngd    c / (|g| + c) g        Eq. 9: direction kept, every pixel shortened, c never reached
 """
 
@@ -23,7 +24,7 @@ NORMS = ("l2", "linf")
 
 
 class ClipStats(NamedTuple):
-    """What clipping did, one entry per image, on the gradient's device; non-finite pixels count in no norm.
+    """Clipping statistics, one entry per image, on the gradient's device; norms ignore non-finite pixels.
 
     norm_mean, norm_max: norms of pixels before clipping.
     clipped_norm_mean: mean norm after clipping.
@@ -39,7 +40,7 @@ class ClipStats(NamedTuple):
 
     @property
     def is_finite(self) -> Bool[Tensor, ""]:
-        """Whether every pixel of every image was finite: the part of a step's finite flag that PGC knows."""
+        """Whether every pixel of every image was finite, for the step's finite flag."""
         return (self.num_nonfinite == 0).all()
 
 
@@ -49,14 +50,15 @@ def clip_gradient(
     mode: str = "pgc_n",
     norm: str = "l2",
 ) -> tuple[Float[Tensor, "batch 3 h w"], ClipStats]:
-    """Clips each pixel's gradient (PGC, Eqs. 9 and 10); images and pixels do not affect one another.
+    """Clips each pixel's gradient (PGC, Eqs. 9 and 10), independently of other pixels and images.
 
     A pixel that is not finite in some channel becomes zero in all three, and is counted: the result is always
-    finite, and a training step skips when `stats.is_finite` is false. Nothing here waits for the device.
+    finite, and a training step is skipped if `stats.is_finite` is false. Does not synchronize with the
+    device.
 
     Args:
-        gradient: gradient of one image's loss each, at the image in [0, 1].
-        threshold: c > 0, in the gradient's units; infinity clips nothing, and still zeroes non-finite pixels.
+        gradient: gradients of each image's own loss, at the image in [0, 1].
+        threshold: c > 0, in the gradient's units; infinity clips nothing, but still zeroes non-finite pixels.
         mode: "pgc_n", "pgc_v" or "pngd".
         norm: "l2" or "linf".
     Returns: the clipped gradient, in the given dtype, and statistics in float32 or wider.
@@ -67,7 +69,7 @@ def clip_gradient(
     is_finite = wide.isfinite().all(dim=1, keepdim=True)
     wide = wide.where(is_finite, 0)
 
-    # A norm is largest * unit_norm, 1 <= unit_norm <= sqrt(3): squares of very large or tiny values are lost.
+    # A norm is largest * unit_norm, 1 <= unit_norm <= sqrt(3): squares of extreme values would be lost.
     largest = wide.abs().amax(dim=1, keepdim=True)
     unit = wide / largest.where(largest > 0, 1)
     unit_norm = unit.square().sum(dim=1, keepdim=True).sqrt() if norm == "l2" else torch.ones_like(largest)
@@ -104,23 +106,23 @@ def clip_pixel_gradient(
     scale: float = 1.0,
     on_stats: Callable[[ClipStats], None] | None = None,
 ) -> Float[Tensor, "batch 3 h w"]:
-    """Identity whose backward clips the gradient of each image: PGC as one line of another pipeline.
+    """Identity whose backward pass clips the gradient of each image: PGC as one line in any pipeline.
 
         images = clip_pixel_gradient(images, threshold=0.1, scale=1 / len(images))  # just before the prior
 
-    c speaks of one image's gradient, but what arrives here carries whatever the loss was multiplied by later.
-    Autograd cannot know that factor, so `scale` states it: `1 / batch` for a loss that is a mean, times
-    `1 / accumulation_steps`, times the loss scale of mixed precision (`scaler.get_scale()`). It is divided
-    out before clipping and put back after, so none of the three changes what is clipped.
+    c applies to one image's gradient, but the gradient that arrives here includes all later factors of the
+    loss. Autograd does not know them, so they are given as `scale`: `1 / batch` for a loss that is a mean,
+    times `1 / accumulation_steps`, times the loss scale of mixed precision (`scaler.get_scale()`). The
+    gradient is divided by it before clipping and multiplied afterwards, so none of them affects the clipping.
 
-    Non-finite pixels come out as they arrived, so that the pipeline's own check (a gradient scaler's, say)
-    still sees them; `on_stats` is told their number.
+    Non-finite pixels are passed on unchanged, so that the pipeline's own check (for example in a gradient
+    scaler) still sees them; `on_stats` receives their number.
 
     Args:
         images: the prior's input, in [0, 1].
-        threshold, mode, norm: as for `clip_gradient`.
-        scale: factor > 0 between one image's gradient and the gradient that will arrive.
-        on_stats: called during backward with the statistics of the unscaled gradient.
+        threshold, mode, norm: as in `clip_gradient`.
+        scale: factor > 0 between one image's gradient and the gradient that arrives here.
+        on_stats: called in the backward pass with the statistics of the unscaled gradient.
     Returns: `images`, unchanged.
     Raises: ValueError as `clip_gradient`, and for a scale that is not positive and finite.
     """
@@ -145,7 +147,7 @@ class _ClipPixelGradient(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
         threshold, mode, norm, scale, on_stats = ctx.settings
-        # In half precision dividing out a loss scale could round one image's gradient to zero.
+        # In half precision, dividing by a loss scale could round one image's gradient to zero.
         wide = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
         clipped, stats = clip_gradient(wide / scale, threshold, mode, norm)
         if on_stats is not None:

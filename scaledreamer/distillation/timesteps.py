@@ -1,7 +1,8 @@
-"""At which times the prior is asked: t, ASD's shift dt, and the weight w(t).
+"""Timesteps at which the prior is evaluated: t, ASD's shift dt, and the weight w(t).
 
-Times are fractions in [0, 1] of the prior's noise schedule, 0 clean and 1 noise, one per sample; a prior's
-adapter alone knows its network's steps. Randomness comes in as uniforms, so that a step can be repeated.
+Times are fractions in [0, 1] of the prior's noise schedule, 0 clean and 1 noise, one per sample; only a
+prior's adapter knows its network's steps. Random numbers are passed in as uniforms, so that a step can be
+repeated.
 """
 
 import torch
@@ -35,14 +36,14 @@ def sample_timestep_shift(
 ) -> Float[Tensor, " batch"]:
     """ASD's timestep shift `dt ~ U[0, min(eta (t - t_min), t_max - t)]` (ScaleDreamer, Algorithm 1).
 
-    The cap comes before the random factor: near `t_max` the shift stays uniform and does not pile up there.
-    `num_steps=1000, t_max=0.999` are the integer shifts of the official code.
+    The cap is applied before the random factor, so the shift stays uniform near `t_max`.
+    `num_steps=1000, t_max=0.999` gives the integer shifts of the official code.
 
     Args:
         t: times of the first branch.
-        t_min: the *annealed* lower end of t; where t is below it the shift is zero.
-        eta: growth of the shift with t, at least 0; the paper's is 0.1.
-        uniform: one number in [0, 1) per sample; None is the fixed (largest) shift.
+        t_min: the *annealed* lower end of t; the shift is zero for t below it.
+        eta: growth of the shift with t, at least 0; 0.1 in the paper.
+        uniform: one number in [0, 1) per sample; None gives the fixed (largest) shift.
         t_max: the largest time that `t + dt` may reach.
         num_steps: floor the shift to whole multiples of `1 / num_steps`; None leaves it continuous.
     Returns: dt >= 0, to be added to t.
@@ -55,7 +56,7 @@ def sample_timestep_shift(
     exact_t = t.double()
     largest = torch.minimum(eta * (exact_t - t_min), t_max - exact_t).clamp(min=0)
     if num_steps is not None:
-        # A float32 time misses its step by up to 3e-5 steps of 1000, which must not floor away a whole one.
+        # Rounding: a float32 time may be off by 3e-5 steps of 1000, which must not floor to the step below.
         largest = (largest * num_steps).round(decimals=4)
     shift = largest if uniform is None else largest * uniform
     if num_steps is not None:
@@ -66,7 +67,7 @@ def sample_timestep_shift(
 def weight_of(sigma: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
     """`w(t) = sigma(t)^2`, the weight of DreamFusion, PGC and ScaleDreamer; taken at t, never at t + dt.
 
-    Where `alpha^2 + sigma^2 = 1` this is `1 - alpha_bar(t)`.
+    If `alpha^2 + sigma^2 = 1`, this is `1 - alpha_bar(t)`.
 
     Args:
         sigma: the prior's noise level at each sample's t.

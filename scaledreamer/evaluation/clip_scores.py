@@ -175,18 +175,18 @@ def hard_retrieval(
     pooled: Float[Tensor, "prompt d"],
     meanings: Sequence[Meaning],
     *,
-    asked: Sequence[Collection[str]] | None = None,
+    attributes: Sequence[Collection[str]] | None = None,
 ) -> HardRetrieval:
     """Hard R@1 of objects that should have the given meanings.
 
     Args:
-        asked: attributes of each object in which captions may be wrong, at least one; None is all.
+        attributes: attributes of each object in which captions may be wrong, at least one; None is all.
     """
     rivals = [grammar.hard_distractors(meaning) for meaning in meanings]
-    if asked is not None:
+    if attributes is not None:
         rivals = [
             [rival for rival in found if rival[0] in names]
-            for found, names in zip(rivals, asked, strict=True)
+            for found, names in zip(rivals, attributes, strict=True)
         ]
     texts = [grammar.caption(other) for found in rivals for _, other in found]
     counts = torch.tensor([len(found) for found in rivals], device=pooled.device)

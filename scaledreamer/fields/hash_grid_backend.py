@@ -107,12 +107,12 @@ def _import(name: str, device: str) -> Backend | str:
     """The backend, if it works for a single point, or the reason why it does not work."""
     try:
         if name == "triton":
-            from scaledreamer.fields import hash_grid_triton as twin
+            from scaledreamer.fields import hash_grid_triton as module
         else:
-            from scaledreamer.fields import hash_grid_tcnn as twin
-        if not twin.runs_on(device):
+            from scaledreamer.fields import hash_grid_tcnn as module
+        if not module.runs_on(device):
             return f"it needs a GPU, while the grid is on {device}"
-        twin.try_on(device)
+        module.try_on(device)
     except ModuleNotFoundError as error:
         return f"{error.name} is not installed"
     except (
@@ -120,4 +120,4 @@ def _import(name: str, device: str) -> Backend | str:
     ) as error:  # tinycudann's EnvironmentError without a GPU, Triton's without a C compiler ...
         first = (str(error).splitlines() or [""])[0].rstrip(".")
         return f"{name} is installed and does not work here ({type(error).__name__}: {first})"
-    return Backend(name, twin.encode, f"hash grid: {name} {twin.VERSION} on {device}")
+    return Backend(name, module.encode, f"hash grid: {name} {module.VERSION} on {device}")

@@ -133,8 +133,8 @@ class _Interpolate(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, table: Tensor, points: Tensor, pyramid: Pyramid, encoding: Any) -> Tensor:
-        asked = ctx.needs_input_grad
-        own = [table.detach().requires_grad_(asked[0]), points.detach().requires_grad_(asked[1])]
+        needs = ctx.needs_input_grad
+        own = [table.detach().requires_grad_(needs[0]), points.detach().requires_grad_(needs[1])]
         ctx.save_for_backward(table, points)
         with torch.enable_grad():
             unit = (own[1].clamp(-1, 1) + 1) * 0.5
@@ -146,7 +146,7 @@ class _Interpolate(torch.autograd.Function):
     @once
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         own, features = ctx.graph
-        asked = [value for value in own if value.requires_grad]
-        found = iter(torch.autograd.grad(features, asked, grads[0], retain_graph=True))
+        inputs = [value for value in own if value.requires_grad]
+        found = iter(torch.autograd.grad(features, inputs, grads[0], retain_graph=True))
         results = [next(found) if value.requires_grad else None for value in own]
         return results[0], results[1], None, None

@@ -55,7 +55,7 @@ def traced_views(draw: Draw, observer: Observer) -> tuple[Tensor, dict[str, Tens
 def scores(encoder: TinyClip, images: Tensor, draw: Draw, asked: list[set[str]]) -> dict[str, Any]:
     """Retrieval with the asked attributes and with all, and plain retrieval among all meanings."""
     pooled = pool_views(encoder, images)
-    found = hard_retrieval(encoder, pooled, draw.meanings, asked=asked)
+    found = hard_retrieval(encoder, pooled, draw.meanings, attributes=asked)
     return {
         "hard_r1": found.overall.mean().item(),
         "hard_r1_by_attribute": {name: won.nanmean().item() for name, won in found.by_attribute.items()},
