@@ -12,6 +12,7 @@ from torch import Tensor
 from scaledreamer.evaluation import clip_scores
 from scaledreamer.evaluation.clip_scores import TinyClip
 from scaledreamer.tinyworld import grammar
+from scaledreamer.tinyworld.distractors import hard_distractors
 from scaledreamer.tinyworld.grammar import Meaning
 from tests.support.evaluation_fakes import Oracle
 from tests.support.random_models import save_tiny_clip
@@ -40,7 +41,7 @@ def test_hard_retrieval_is_a_loop_over_captions_that_differ_in_one_attribute():
     outcomes = set()
     for i, meaning in enumerate(MEANINGS):
         rivals: dict[str, list[float]] = {}
-        for attribute, other in grammar.hard_distractors(meaning):
+        for attribute, other in hard_distractors(meaning):
             score = float(pooled[i] @ encoder.embed_texts([grammar.caption(other)])[0])
             rivals.setdefault(attribute, []).append(score)
         right = float(pooled[i] @ encoder.embed_texts([grammar.caption(meaning)])[0])

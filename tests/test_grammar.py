@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from scaledreamer.tinyworld import grammar
+from scaledreamer.tinyworld.distractors import hard_distractors
 from scaledreamer.tinyworld.grammar import KINDS, MISSION, Meaning
 
 
@@ -104,7 +105,7 @@ def test_sample_meaning_stays_within_its_split_and_the_world(split: str):
 
 def test_hard_distractors_differ_in_exactly_one_attribute():
     meaning = Meaning("cat", "red", "green", wear="hat", wear_color="blue")
-    wrong = grammar.hard_distractors(meaning)
+    wrong = hard_distractors(meaning)
     assert {name for name, _ in wrong} == {"color", "part_color", "pattern", "wear", "wear_color", "support"}
     assert len(set(wrong)) == len(wrong) and meaning not in [other for _, other in wrong]
     for name, other in wrong:

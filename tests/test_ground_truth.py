@@ -13,7 +13,7 @@ from scaledreamer.evaluation.alignment import aligned_iou
 from scaledreamer.evaluation.ground_truth import Observation, Observer
 from scaledreamer.rendering.volume import VolumeRenderer
 from scaledreamer.tinyworld.grammar import Meaning
-from scaledreamer.tinyworld.shapes import WorldScene
+from scaledreamer.tinyworld.scene import WorldScene
 from tests.support.analytic_scenes import AnalyticScene, ball, box
 
 CAT = Meaning("cat", "orange", "green", wear="hat", wear_color="red")

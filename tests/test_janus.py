@@ -19,9 +19,10 @@ from scaledreamer.evaluation.faces import SHARED, FaceProbe
 from scaledreamer.evaluation.ground_truth import Observer
 from scaledreamer.evaluation.janus import JanusTest
 from scaledreamer.rendering.volume import VolumeRenderer
-from scaledreamer.tinyworld import dataset, grammar, shapes
+from scaledreamer.tinyworld import dataset, grammar, objects
 from scaledreamer.tinyworld.grammar import KINDS, Meaning
-from scaledreamer.tinyworld.shapes import WorldScene, primitives_of, two_faced, without_face
+from scaledreamer.tinyworld.objects import primitives_of, two_faced, without_face
+from scaledreamer.tinyworld.scene import WorldScene
 from tests.support.analytic_scenes import AnalyticScene, ball
 
 CAT = Meaning("cat", "orange", "green", wear="hat", wear_color="red")
@@ -80,9 +81,9 @@ def test_two_faced_is_the_nearer_of_both_and_looks_the_same_from_both_sides():
 
 def test_every_kind_with_a_front_has_a_face_but_the_chair_and_it_lies_before_the_middle():
     assert {name for name, kind in KINDS.items() if kind.has_front} - set(faces.KINDS) == {"chair"}
-    assert not any(shapes.has_face(name) for name, kind in KINDS.items() if not kind.has_front)
+    assert not any(objects.has_face(name) for name, kind in KINDS.items() if not kind.has_front)
     for kind in faces.KINDS:
-        parts = shapes.SHAPES[kind]()
+        parts = objects.SHAPES[kind]()
         assert all(p.at[0] > 0 for p in parts if p.is_face), kind
         assert 0 < sum(p.is_face for p in parts) < len(parts), kind
 

@@ -16,7 +16,7 @@ from scaledreamer.evaluation.clip_scores import TinyClip
 from scaledreamer.evaluation.ground_truth import Observer
 from scaledreamer.rendering.volume import VolumeRenderer
 from scaledreamer.tinyworld import grammar
-from scaledreamer.tinyworld.shapes import WorldScene
+from scaledreamer.tinyworld.scene import WorldScene
 from tests.support.evaluation_fakes import Oracle, perfect_scenes, text_vector
 from tests.support.random_models import save_tiny_clip
 from tests.support.tiny_export import tiny_pipeline

@@ -16,8 +16,8 @@ from scaledreamer.prompts.check import normalize_prompt
 from scaledreamer.prompts.conditioner import TextConditioner
 from scaledreamer.prompts.corpus import comparison_key, read_prompts, split_prompts
 from scaledreamer.prompts.order import EpochOrder
+from scaledreamer.prompts.shard_format import Encoder, shard_name
 from scaledreamer.prompts.shard_writer import build_shards
-from scaledreamer.prompts.shards import Encoder, shard_name
 from scaledreamer.prompts.source import PromptList
 from tests.support.random_models import write_random_prior
 from tests.support.runs import write_config

@@ -22,17 +22,9 @@ import webdataset
 from scaledreamer.contracts import GeneratorText
 from scaledreamer.prompts import remote, shard_writer
 from scaledreamer.prompts.remote import CachedFiles, shard_files
+from scaledreamer.prompts.shard_format import MANIFEST, Encoder, Index, index_name, shard_name
 from scaledreamer.prompts.shard_writer import build_once, build_shards, shuffled
-from scaledreamer.prompts.shards import (
-    MANIFEST,
-    Encoder,
-    Index,
-    LocalFiles,
-    ShardedPrompts,
-    index_name,
-    shard_name,
-    verify_shards,
-)
+from scaledreamer.prompts.shards import LocalFiles, ShardedPrompts, verify_shards
 from scaledreamer.prompts.stream import PromptStream
 
 ROOT = Path(__file__).parent.parent

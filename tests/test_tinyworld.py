@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from scaledreamer.cameras import Cameras, orbit_cameras
-from scaledreamer.tinyworld import dataset, grammar, shapes
+from scaledreamer.tinyworld import dataset, grammar, materials, objects, primitives
+from scaledreamer.tinyworld import scene as world_scene
 from scaledreamer.tinyworld.grammar import KINDS, Meaning
 from scaledreamer.tinyworld.renderer import BOUND, render_rays, trace
-from scaledreamer.tinyworld.shapes import WorldScene
+from scaledreamer.tinyworld.scene import WorldScene
 
 
 def plain(kind: str, **values: str | None) -> Meaning:
@@ -24,8 +25,8 @@ def grid_points(count: int = 400, seed: int = 0) -> Tensor:
     return 2 * torch.rand(1, count, 3, generator=torch.Generator().manual_seed(seed)) - 1
 
 
-def primitive_scene(primitive: shapes.Primitive, monkeypatch: pytest.MonkeyPatch) -> WorldScene:
-    monkeypatch.setitem(shapes.SHAPES, "ball", lambda: [primitive])
+def primitive_scene(primitive: primitives.Primitive, monkeypatch: pytest.MonkeyPatch) -> WorldScene:
+    monkeypatch.setitem(objects.SHAPES, "ball", lambda: [primitive])
     return WorldScene([plain("ball")])
 
 
@@ -38,13 +39,15 @@ def test_ball_torus_and_capsule_are_exact_distances(monkeypatch: pytest.MonkeyPa
     p = grid_points()
     x, y, z = p.unbind(-1)
     at = torch.tensor([0.1, -0.2, 0.3])
-    sdf = primitive_scene(shapes.ball("body", (0.1, -0.2, 0.3), 0.4), monkeypatch).sdf(p)
+    sdf = primitive_scene(primitives.ball("body", (0.1, -0.2, 0.3), 0.4), monkeypatch).sdf(p)
     torch.testing.assert_close(sdf, (p - at).norm(dim=-1) - 0.4, atol=1e-6, rtol=0)
-    sdf = primitive_scene(shapes.torus("body", (0, 0, 0), 0.4, 0.1), monkeypatch).sdf(p)
+    sdf = primitive_scene(primitives.torus("body", (0, 0, 0), 0.4, 0.1), monkeypatch).sdf(p)
     ring = ((x**2 + y**2).sqrt() - 0.4).hypot(z) - 0.1
     torch.testing.assert_close(sdf, ring, atol=1e-6, rtol=0)
     start, end = torch.tensor([-0.3, 0.1, -0.2]), torch.tensor([0.4, 0.3, 0.1])
-    sdf = primitive_scene(shapes.rod("body", (-0.3, 0.1, -0.2), (0.4, 0.3, 0.1), 0.15), monkeypatch).sdf(p)
+    sdf = primitive_scene(primitives.rod("body", (-0.3, 0.1, -0.2), (0.4, 0.3, 0.1), 0.15), monkeypatch).sdf(
+        p
+    )
     along = (((p - start) @ (end - start)) / (end - start).square().sum()).clamp(0, 1)
     expected = (p - start - along[..., None] * (end - start)).norm(dim=-1) - 0.15
     torch.testing.assert_close(sdf, expected, atol=1e-5, rtol=0)
@@ -53,12 +56,12 @@ def test_ball_torus_and_capsule_are_exact_distances(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     "primitive",
     [
-        shapes.box("body", (0, 0, 0), (0.5, 0.3, 0.2), 0.0),
-        shapes.box("body", (0, 0, 0), (0.3, 0.5, 0.4), 0.0),
+        primitives.box("body", (0, 0, 0), (0.5, 0.3, 0.2), 0.0),
+        primitives.box("body", (0, 0, 0), (0.3, 0.5, 0.4), 0.0),
     ],
 )
 def test_box_has_the_exact_zero_set_and_never_overshoots(
-    primitive: shapes.Primitive, monkeypatch: pytest.MonkeyPatch
+    primitive: primitives.Primitive, monkeypatch: pytest.MonkeyPatch
 ):
     half = torch.tensor([0.5, 0.3, 0.2] if primitive.long[0] > 0 else [0.3, 0.5, 0.4])
     p = grid_points(2000)
@@ -71,7 +74,7 @@ def test_box_has_the_exact_zero_set_and_never_overshoots(
 
 def test_flat_ellipsoid_is_right_to_first_order(monkeypatch: pytest.MonkeyPatch):
     axes = torch.tensor([0.5, 0.4, 0.1])
-    scene = primitive_scene(shapes.ball("body", (0, 0, 0), (0.5, 0.4, 0.1)), monkeypatch)
+    scene = primitive_scene(primitives.ball("body", (0, 0, 0), (0.5, 0.4, 0.1)), monkeypatch)
     outward = torch.nn.functional.normalize(grid_points(500), dim=-1)
     surface = outward * axes
     normal = torch.nn.functional.normalize(outward / axes, dim=-1)
@@ -83,7 +86,7 @@ def test_flat_ellipsoid_is_right_to_first_order(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_cone_has_the_right_volume(monkeypatch: pytest.MonkeyPatch):
-    scene = primitive_scene(shapes.frustum("body", (0, 0, 0), 0.6, 0.0, 0.5, 0.0), monkeypatch)
+    scene = primitive_scene(primitives.frustum("body", (0, 0, 0), 0.6, 0.0, 0.5, 0.0), monkeypatch)
     inside = (scene.sdf(grid_points(200_000)) < 0).double().mean().item() * 8
     assert inside == pytest.approx(math.pi * 0.6**2 * 1.0 / 3, rel=0.03)
 
@@ -225,8 +228,8 @@ def test_true_objects_are_colored_wherever_a_volume_could_show_them():
     points = grid_points(2000)
     distance, rgb = scene.query(points)
     material, marks, light = scene.surface(points)
-    colors = shapes.paint_material(material, marks, scene._palette, scene._patterns) * light[..., None]
-    is_near = distance.abs() < shapes.COLORED
+    colors = materials.paint_material(material, marks, scene._palette, scene._patterns) * light[..., None]
+    is_near = distance.abs() < world_scene.COLORED
     assert 0.05 < is_near.float().mean() < 0.95
     assert torch.equal(rgb[is_near], colors[is_near])
     assert not rgb[~is_near].any()

@@ -193,7 +193,7 @@ def make_cards(
     """Each prompt's asset by the trained and by the shipped generator, and the true object."""
     from scaledreamer.asset import Asset
     from scaledreamer.evaluation.page import Card
-    from scaledreamer.tinyworld.shapes import WorldScene
+    from scaledreamer.tinyworld.scene import WorldScene
 
     cards = []
     for number, (prompt, meaning) in enumerate(chosen):

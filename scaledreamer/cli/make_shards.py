@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 from scaledreamer.cli import Parser, fail, program
 
 if TYPE_CHECKING:
+    from scaledreamer.prompts.shard_format import Encoder
     from scaledreamer.prompts.shard_writer import Encode
-    from scaledreamer.prompts.shards import Encoder
 
 SHARD_SIZE = 10_000
 ENCODED_AT_ONCE = 64
@@ -53,7 +53,7 @@ def load_encoder(name: str, device: str) -> tuple[Encode, Encoder]:
 
     from scaledreamer.build import TINY_PRIOR
     from scaledreamer.prompts.conditioner import TextConditioner
-    from scaledreamer.prompts.shards import Encoder
+    from scaledreamer.prompts.shard_format import Encoder
 
     conditioner = TextConditioner.from_pretrained(TINY_PRIOR if name == "tinyworld" else name).to(device)
 

@@ -22,7 +22,7 @@ from scaledreamer.doctor.findings import Section, one_line, size
 from scaledreamer.exported import check_generator
 from scaledreamer.home import expand_home
 from scaledreamer.prompts.remote import shard_files
-from scaledreamer.prompts.shards import MANIFEST
+from scaledreamer.prompts.shard_format import MANIFEST
 from scaledreamer.training.output import check_output
 from scaledreamer.weights.find import Availability, Weights, WeightsError, check_weights, find_weights
 

@@ -21,6 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from scaledreamer.tinyworld import grammar
+from scaledreamer.tinyworld.distractors import hard_distractors
 from scaledreamer.tinyworld.grammar import ATTRIBUTES, Meaning
 
 TINY_CLIP = Path(__file__).parent.parent / "assets" / "tiny_clip"
@@ -182,7 +183,7 @@ def hard_retrieval(
     Args:
         attributes: attributes of each object in which captions may be wrong, at least one; None is all.
     """
-    rivals = [grammar.hard_distractors(meaning) for meaning in meanings]
+    rivals = [hard_distractors(meaning) for meaning in meanings]
     if attributes is not None:
         rivals = [
             [rival for rival in found if rival[0] in names]

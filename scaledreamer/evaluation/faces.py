@@ -2,7 +2,7 @@
 
 The probe is fitted on objects of the `seen` split for which the answer is known: true objects show a face at
 the front and none at the back, two-faced ones show one on both sides, and those without the parts of a face
-(`shapes.without_face`) show none at all. Each geometry is traced once and painted in the colours of several
+(`objects.without_face`) show none at all. Each geometry is traced once and painted in the colours of several
 meanings. Axes: `view` images of one side of one object, `d` the embedding.
 """
 
@@ -22,11 +22,11 @@ from torch import Tensor
 from scaledreamer.cameras import Cameras
 from scaledreamer.evaluation.clip_scores import ImageTextEncoder
 from scaledreamer.evaluation.ground_truth import BACKGROUND, DISTANCE, FOV_DEG, IMAGE_SIZE
-from scaledreamer.tinyworld import dataset, grammar, shapes
+from scaledreamer.tinyworld import dataset, grammar, objects
 from scaledreamer.tinyworld.grammar import Meaning
-from scaledreamer.tinyworld.shapes import primitives_of, two_faced, without_face
+from scaledreamer.tinyworld.objects import primitives_of, two_faced, without_face
 
-KINDS = tuple(name for name, kind in grammar.KINDS.items() if kind.has_front and shapes.has_face(name))
+KINDS = tuple(name for name, kind in grammar.KINDS.items() if kind.has_front and objects.has_face(name))
 """Kinds that can have a face. A chair has a front, but united with its half-turn it shows two backs."""
 NUM_PAINTED = 8
 """Number of meanings in whose colours each traced view is painted."""

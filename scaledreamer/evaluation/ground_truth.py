@@ -17,7 +17,7 @@ from torch import Tensor
 from scaledreamer.cameras import Cameras, orbit_cameras
 from scaledreamer.contracts import Renderer, Scene
 from scaledreamer.tinyworld.grammar import Meaning
-from scaledreamer.tinyworld.shapes import WorldScene
+from scaledreamer.tinyworld.scene import WorldScene
 
 IMAGE_SIZE = 64
 ELEVATION_DEG, DISTANCE, FOV_DEG = 15.0, 2.6, 41.0

@@ -31,7 +31,8 @@ from scaledreamer.evaluation.draws import draw_prompts
 from scaledreamer.evaluation.faces import FaceProbe
 from scaledreamer.evaluation.ground_truth import DISTANCE, ELEVATION_DEG, FOV_DEG, Observer
 from scaledreamer.tinyworld.grammar import Meaning
-from scaledreamer.tinyworld.shapes import WorldScene, primitives_of, two_faced, without_face
+from scaledreamer.tinyworld.objects import primitives_of, two_faced, without_face
+from scaledreamer.tinyworld.scene import WorldScene
 
 SIDE_AZIMUTHS_DEG = (-25.0, 0.0, 25.0)
 """Azimuths of the cameras of a side, relative to its middle."""

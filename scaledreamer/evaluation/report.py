@@ -40,7 +40,7 @@ from scaledreamer.evaluation.ground_truth import (
 from scaledreamer.evaluation.janus import SHARES, JanusTest
 from scaledreamer.meshing.export import save_png
 from scaledreamer.tinyworld.grammar import ATTRIBUTES, Meaning
-from scaledreamer.tinyworld.shapes import WorldScene
+from scaledreamer.tinyworld.scene import WorldScene
 
 SCORES = ("hard_r1", "plain_r1", "similarity", "iou", "iou_aligned", "silhouette_iou", "image_error")
 BY_ATTRIBUTE = "hard_r1_by_attribute"

@@ -24,7 +24,8 @@ from typing import IO, Any, cast
 
 from scaledreamer.files import TEMPORARY, clean_up
 from scaledreamer.home import expand_home
-from scaledreamer.prompts.shards import MANIFEST, LocalFiles, ShardFiles
+from scaledreamer.prompts.shard_format import MANIFEST
+from scaledreamer.prompts.shards import LocalFiles, ShardFiles
 
 NUM_TRIES = 3
 TIMEOUT_SECONDS = 60

@@ -23,16 +23,11 @@ from scaledreamer.cameras import Cameras, sample_cameras
 from scaledreamer.files import replacing_file
 from scaledreamer.tinyworld import grammar
 from scaledreamer.tinyworld.grammar import Meaning
+from scaledreamer.tinyworld.materials import MATERIALS, paint_material, palette, pattern_index
+from scaledreamer.tinyworld.objects import primitives_of
+from scaledreamer.tinyworld.primitives import Primitive
 from scaledreamer.tinyworld.renderer import trace
-from scaledreamer.tinyworld.shapes import (
-    MATERIALS,
-    Primitive,
-    WorldScene,
-    paint_material,
-    palette,
-    pattern_index,
-    primitives_of,
-)
+from scaledreamer.tinyworld.scene import WorldScene
 
 DISTANCE = (2.5, 2.7)
 FOV_DEG = (38.0, 44.0)

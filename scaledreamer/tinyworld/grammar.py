@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
 
@@ -26,7 +26,7 @@ SPLITS = ("seen", "validation", "unseen", "unseen_pairs")
 
 @dataclass(frozen=True)
 class Kind:
-    """The grammar of a kind of object; its shape is in `tinyworld.shapes`."""
+    """The grammar of a kind of object; its shape is in `tinyworld.objects`."""
 
     name: str
     color: str
@@ -119,7 +119,8 @@ MISSION = Meaning("tree frog", "green", part_color="red")
 """The meaning of "a red-eyed tree frog", held out by name."""
 
 
-def _part_colors(kind: Kind) -> tuple[str | None, ...]:
+def part_colors(kind: Kind) -> tuple[str | None, ...]:
+    """Colours that the named part of a kind can have; None for a kind without one."""
     return COLORS if kind.part else (None,)
 
 
@@ -139,7 +140,7 @@ def is_valid(meaning: Meaning) -> bool:
     return (
         kind is not None
         and meaning.color in COLORS
-        and meaning.part_color in _part_colors(kind)
+        and meaning.part_color in part_colors(kind)
         and meaning.pattern in (None, *PATTERNS)
         and (meaning.wear is None or (kind.is_creature and meaning.wear in WEARS))
         and (meaning.support is None or meaning.support in SUPPORTS)
@@ -157,7 +158,7 @@ def meanings_of_kind(name: str) -> tuple[Meaning, ...]:
     kind = KINDS[name]
     wears = [(None, None), *itertools.product(WEARS, COLORS)] if kind.is_creature else [(None, None)]
     supports = [(None, None), *itertools.product(SUPPORTS, COLORS)]
-    choices = itertools.product(COLORS, _part_colors(kind), (None, *PATTERNS), wears, supports)
+    choices = itertools.product(COLORS, part_colors(kind), (None, *PATTERNS), wears, supports)
     return tuple(
         Meaning(name, color, part_color, pattern, *wear, *support)
         for color, part_color, pattern, wear, support in choices
@@ -217,7 +218,7 @@ def has_geometry(split: str, kind: str, wear: str | None = None, support: str | 
     """Whether some meaning of a split has this geometry."""
     wear_colors, support_colors = (COLORS if thing else (None,) for thing in (wear, support))
     choices = itertools.product(
-        COLORS, _part_colors(KINDS[kind]), (None, *PATTERNS), wear_colors, support_colors
+        COLORS, part_colors(KINDS[kind]), (None, *PATTERNS), wear_colors, support_colors
     )
     meanings = (
         Meaning(kind, color, part_color, pattern, wear, wear_color, support, support_color)
@@ -388,35 +389,3 @@ def vocabulary() -> frozenset[str]:
         words.update(kind.name.split())
         words.update([kind.part] if kind.part else [])
     return frozenset(words)
-
-
-# --- neighbours --------------------------------------------------------------------------------------------
-
-
-def _variants(meaning: Meaning) -> Iterator[tuple[str, Meaning]]:
-    kind = KINDS[meaning.kind]
-    for color in COLORS:
-        yield "color", replace(meaning, color=color)
-    for color in _part_colors(kind):
-        yield "part_color", replace(meaning, part_color=color)
-    for pattern in (None, *PATTERNS):
-        yield "pattern", replace(meaning, pattern=pattern)
-    for name, values in (("wear", WEARS if kind.is_creature else ()), ("support", SUPPORTS)):
-        color = getattr(meaning, f"{name}_color")
-        if color is None:
-            for value, new_color in itertools.product(values, COLORS):
-                yield name, replace(meaning, **{name: value, f"{name}_color": new_color})
-            continue
-        yield name, replace(meaning, **{name: None, f"{name}_color": None})
-        for value in values:
-            yield name, replace(meaning, **{name: value})
-        for new_color in COLORS:
-            yield f"{name}_color", replace(meaning, **{f"{name}_color": new_color})
-
-
-def hard_distractors(meaning: Meaning) -> list[tuple[str, Meaning]]:
-    """Every meaning with exactly one attribute changed, added or removed, with the attribute's name.
-
-    Distractors may have one extra more than the world's meanings; all have captions in the grammar.
-    """
-    return [(name, other) for name, other in _variants(meaning) if other != meaning]

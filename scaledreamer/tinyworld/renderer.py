@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from scaledreamer.tinyworld.shapes import WorldScene
+from scaledreamer.tinyworld.scene import WorldScene
 
 BOUND = 1.25
 """Radius of a sphere around the origin that contains every object with its wear and support."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from scaledreamer.tinyworld import grammar
 from scaledreamer.tinyworld.grammar import Meaning
-from scaledreamer.tinyworld.shapes import WorldScene
+from scaledreamer.tinyworld.scene import WorldScene
 
 
 def text_vector(text: str, width: int = 64) -> Tensor:

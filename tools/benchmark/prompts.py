@@ -53,7 +53,8 @@ def measure_stream(folder: str, num_prompts: int) -> dict[str, float]:
     """
     before = resident_mib()
     start = time.perf_counter()
-    from scaledreamer.prompts.shards import MANIFEST, LocalFiles, ShardedPrompts, index_name, shard_name
+    from scaledreamer.prompts.shard_format import MANIFEST, index_name, shard_name
+    from scaledreamer.prompts.shards import LocalFiles, ShardedPrompts
     from scaledreamer.prompts.stream import PromptStream
 
     imported = time.perf_counter() - start

@@ -36,7 +36,7 @@ from scaledreamer.priors.stable_diffusion import StableDiffusionPrior
 from scaledreamer.prompts.view_words import view_index, with_view
 from scaledreamer.schedules import Constant
 from scaledreamer.tinyworld import dataset, grammar
-from scaledreamer.tinyworld.shapes import WorldScene
+from scaledreamer.tinyworld.scene import WorldScene
 from scaledreamer.training.judge import upsample
 
 T_MIN = 0.02

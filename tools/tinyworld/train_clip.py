@@ -26,6 +26,7 @@ from scaledreamer.cli import program
 from scaledreamer.evaluation.clip_scores import TinyClip, hard_retrieval
 from scaledreamer.prompts.view_words import VIEW_WORDS, with_view
 from scaledreamer.tinyworld import grammar
+from scaledreamer.tinyworld.distractors import hard_distractors
 from scaledreamer.tinyworld.grammar import KINDS
 from scaledreamer.tinyworld.text import ATTRIBUTE_VALUES, MAX_TOKENS, attribute_labels, build_tokenizer
 from tools.tinyworld.train_prior import load_module
@@ -126,7 +127,7 @@ def draw_texts(seed: int, count: int, split: str | None) -> tuple[list[str], dic
     for _ in range(count):
         meaning = grammar.sample_meaning(rng, split)
         if rng.random() < 0.4:
-            _, other = rng.choice(grammar.hard_distractors(meaning))
+            _, other = rng.choice(hard_distractors(meaning))
             if grammar.num_extras(other) > grammar.MAX_EXTRAS or grammar.split_of(other) == split:
                 meaning = other
         meanings.append(meaning)
