@@ -37,14 +37,14 @@ def test_image_size_follows_its_schedule_by_the_step_alone() -> None:
     seen: dict[int, Tensor] = {}
     for step in (0, 4, 7, 4, 0):
         batch = trainer.prefetch.draw(step)
-        rendering, _ = trainer.engine._engine.module(batch, frozenset(), frozenset())
+        rendering, _ = trainer.engine.module(batch, frozenset(), frozenset())
         images = rendering.rgb
         assert images.shape[-2:] == rendering.opacity.shape[-2:] == (sizes[step], sizes[step])
         if step in seen:
             assert torch.equal(images, seen[step])
         seen[step] = images.detach()
     constant = with_sizes(make_trainer(regularizers=NONE), Constant(12))
-    rendering, _ = constant.engine._engine.module(constant.prefetch.draw(4), frozenset(), frozenset())
+    rendering, _ = constant.engine.module(constant.prefetch.draw(4), frozenset(), frozenset())
     assert torch.equal(rendering.rgb, seen[4])
 
 
@@ -64,7 +64,7 @@ def test_gradient_equals_one_backward_pass_through_everything(method: str) -> No
     got = gradients_of(trainer)
     batch = trainer.prefetch.draw(0)
     generator, judge = trainer.engine.trained, trainer.judges[0]
-    rendering, _ = trainer.engine._engine.module(batch, frozenset(), frozenset())
+    rendering, _ = trainer.engine.module(batch, frozenset(), frozenset())
     renders = rendering.rgb.flatten(0, 1)
     images = F.interpolate(renders, size=(16, 16), mode="bilinear", align_corners=False)
     latents = judge.prior.encode_image(images)
@@ -105,7 +105,7 @@ def test_pixels_are_clipped_per_image_at_the_priors_input() -> None:
     trainer = make_trainer(regularizers=NONE, clip_mode="none")
     batch = trainer.prefetch.draw(0)
     images = torch.rand(8, 3, 16, 16)
-    rendering, _ = trainer.engine._engine.module(batch, frozenset(), frozenset())
+    rendering, _ = trainer.engine.module(batch, frozenset(), frozenset())
 
     def gradient(trainer: Trainer) -> Any:
         judge = trainer.judges[0]
@@ -233,7 +233,7 @@ def test_autoencoder_is_done_before_the_renderers_backward() -> None:
 
 def test_prior_is_no_part_of_the_trained_module() -> None:
     trainer = make_trainer()
-    names = [name for name, _ in trainer.engine._engine.module.named_modules()]
+    names = [name for name, _ in trainer.engine.module.named_modules()]
     assert not any("prior" in name for name in names)
 
 

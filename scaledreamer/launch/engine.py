@@ -19,6 +19,7 @@ import torch.distributed as dist
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from scaledreamer.contracts import Rendering
 from scaledreamer.launch.process import Process, import_deepspeed
 
 State = dict[str, dict[str, Tensor]]
@@ -82,6 +83,7 @@ class Engine:
             "zero_allow_untested_optimizer": True,
         }
         self.process = process
+        self.module = module
         self.trained = trained
         self.optimizer = optimizer
         self.zero_stage = zero_stage
@@ -90,8 +92,11 @@ class Engine:
             self._engine: Any = deepspeed.initialize(model=module, optimizer=optimizer, config=settings)[0]
         self._zero: Any = self._engine.optimizer if zero_stage else None
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._engine(*args, **kwargs)
+    def __call__(
+        self, batch: object, terms: frozenset[str], needs: frozenset[str]
+    ) -> tuple[Rendering, dict[str, Tensor]]:
+        """The module's forward pass, see `training.rendered.RenderedGenerator.forward`."""
+        return self._engine(batch, terms, needs)
 
     def backward(self, loss: Float[Tensor, ""], *, is_last: bool) -> None:
         """Accumulates gradients; with the step's last backward pass they are averaged over ranks."""

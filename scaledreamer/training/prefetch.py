@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 
@@ -17,7 +17,7 @@ Other = TypeVar("Other")
 class Pending(Generic[Result]):
     """Work that was begun and may not be done yet."""
 
-    future: Future[tuple[Result, Any]]
+    future: Future[tuple[Result, torch.cuda.Event | torch.Event | None]]
 
     def result(self) -> Result:
         """Waits for the thread; on a GPU the current stream waits for the work's stream, the host does not.
@@ -47,7 +47,7 @@ class PrefetchThread:
             return Pending(self._thread.submit(lambda: (function(*args), None)))
         stream, before = self._stream, torch.cuda.current_stream().record_event()
 
-        def work() -> tuple[Result, Any]:
+        def work() -> tuple[Result, torch.cuda.Event | torch.Event | None]:
             with torch.cuda.stream(stream):
                 stream.wait_event(before)
                 return function(*args), stream.record_event()
