@@ -80,17 +80,19 @@ def test_parts_of_a_call_never_cut_a_group(group: int) -> None:
 
 
 def test_a_prior_is_told_of_the_images_that_it_judges() -> None:
-    """Rgb, and the depth that it needs, as rendered; no gradient flows through them."""
-    prior = Recorder(needs=frozenset({"depth"}))
+    """Rgb, and the depth and normals that it needs, as rendered; no gradient flows through them."""
+    needs = frozenset({"depth", "normal"})  # normals are needed by nothing else
+    prior = Recorder(needs=needs)
     trainer = make_trainer(judges=[make_judge(prior)])
     batch = trainer.prefetch.draw(0)
     with torch.no_grad():
-        expected, _ = trainer.engine.module(batch, frozenset(), frozenset({"depth"}))
+        expected, _ = trainer.engine.module(batch, frozenset(), needs)
     trainer.step(0)
     (seen,) = prior.observations
     assert torch.equal(seen.rendering.rgb, expected.rgb) and not seen.rendering.rgb.requires_grad
     assert seen.rendering.depth is not None and torch.equal(seen.rendering.depth, expected.depth)
-    assert not seen.rendering.depth.requires_grad
+    assert seen.rendering.normal is not None and torch.equal(seen.rendering.normal, expected.normal)
+    assert not seen.rendering.depth.requires_grad and not seen.rendering.normal.requires_grad
     assert list(seen.prompts) == [prompt for prompt in batch.prompts for _ in range(2)]
     assert torch.equal(seen.cameras.azimuth, batch.cameras.azimuth)
 
