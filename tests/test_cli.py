@@ -13,6 +13,7 @@ import pytest
 
 from scaledreamer import __version__
 from scaledreamer.cli.main import COMMANDS, main
+from scaledreamer.cli.shipped import say_shipped_config
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = {"train": "train.py", "infer": "infer.py"} | {
@@ -126,3 +127,14 @@ def test_every_console_script_is_a_main_of_the_package():
         command = name.removeprefix("scaledreamer").removeprefix("-") or "main"
         assert module == f"scaledreamer.cli.{command}"
         assert callable(getattr(importlib.import_module(module), function))
+
+
+def test_only_a_config_that_is_no_file_of_the_user_s_is_announced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").touch()
+    say_shipped_config("mine.yaml")
+    assert capsys.readouterr().out == ""
+    say_shipped_config("tiny")
+    assert capsys.readouterr().out == f"config: {ROOT / 'configs' / 'tiny.yaml'}, shipped with the package\n"

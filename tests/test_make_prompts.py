@@ -20,7 +20,7 @@ from scaledreamer.build import build_prompts
 from scaledreamer.config import load_config
 from scaledreamer.prompts.check import check_prompt
 from scaledreamer.prompts.corpus import comparison_key, split_prompts
-from tools.corpora import daily, make_prompts, open_vocabulary
+from tools.corpora import daily, lexicon, make_prompts, open_vocabulary
 
 ROOT = Path(__file__).parent.parent
 PROMPTS = ROOT / "data" / "prompts"
@@ -197,7 +197,7 @@ def test_open_lengths_are_spread_like_real_captions(open_counts: dict[str, Any])
 def test_open_has_4000_subjects_found_in_the_text_alone(stored: Any) -> None:
     found = make_prompts.subjects_in(everything(stored["open_100k"]))
     assert len(found) >= 4000
-    assert found <= {noun.word for noun in open_vocabulary.nouns()}
+    assert found <= {noun.word for noun in lexicon.nouns()}
 
 
 def test_grammar_draws_each_noun_and_common_ones_more_often() -> None:
@@ -214,8 +214,8 @@ def test_grammar_draws_each_noun_and_common_ones_more_often() -> None:
 
 
 def test_every_category_of_the_lexicon_has_word_lists() -> None:
-    lists = open_vocabulary.lists()
-    assert {noun.category for noun in open_vocabulary.nouns()} <= set(lists)
+    lists = lexicon.lists()
+    assert {noun.category for noun in lexicon.nouns()} <= set(lists)
     rng = random.Random(0)
     for category, entries in lists.items():
         for name in ("adj", "part", "pose", "mat", "hue", "clothes"):
@@ -237,7 +237,7 @@ def test_every_category_of_the_lexicon_has_word_lists() -> None:
     ],
 )
 def test_plural(noun: str, expected: str) -> None:
-    assert open_vocabulary.plural(noun) == expected
+    assert lexicon.plural(noun) == expected
 
 
 # --- daily_17k and compose_2500 ----------------------------------------------------------------------------

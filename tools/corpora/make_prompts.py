@@ -27,7 +27,7 @@ from typing import Any
 from scaledreamer.cli import fail, program
 from scaledreamer.prompts.corpus import comparison_key, split_prompts, tinyworld_prompts
 from scaledreamer.prompts.prompt_file import check_no_problem, iter_prompt_file, open_bytes
-from tools.corpora import daily, open_vocabulary, showcase
+from tools.corpora import daily, lexicon, open_vocabulary
 
 FOLDER = Path(__file__).resolve().parents[2] / "data" / "prompts"
 Sections = dict[str, list[str]]
@@ -48,14 +48,19 @@ def _split(prompts: Iterable[str], holdout: float) -> Sections:
     return {"train": train, "held_out": held_out}
 
 
+def _lines(file: str) -> list[str]:
+    """Prompts written by hand, one a line."""
+    return (lexicon.LEXICON / file).read_text(encoding="utf-8").splitlines()
+
+
 def make_core() -> Sections:
     """`core_15`."""
-    return _split(showcase.CORE.strip().splitlines(), 0.2)
+    return _split(_lines("core.txt"), 0.2)
 
 
 def make_showcase() -> Sections:
     """`showcase_400`."""
-    return _split(showcase.SHOWCASE.strip().splitlines(), 0.1)
+    return _split(_lines("showcase.txt"), 0.1)
 
 
 def make_compose() -> Sections:
@@ -217,9 +222,7 @@ def subjects_in(prompts: Iterable[str]) -> set[str]:
     noun, and a `chair with a cat` is a chair.
     """
     forms = {
-        form.lower(): noun.word
-        for noun in open_vocabulary.nouns()
-        for form in (noun.word, open_vocabulary.plural(noun.word))
+        form.lower(): noun.word for noun in lexicon.nouns() for form in (noun.word, lexicon.plural(noun.word))
     }
     longest = max(len(form.split()) for form in forms)
     clause = re.compile(

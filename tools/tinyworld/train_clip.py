@@ -29,8 +29,14 @@ from scaledreamer.tinyworld import grammar
 from scaledreamer.tinyworld.distractors import hard_distractors
 from scaledreamer.tinyworld.grammar import KINDS
 from scaledreamer.tinyworld.text import ATTRIBUTE_VALUES, MAX_TOKENS, attribute_labels, build_tokenizer
-from tools.tinyworld.train_prior import load_module
-from tools.tinyworld.training import PiecewiseTraining, ViewPool, draw_caption, start_record, write_training
+from tools.tinyworld.training import (
+    PiecewiseTraining,
+    ViewPool,
+    draw_caption,
+    load_module,
+    start_record,
+    write_training,
+)
 
 STAGES = ("text", "image", "export")
 WIDTH = 128

@@ -30,10 +30,22 @@ from scaledreamer.prompts.conditioner import TextConditioner
 from scaledreamer.prompts.view_words import BACK, FRONT, VIEW_WORDS, with_view
 from scaledreamer.tinyworld import grammar
 from scaledreamer.tinyworld.text import ATTRIBUTE_VALUES, MAX_TOKENS, attribute_labels, build_tokenizer
-from tools.tinyworld.training import PiecewiseTraining, ViewPool, draw_caption, start_record, write_training
+from tools.tinyworld.prior_networks import (
+    TEXT_WIDTH,
+    build_autoencoder,
+    build_scheduler,
+    build_text_encoder,
+    build_unet,
+)
+from tools.tinyworld.training import (
+    PiecewiseTraining,
+    ViewPool,
+    draw_caption,
+    load_module,
+    start_record,
+    write_training,
+)
 
-TEXT_WIDTH = 128
-LATENT_CHANNELS = 8
 NUM_MEASURED = 256
 """Images over which the latents' spread is measured."""
 SAMPLE_PROMPTS = [
@@ -47,94 +59,6 @@ SAMPLE_PROMPTS = [
     for view in (FRONT, BACK)
 ]
 STAGES = ("text", "autoencoder", "unet", "export")
-
-
-# --- networks ----------------------------------------------------------------------------------------------
-
-
-def build_text_encoder(tokenizer) -> Any:
-    """A three-layer CLIP text transformer; pooling reads the end-of-text token."""
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=TEXT_WIDTH,
-            intermediate_size=4 * TEXT_WIDTH,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            max_position_embeddings=MAX_TOKENS,
-            projection_dim=TEXT_WIDTH,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
-
-
-def build_autoencoder() -> Any:
-    """A 1.6 M parameter AutoencoderKL: 64 pixels to 16 x 16 x 8."""
-    from diffusers import AutoencoderKL
-
-    return AutoencoderKL(
-        in_channels=3,
-        out_channels=3,
-        down_block_types=["DownEncoderBlock2D"] * 3,
-        up_block_types=["UpDecoderBlock2D"] * 3,
-        block_out_channels=(32, 64, 96),
-        layers_per_block=1,
-        latent_channels=LATENT_CHANNELS,
-        norm_num_groups=8,
-        sample_size=64,
-        mid_block_add_attention=False,
-        scaling_factor=1.0,
-    ).to(memory_format=torch.channels_last)
-
-
-def build_unet() -> Any:
-    """A 6 M parameter conditional UNet over 16 x 16 latents, cross-attention below the first level.
-
-    The whole text is also pooled into the time embedding, as in DeepFloyd IF, and so reaches every block.
-    """
-    from diffusers import UNet2DConditionModel
-
-    unet = UNet2DConditionModel(
-        sample_size=16,
-        in_channels=LATENT_CHANNELS,
-        out_channels=LATENT_CHANNELS,
-        down_block_types=["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-        up_block_types=["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-        block_out_channels=(64, 112, 128),
-        layers_per_block=1,
-        cross_attention_dim=TEXT_WIDTH,
-        attention_head_dim=[2, 4, 4],
-        norm_num_groups=16,
-        addition_embed_type="text",
-        addition_embed_type_num_heads=8,
-    )
-    pooled: Any = unet.add_embedding
-    nn.init.constant_(pooled.norm2.weight, 0.05)  # starts as next to nothing
-    return unet
-
-
-def build_scheduler():
-    """Stable Diffusion's noise schedule, predicting v."""
-    from diffusers import DDIMScheduler
-
-    return DDIMScheduler(
-        num_train_timesteps=1000,
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        prediction_type="v_prediction",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-        timestep_spacing="trailing",
-    )
-
-
-# --- stages ------------------------------------------------------------------------------------------------
 
 
 def tokenize(tokenizer, texts: list[str]) -> Tensor:
@@ -263,15 +187,6 @@ def train_autoencoder(args: argparse.Namespace) -> None:
         training.writer.add_scalar("autoencoder/psnr", value, step)
         pairs = torch.cat([images[:8], restored[:8].clamp(0, 1)], 2)
         training.writer.add_images("autoencoder/samples", pairs, step)
-
-
-def load_module(folder: Path, module: nn.Module) -> Any:
-    """The module with the moving average of a stage's weights, frozen."""
-    path = folder / "state.pt"
-    if not path.exists():
-        raise SystemExit(f"error: {path} is missing: train the stage {folder.name!r} first.")
-    module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["ema"])
-    return module.eval().requires_grad_(False)
 
 
 def exported(pipeline: Path, part: str) -> Any:

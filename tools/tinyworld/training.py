@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -226,3 +227,12 @@ def write_training(
             steps[stage] = last | {name: before.get(name, 0) + last[name] for name in ("step", "hours")}
         steps[stage] = steps.get(stage, {}) | (extra or {}).get(stage, {})
     (out / "training.json").write_text(json.dumps(steps, indent=1) + "\n")
+
+
+def load_module(folder: Path, module: nn.Module) -> Any:
+    """The module with the moving average of a stage's weights, frozen."""
+    path = folder / "state.pt"
+    if not path.exists():
+        raise SystemExit(f"error: {path} is missing: train the stage {folder.name!r} first.")
+    module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["ema"])
+    return module.eval().requires_grad_(False)
