@@ -54,9 +54,9 @@ def test_a_generator_learns_true_views(name: str, views: Path, tmp_path: Path) -
             "none.yaml: cannot be read (No such file or directory); give a YAML file",
         ),
         (["generator.nam=field"], "generator.nam: no such setting; did you mean"),
-        (["--steps", "0"], "argument --steps: got '0'; accepted are whole numbers above 0"),
-        (["--lr", "nan"], "argument --lr: got 'nan'; accepted are numbers above 0"),
-        (["--num-shards", "0"], "argument --num-shards: got '0'; accepted are whole numbers above 0"),
+        (["--steps", "0"], "--steps: got '0'; accepted are whole numbers above 0"),
+        (["--lr", "nan"], "--lr: got 'nan'; accepted are numbers above 0"),
+        (["--num-shards", "0"], "--num-shards: got '0'; accepted are whole numbers above 0"),
         (["--out", "/proc/none"], "--out /proc/none: cannot be made ("),
         (["--out", "taken"], "--out taken: its generator/ is no exported generator; give another folder"),
         (

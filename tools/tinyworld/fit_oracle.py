@@ -113,6 +113,9 @@ def fit(args: argparse.Namespace) -> list[float]:
 
     Raises: ValueError or OSError for what is wrong with the configuration, the views or the folder.
     """
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     config = load_config(args.config, args.overrides)
     build.grid_line(config.generator, torch.device("cpu"))
     check_out(args.out)
