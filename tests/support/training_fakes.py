@@ -11,7 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scaledreamer.contracts import Conditions, Generator, GeneratorText, Observation, PriorInputs, PriorText
+from scaledreamer.contracts import (
+    Conditions,
+    Generator,
+    GeneratorText,
+    Observation,
+    PriorInputs,
+    PriorText,
+    Renderer,
+)
 from scaledreamer.launch.engine import Engine
 from scaledreamer.launch.process import Process, start_process
 from scaledreamer.methods.base import Timesteps
@@ -131,6 +139,7 @@ def make_trainer(
     regularizers: Regularizers | None = None,
     judges: Sequence[Judge] | None = None,
     conditioner: FakeConditioner | None = None,
+    renderer: Renderer | None = None,
     **of_judge: Any,
 ) -> Trainer:
     """A trainer of the stand-ins; the same settings give the same initial weights."""
@@ -144,7 +153,7 @@ def make_trainer(
     cameras = CameraSampler(
         (-10.0, 45.0), (-180.0, 180.0), (2.5, 2.7), (38.0, 44.0), num_views=num_views, image_size=Constant(8)
     )
-    renderer = VolumeRenderer(num_proposals=8, num_resampled=6, lattice_resolution=8)
+    renderer = renderer or VolumeRenderer(num_proposals=8, num_resampled=6, lattice_resolution=8)
     engine = Engine(
         RenderedGenerator(generator, renderer, regularizers),
         generator,
