@@ -1,4 +1,4 @@
-"""From a scene and cameras to images. Renderers know scenes by their protocol only, and no network."""
+"""From scenes and cameras to images. Renderers use scenes through their protocol and know no network."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def make(name: str = "volume", settings: Mapping[str, Any] | None = None) -> Renderer:
-    """A renderer by its name in the configuration, with its settings there; without, those by default.
+    """A renderer by its name in the configuration, with its settings or the defaults.
 
     Raises: ValueError for another name, or settings that are unknown or out of range.
     """

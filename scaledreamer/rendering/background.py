@@ -1,4 +1,4 @@
-"""Backgrounds to composite renderings over. A pure function; randomness comes in as uniforms in [0, 1)."""
+"""Backgrounds for compositing. A pure function; random numbers are passed in as uniforms in [0, 1)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ def augmented_background(
 ) -> Float[Tensor, "batch view 3 *hw"]:
     """Replaces the background of a view, with this probability, by a random plain colour.
 
-    So that opacity cannot hide: what is not covered changes its colour from step to step (as in
-    ScaleDreamer).
+    As in ScaleDreamer: a background whose colour changes from step to step does not let low opacity go
+    unnoticed.
 
     Args:
         uniforms: in [0, 1): whether to replace, then red, green and blue.

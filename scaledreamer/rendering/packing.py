@@ -1,8 +1,8 @@
-"""Masked scene queries, and how many rays of them fit into memory.
+"""Masked scene queries, and ray chunking within a memory limit.
 
 Axes: `batch` prompts, `ray` rays of a prompt, `sample` samples of a ray. Prompts need different numbers of
-samples, and a scene takes the same number for all of them. So on CPUs, where a small call costs little, the
-prompts are queried one by one, if the scene gives its rows; elsewhere all at once, padded to the most.
+samples, but a scene is queried with the same number for all of them. On CPUs, where small calls are cheap,
+the prompts are queried one by one if the scene has `row`; otherwise together, padded to the largest number.
 """
 
 from __future__ import annotations
@@ -21,18 +21,17 @@ from scaledreamer.fields.sdf import finite_difference_gradient, volsdf_density
 from scaledreamer.rendering.sampling import running_sum
 
 COMPOSITING_BYTES = 160
-"""Of one sample, masked or not, beside what the scene takes: some 20 numbers, and as many for gradients."""
+"""Bytes per sample, masked or not, in addition to the scene's: about 20 numbers, and as many gradients."""
 
 _PROBE_POINTS, _MANY_PROBE_POINTS = 2**8, 2**17
-"""Of all prompts."""
+"""Points over all prompts."""
 
 
 def query_values(
     scene: Scene, points: Float[Tensor, "batch n 3"], beta: float, normal_epsilon: float | None
 ) -> Float[Tensor, "batch n value"]:
-    """Density of VolSDF, rgb and, with a step for finite differences, the unit normal of points: 4 or 7
-    values.
-    """
+    """VolSDF density, rgb and, given a step for finite differences, the unit normal of points: 4 or 7
+    values."""
     sdf, features = scene.query(points)
     values = [volsdf_density(sdf, beta)[..., None], features[..., :3]]
     if normal_epsilon is not None:
@@ -47,7 +46,7 @@ def query_where(
     beta: float,
     normal_epsilon: float | None,
 ) -> Float[Tensor, "batch n value"]:
-    """As `query_values`, zero outside of the mask, which has one point of each prompt at least."""
+    """As `query_values`, zero outside the mask, which contains at least one point of each prompt."""
     row = row_of(scene, points)
     if row is not None:
         index = mask.flatten().nonzero()[:, 0]
@@ -64,12 +63,12 @@ def query_where(
 
 
 def row_of(scene: Scene, like: Tensor) -> Callable[[int], Scene] | None:
-    """The scenes of a batch one by one, where that is the faster way; otherwise None."""
+    """`scene.row` if querying prompts one by one is faster; otherwise None."""
     return getattr(scene, "row", None) if like.device.type == "cpu" else None
 
 
 def first_of(mask: Bool[Tensor, "batch n"]) -> Int[Tensor, "batch most"]:
-    """Indices of the mask's points, in order, padded to the prompt with the most by others of its own."""
+    """Indices of the mask's points in order, padded to the largest number with other points of the prompt."""
     most = int(mask.sum(1).max())
     return mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
 
@@ -81,11 +80,10 @@ def bytes_per_sample(
     normal_epsilon: float | None,
     memory_bytes: float = math.inf,
 ) -> float:
-    """Bytes that `query_values` keeps of one sample of one prompt for the backward pass; where it keeps
-    none, those that it takes while it runs.
+    """Bytes that `query_values` keeps per sample of one prompt for the backward pass; without gradients, its
+    peak memory per sample.
 
-    Counted with a few points, or as many as fit into `memory_bytes`. The graph that made the scene stays as
-    it is.
+    Counted with a few points, or as many as fit into `memory_bytes`. The graph of the scene is not affected.
     """
     batch = len(like)
 
@@ -102,7 +100,7 @@ def bytes_per_sample(
     cost_of_few, num_few = cost(few), few[..., 0].numel()
     if keeps:
         return cost_of_few.kept_bytes / num_few
-    # The growth, without what a scene takes however few they are, as the pieces of a hash grid.
+    # The growth, without the constant part that a scene takes for any number of points.
     room = num_few * memory_bytes / cost_of_few.peak_bytes
     many = spread(int(min(max(room, 2 * _PROBE_POINTS), _MANY_PROBE_POINTS)))
     half = many[:, : many.shape[1] // 2]
@@ -117,22 +115,22 @@ def chunks_within(
     *,
     is_one_by_one: bool,
 ) -> list[int]:
-    """Numbers of neighbouring rays, of each prompt, that may be in work at once; one ray may at any budget.
+    """Sizes of chunks of neighbouring rays per prompt that fit into memory; at least one ray each.
 
-    With gradients enabled a chunk takes what all its samples keep, and half as much again of those that are
-    queried together for the gradients on their way (measured of hash grids with MLPs: 0.4 to 0.7); else what
-    those take that are queried together.
+    With gradients enabled, a chunk takes what all its samples keep, plus half as much for the gradients of
+    those that are queried together (measured for hash grids with MLPs: 0.4 to 0.7); otherwise only the memory
+    of those that are queried together.
 
     Args:
-        sample_bytes: of one sample, by `bytes_per_sample`.
-        is_one_by_one: prompts are queried one after the other, not together and padded.
+        sample_bytes: bytes per sample, from `bytes_per_sample`.
+        is_one_by_one: prompts are queried one after the other, not together with padding.
     """
     batch, num_rays, num_samples = mask.shape
     counts, keeps = mask.sum(2), torch.is_grad_enabled()
     together = counts.amax(0) * (1 if is_one_by_one else batch)
     samples = (counts.sum(0) if is_one_by_one else together) + together / 2 if keeps else together
     per_ray = samples * sample_bytes + batch * num_samples * COMPOSITING_BYTES / (1 if keeps else 2)
-    # A chunk begins where the sum so far passes a multiple of what leaves room for one more ray.
+    # A chunk starts where the running sum exceeds a multiple of what leaves room for one more ray.
     room = max(memory_bytes - float(per_ray.max()), 1.0)
     chunk = ((running_sum(per_ray) - per_ray) / room).long()
     return chunk.unique_consecutive(return_counts=True)[1].tolist()

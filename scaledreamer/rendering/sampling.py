@@ -1,7 +1,7 @@
-"""Where along rays to look. Pure functions; randomness comes in as uniforms in [0, 1).
+"""Sampling along rays. Pure functions; random numbers are passed in as uniforms in [0, 1).
 
-Depths are distances along unit directions. `edge` is the boundaries of the intervals `bin` (one more than
-bins); all depths grow along the last axis. Interval weights need not sum to one.
+Depths are distances along unit directions. `edge` are the boundaries of the intervals `bin` (one more than
+bins); all depths increase along the last axis. Interval weights need not sum to one.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ def cube_interval(
     far: float,
 ) -> tuple[Float[Tensor, "*ray"], Float[Tensor, "*ray"], Bool[Tensor, "*ray"]]:
     """Depths at which rays enter and leave the cube [-radius, radius]^3 within [near, far], and whether they
-    meet it.
+    hit it.
 
     Rays that miss get an empty interval, enter = leave.
     """
-    # Without it a ray within a face would divide zero by zero.
+    # Otherwise a ray within a face would divide zero by zero.
     safe = torch.where(directions.abs() < 1e-9, torch.full_like(directions, 1e-9), directions)
     first, second = (-radius - origins) / safe, (radius - origins) / safe
     enter = torch.minimum(first, second).amax(-1).clamp(near, far)
@@ -39,7 +39,7 @@ def stratified_depths(
 ) -> Float[Tensor, "*ray sample"]:
     """One depth in each of `num_samples` equal intervals of [near, far]; interval centres without uniforms.
 
-    Uniforms of one sample per ray shift all samples of that ray alike.
+    With a single uniform per ray, all samples of the ray are shifted by the same amount.
     """
     steps = torch.arange(num_samples, dtype=near.dtype, device=near.device)
     fraction = (steps + (0.5 if uniforms is None else uniforms)) / num_samples
@@ -51,12 +51,11 @@ def importance_depths(
     weights: Float[Tensor, "*ray bin"],
     uniforms: Float[Tensor, "*#ray sample"],
 ) -> Float[Tensor, "*ray sample"]:
-    """Inverse of the cumulative distribution that is piecewise constant in density: weight per bin, even
-    inside it.
+    """Inverse of the cumulative distribution with a piecewise constant density: one weight per bin.
 
-    Uniforms in [0, 1] that grow along the last axis give depths that do; 0 and 1 give the first and the last
-    edge (bins without weight at the ends are skipped only for uniforms inside). All bins weigh alike where
-    none weighs.
+    Uniforms in [0, 1] that increase along the last axis give increasing depths; 0 and 1 give the first and
+    the last edge (bins of weight zero at the ends are skipped only for uniforms in between). If all weights
+    are zero, all bins count equally.
     """
     total = weights.sum(-1, keepdim=True)
     weights = torch.where(total > 0, weights, torch.ones_like(weights))
@@ -73,14 +72,15 @@ def importance_depths(
 def union_edges(
     proposals: Float[Tensor, "*ray edge"], weights: Float[Tensor, "*ray bin"], num_resampled: int
 ) -> Float[Tensor, "*ray all"]:
-    """Boundaries of proposed intervals and of `num_resampled` more chosen by the proposals' weights, sorted.
+    """Sorted edges of the proposed intervals and of `num_resampled` more, placed by the proposals' weights.
 
-    What ScaleDreamer renders (theEricMa/ScaleDreamer:threestudio/models/estimators.py, after nerfacc's
-    `importance_sampling`): samples that divide the weight evenly, intervals that meet halfway between them.
-    128 and 64 intervals have 129 and 65 edges, together 193 intervals.
+    As in ScaleDreamer (theEricMa/ScaleDreamer:threestudio/models/estimators.py, after nerfacc's
+    `importance_sampling`): samples that divide the weight evenly, with interval edges halfway between them.
+    128 and 64 intervals have 129 and 65 edges, which give 193 intervals.
 
     Args:
-        weights: of compositing, at most 1 together; light that passes all of a ray counts for its last bin.
+        weights: compositing weights with a sum of at most 1; the remaining transmittance counts for the last
+            bin.
     """
     passed = 1 - weights[..., :-1].sum(-1, keepdim=True)
     weights = torch.cat([weights[..., :-1], passed.clamp_min(0)], -1)
@@ -96,10 +96,11 @@ def union_edges(
 
 
 def running_sum(values: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-    """Sums of all values so far, along the last axis.
+    """Cumulative sum along the last axis.
 
-    `cumsum` of a GPU does not repeat its last bits, and raises under `torch.use_deterministic_algorithms`;
-    there shifted copies are added, each twice as far as the one before (Hillis and Steele 1986).
+    On a GPU, `cumsum` is not deterministic in its last bits and raises under
+    `torch.use_deterministic_algorithms`; shifted copies are added instead, with doubling shifts (Hillis and
+    Steele 1986).
     """
     if not (values.is_cuda and torch.are_deterministic_algorithms_enabled()):
         return values.cumsum(-1)
@@ -117,9 +118,9 @@ def _doubling_sum(values: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
 def compositing_weights(
     density: Float[Tensor, "*ray sample"], lengths: Float[Tensor, "*ray sample"]
 ) -> Float[Tensor, "*ray sample"]:
-    """Share of each interval in a ray's colour, `exp(-sum_{j<i} d_j l_j) (1 - exp(-d_i l_i))` (NeRF, Eq. 3).
+    """Weight of each interval, `exp(-sum_{j<i} d_j l_j) (1 - exp(-d_i l_i))` (NeRF, Eq. 3).
 
-    Their sum is the opacity, `1 - exp(-sum_i d_i l_i)`.
+    The weights sum to the opacity, `1 - exp(-sum_i d_i l_i)`.
     """
     optical = density * lengths
     before = running_sum(optical) - optical

@@ -50,7 +50,7 @@ class Space:
 
     @classmethod
     def from_distances(cls, distances: Float[Tensor, "x y z"], beta: float) -> Space:
-        """From signed distances on a lattice of n + 1 points a side, n even."""
+        """From signed distances on a lattice of n + 1 points per side, n even."""
         lowest = -F.max_pool3d(-distances[None, None], 3, stride=2)[0, 0]
         cell = 2 / lowest.shape[0]
         occupied = (lowest < VISIBLE_WITHIN * beta).cpu().numpy()

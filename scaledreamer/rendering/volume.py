@@ -1,31 +1,32 @@
 """Differentiable volume rendering of a Scene with the density of VolSDF.
 
-Three steps, of which only the last one carries gradients. The lattice of the first is an estimate of each
-scene's occupancy that is made anew for every call, so it stays right while a generator changes:
-1. Propose. Signed distances on a lattice over the scene cube, the same points for all prompts;
-   `num_proposals` equal intervals of each ray look them up. A distance is smooth, so the lattice may be
-   coarse (between 20^3 and 48^3 the images' error is the same).
-2. Choose. Rays whose coarse opacity is below `min_opacity` show the background and are dropped: VolSDF's
-   gradients are proportional to its density. The others get `num_resampled` intervals that tile
-   them, short where the coarse weight w is large: one query at a random place of an interval of length l errs
-   by about l^2 |dw/dt|, which is least, summed, for l ~ |dw/dt|^-1/2; the density falls by e every
-   beta, so l ~ w^-1/2. With `rendered="union"` they are chosen as in ScaleDreamer instead, by w
-   itself, and both kinds of intervals are rendered (`sampling.union_edges`).
-   Samples whose own coarse weight is below `min_opacity / num_samples` are left out: they lie in
-   empty space, or behind what is opaque (a quarter of them; a ray loses 0.0005 of its opacity).
-3. Fine. The scene is queried for sdf and features at one point of each interval that is left, and the
-   intervals are composited (NeRF, Eq. 3). With jitter the optical depth of every interval that is not left
-   out is unbiased, whatever the coarse pass believed.
+Three steps, of which only the last one carries gradients. The lattice of the first is a new estimate of each
+scene's occupancy in every call, so it is always up to date:
+1. Propose. Signed distances are evaluated on a lattice over the scene cube, with the same points for all
+   prompts, and interpolated on `num_proposals` equal intervals of each ray. A distance is smooth, so the
+   lattice may be coarse (between 20^3 and 48^3 the images' error is the same).
+2. Resample. Rays whose coarse opacity is below `min_opacity` show the background and are dropped: VolSDF's
+   gradients are proportional to its density. The others are divided into `num_resampled` intervals, short
+   where the coarse weight w is large: a query at a random point of an interval of length l has an error of
+   about l^2 |dw/dt|, whose sum is smallest for l ~ |dw/dt|^-1/2; the density falls by a factor of e per beta,
+   so l ~ w^-1/2. With `rendered="union"` they are placed by w itself, as in ScaleDreamer, and both kinds of
+   intervals are rendered (`sampling.union_edges`). Samples whose coarse weight is below
+   `min_opacity / num_samples` are skipped: they are in empty space or occluded (a quarter of them; a ray
+   loses 0.0005 of its opacity).
+3. Render. The scene is queried for sdf and features at one point of each remaining interval, and the
+   intervals are composited (NeRF, Eq. 3). With jitter, the optical depth of every remaining interval is
+   unbiased, regardless of the coarse pass.
 
-Normals are finite differences. Analytic ones, by autograd through the hash grid, take 0.7 of the time without
-gradients and 0.8 with them, but are worse: where scenes of the shipped generator and true objects are both
-opaque, their normals differ by 34.3 degrees in the mean, those of finite differences by 33.2 at a step of
-0.01, by 31.1 at 0.03 and by 30.1 at 0.05. Four points instead of six: 0.7 of the time, 33.6 degrees.
+Normals are finite differences. Analytic normals, by autograd through the hash grid, take 0.7 of the time
+without gradients and 0.8 with them, but are less accurate: where scenes of the shipped generator and true
+objects are both opaque, their normals differ by 34.3 degrees on average, those of finite differences by 33.2
+at a step of 0.01, by 31.1 at 0.03 and by 30.1 at 0.05. Four points instead of six: 0.7 of the time, 33.6
+degrees.
 
 Measured on one core (batch 4, 1 view, 32x32 rays, the initial HyperINGP with 8 levels of 4 features, 2^14
-entries, width 32): milliseconds forward and backward, and rms error of rgb on tinyworld objects against 600
-even samples of each ray:
-    8 fine samples 45, 0.013    12: 57, 0.008    16: 71, 0.006    48 even samples, all with gradients: 330,
+entries, width 32): milliseconds forward and backward, and rms error of rgb on tinyworld objects compared with
+600 uniform samples per ray:
+    8 fine samples 45, 0.013    12: 57, 0.008    16: 71, 0.006    48 uniform samples, all with gradients: 330,
     0.005
 """
 
@@ -64,11 +65,11 @@ from scaledreamer.rendering.sampling import (
 from scaledreamer.rendering.turntable import Space, march_frames
 
 MAPS = {"depth": 1, "normal": 3}
-"""Numbers of a pixel that a rendering has beside rgb and opacity, where they are needed."""
+"""Channels of the maps that a rendering has besides rgb and opacity, if they are needed."""
 _POINTS_AT_ONCE = 2**15
-"""Of all prompts, without gradients, on a CPU: hidden layers then stay in its cache."""
+"""Points over all prompts, without gradients, on a CPU: hidden layers then fit into its cache."""
 _EVEN_SHARE = 0.2
-"""Share of the fine samples that goes evenly along the ray, to find what the coarse pass missed."""
+"""Share of the fine samples that is spread uniformly along the ray, to find what the coarse pass missed."""
 
 
 @dataclass(frozen=True)
@@ -77,18 +78,18 @@ class VolumeRenderer:
 
     Args:
         num_proposals: equal intervals of a ray in the coarse pass, without gradients.
-        num_resampled: intervals of a ray that are chosen by the weights of the proposals.
-        rendered: the intervals at which the scene is queried, with gradients: "resampled" ones alone, or the
-            sorted "union" of both (ScaleDreamer).
-        beta: of VolSDF's density, in scene units: the smaller, the sharper surfaces are.
+        num_resampled: intervals of a ray that are placed by the weights of the proposals.
+        rendered: the intervals at which the scene is queried with gradients: only the "resampled" ones, or
+            the sorted "union" of both (ScaleDreamer).
+        beta: of VolSDF's density, in scene units; smaller is sharper.
         near, far: limits of depth along rays.
-        radius: half an edge of the cube outside of which rays see nothing.
-        lattice_resolution: points along an edge of the coarse pass' lattice.
-        min_opacity: coarse opacity below which a ray is taken for empty, and which the samples of a ray that
-            are left out stay below together.
-        normal_epsilon: step of the finite differences of normals.
-        memory_gib: GiB that a call's samples may take, gradients included; at least one ray of each prompt
-            is rendered at once, and what a scene takes however few the samples comes on top.
+        radius: half-width of the cube outside of which rays see nothing.
+        lattice_resolution: points per side of the coarse pass's lattice.
+        min_opacity: coarse opacity below which a ray counts as empty, and an upper bound for the total
+            opacity of a ray's skipped samples.
+        normal_epsilon: step of the finite differences for normals.
+        memory_gib: GiB that a call's samples may take, including gradients; at least one ray of each prompt
+            is rendered at once, and the constant memory of a scene comes on top.
 
     Raises: ValueError naming the setting that is out of range.
     """
@@ -130,15 +131,15 @@ class VolumeRenderer:
         return asdict(self)
 
     def for_display(self) -> VolumeRenderer:
-        """For pictures, with many more pixels than a step renders: no more samples than the eye needs."""
+        """For images with many more pixels than in a step: only as many samples as are visible."""
         return replace(self, rendered="resampled", min_opacity=max(self.min_opacity, 0.01))
 
     def for_scores(self) -> VolumeRenderer:
-        """For scores: sharper surfaces, sampled finely enough for them, between planes for any camera.
+        """For scores: sharper surfaces, with enough samples for them, and without the training's near and far
+        planes, which belong to its cameras.
 
-        At a training's beta of 1 / 30 and 10 samples, thin brims and small eyes are fog: of 64 true objects
-        CLIP read 70 % right, and 83 % with these settings or finer ones. The near and far planes of a
-        training belong to its cameras; those of scores stand elsewhere.
+        With a training's beta of 1 / 30 and 10 samples, thin brims and small eyes are fog: CLIP recognised 70
+        % of 64 true objects, and 83 % with these or finer settings.
         """
         return replace(
             self,
@@ -150,19 +151,19 @@ class VolumeRenderer:
         )
 
     def surface_offsets(self) -> tuple[float, ...]:
-        """Distances from a surface, equally likely, at which a ray ends that meets it head-on."""
+        """Equally likely distances from a surface at which a ray that hits it head-on terminates."""
         return volsdf_depths(self.beta)
 
     def frames(
         self, scene: Scene, cameras: Cameras, size: int, distances: Float[Tensor, "x y z"]
     ) -> Float[Tensor, "view {size} {size} 4"]:
-        """Square images of one scene, as `turntable.march_frames` makes them."""
+        """Square images of one scene by `turntable.march_frames`."""
         space = Space.from_distances(distances, self.beta)
         return march_frames(scene, space, cameras, size, beta=self.beta)
 
     @property
     def num_samples(self) -> int:
-        """Of a ray, one in each rendered interval: n + 1 and m + 1 edges make n + m + 1 intervals."""
+        """Samples per ray, one in each rendered interval: n + 1 and m + 1 edges give n + m + 1 intervals."""
         is_union = self.rendered == "union"
         return self.num_proposals + self.num_resampled + 1 if is_union else self.num_resampled
 
@@ -181,12 +182,12 @@ class VolumeRenderer:
         """Images of every scene from each of its cameras.
 
         Args:
-            draws: "jitter" says where in their intervals the samples of a ray lie; None is the middle.
+            draws: "jitter" places the samples within their intervals; None is the middle.
             background: colours "batch view 3" or images "batch view 3 h w"; None queries the scene.
-            needs: "depth" and "normal", where they are wanted; normals take 7 times the points.
-            chunk_size: rays of a prompt that are rendered at once, to bound memory, whatever `memory_gib`
-                says; None is as many as that allows. With gradients enabled, more than one chunk keep only
-                their samples' depths, and query the scene again in the backward pass.
+            needs: "depth" and "normal" if required; normals take 7 times the points.
+            chunk_size: rays of a prompt that are rendered at once, regardless of `memory_gib`; None is as
+                many as that allows. With gradients and several chunks, only the samples' depths are kept, and
+                the scene is queried again in the backward pass.
 
         Raises: ValueError for a chunk size below 1, or a background of another size than the image.
         """
@@ -218,7 +219,7 @@ class VolumeRenderer:
         if len(sizes) == 1:
             seen = render_rays(*rays)
         else:
-            if torch.is_grad_enabled():  # what a chunk keeps is made again when its gradient is due
+            if torch.is_grad_enabled():  # recompute chunks in the backward pass
                 render_rays = partial(checkpoint, render_rays, use_reentrant=False, preserve_rng_state=False)
             pieces = zip(*(values.split(sizes, 1) for values in rays), strict=True)
             seen = torch.cat([render_rays(*piece) for piece in pieces], 1)
@@ -247,7 +248,7 @@ class VolumeRenderer:
     def _lattice(
         self, scene: Scene, like: Float[Tensor, "batch n 3"], at_once: int
     ) -> Float[Tensor, "batch 1 z y x"]:
-        """Signed distances at the points of a lattice over the cube, which the batch shares."""
+        """Signed distances at the points of a lattice over the cube, shared by the batch."""
         size = self.lattice_resolution
         axis = torch.linspace(-self.radius, self.radius, size, dtype=like.dtype, device=like.device)
         z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
@@ -270,10 +271,10 @@ class VolumeRenderer:
         Float[Tensor, "batch kept sample"],
         Bool[Tensor, "batch kept sample"],
     ]:
-        """Rays to render, as indices padded to the prompt with the most of them; depths of their samples and
-        lengths of their intervals; and which samples may be visible.
+        """Rays to render, as indices padded to the largest number; depths of their samples and lengths of
+        their intervals; and which samples may be visible.
 
-        At least one sample for each prompt, so that there always is something to differentiate.
+        At least one sample per prompt, so that there is always something to differentiate.
         """
         batch, num_rays = origins.shape[:2]
         at_once, lattice_at_once = chunk_size or num_rays, self.lattice_resolution**3
@@ -310,7 +311,7 @@ class VolumeRenderer:
         enter: Float[Tensor, "batch ray"],
         leave: Float[Tensor, "batch ray"],
     ) -> Float[Tensor, "batch ray bin"]:
-        """Compositing weights of equal intervals, by the lattice."""
+        """Compositing weights of equal intervals from the lattice."""
         depths = stratified_depths(enter, leave, self.num_proposals)
         lengths = ((leave - enter) / self.num_proposals)[..., None].expand_as(depths)
         return self._weights_at(lattice, origins, directions, depths, lengths)
@@ -328,7 +329,7 @@ class VolumeRenderer:
     ) -> tuple[
         Float[Tensor, "batch ray sample"], Float[Tensor, "batch ray sample"], Bool[Tensor, "batch ray sample"]
     ]:
-        """Depths of fine samples, lengths of their intervals, and which may be seen."""
+        """Depths of fine samples, lengths of their intervals, and which may be visible."""
         edges = self._edges(weights, enter, leave)
         lengths = edges.diff(dim=-1)
         depths = edges[..., :-1] + lengths * position[..., None]
@@ -346,7 +347,7 @@ class VolumeRenderer:
         depths: Float[Tensor, "batch ray sample"],
         lengths: Float[Tensor, "batch ray sample"],
     ) -> Float[Tensor, "batch ray sample"]:
-        """Compositing weights by the lattice's distances. Density is no sharper than what it resolves."""
+        """Compositing weights from the lattice's distances, with a density no sharper than it resolves."""
         points = torch.addcmul(
             (origins / self.radius)[:, :, None], (directions / self.radius)[:, :, None], depths[..., None]
         )
@@ -361,7 +362,7 @@ class VolumeRenderer:
         enter: Float[Tensor, "batch ray"],
         leave: Float[Tensor, "batch ray"],
     ) -> Float[Tensor, "batch ray edge"]:
-        """Boundaries of the fine intervals, which tile [enter, leave], from the coarse weights."""
+        """Edges of the fine intervals, which tile [enter, leave], from the coarse weights."""
         like = {"dtype": weights.dtype, "device": weights.device}
         fraction = torch.linspace(0, 1, self.num_proposals + 1, **like)
         bins = enter[..., None] + (leave - enter)[..., None] * fraction
@@ -383,7 +384,7 @@ class VolumeRenderer:
         lengths: Float[Tensor, "batch ray sample"],
         is_seen: Bool[Tensor, "batch ray sample"],
     ) -> Float[Tensor, "batch ray value"]:
-        """Rgb over black, opacity, depth beyond `far` (so negative) if wanted, and normal with an epsilon."""
+        """Rgb over black, opacity, and optionally depth minus `far` (so negative) and normal."""
         points = torch.addcmul(origins[:, :, None], directions[:, :, None], depths[..., None]).flatten(1, 2)
         values = query_where(scene, points, is_seen.flatten(1), self.beta, epsilon)
         density, *colors = values.unflatten(1, depths.shape[1:]).split([1, values.shape[-1] - 1], -1)
