@@ -1,1 +1,1 @@
-"""The processes of a run, and the engine that trains over them."""
+"""The processes of a run, and the engine that trains on them."""

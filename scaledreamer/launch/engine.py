@@ -1,8 +1,8 @@
-"""DeepSpeed behind a small surface: one engine, its reduced gradients and its optimizer's state.
+"""DeepSpeed behind a small interface: one engine, its reduced gradients and its optimizer's state.
 
-ZeRO stages 0, 1 and 2 in float32 look alike from outside: this module decides at every stage by the same rule
-whether a step is finite, shortens gradients in the same way, and names optimizer state by parameter.
-DeepSpeed's own clipping, norms and overflow checks, which differ between stages, are switched off.
+ZeRO stages 0, 1 and 2 in float32 behave alike: at every stage this module uses the same rule to decide
+whether a step is finite, clips gradients in the same way, and names optimizer state by parameter. DeepSpeed's
+own clipping, norms and overflow checks differ between stages and are switched off.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ State = dict[str, dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class Update:
-    """What became of one optimizer step.
+    """The outcome of one optimizer step.
 
     Attributes:
-        is_applied: False where the step was not finite on some rank and was skipped on all.
+        is_applied: False if the step was not finite on some rank and was skipped on all.
         gradient_norm: before clipping.
         clipped_norm: after clipping.
         wants_stop: whether any rank wants to stop.
@@ -48,13 +48,13 @@ class Engine:
 
     Args:
         module: the forward pass, with all parameters.
-        trained: the part of the module that is trained; its parameters have their names from there.
-        optimizer: of the module's parameters.
+        trained: the part of the module that is trained; parameter names are relative to it.
+        optimizer: optimizer of the module's parameters.
         process: this process.
-        micro_batch_size: samples of this rank in one accumulation step.
-        accumulation_steps: backward passes before a step.
+        micro_batch_size: samples of this rank per accumulation step.
+        accumulation_steps: backward passes per step.
         zero_stage: 0, 1 or 2.
-        max_norm: longest gradient of all parameters, None is any.
+        max_norm: maximum norm of the gradient over all parameters; None is unlimited.
     """
 
     def __init__(
@@ -99,20 +99,20 @@ class Engine:
         return self._engine(batch, terms, needs)
 
     def backward(self, loss: Float[Tensor, ""], *, is_last: bool) -> None:
-        """Accumulates gradients; with the step's last backward pass they are averaged over ranks."""
+        """Accumulates gradients; the step's last backward pass averages them over ranks."""
         self._engine.set_gradient_accumulation_boundary(is_last)
         self._engine.backward(loss)
 
     def step(self, is_finite: Bool[Tensor, ""], *, wants_stop: bool = False) -> Update:
-        """Updates the parameters unless the step is not finite somewhere; the same decision on all ranks.
+        """Updates the parameters unless the step is not finite on some rank; all ranks decide alike.
 
         Args:
-            is_finite: what this rank knows beyond its gradients, such as pixels that clipping has zeroed.
+            is_finite: this rank's knowledge beyond its gradients, such as pixels that clipping has zeroed.
             wants_stop: whether this rank wants the run to stop.
         """
         gradients = self.reduced_gradients()
         squared_norm = total_norm(gradients).double().square()
-        if self.zero_stage == 0:  # every rank has all gradients, otherwise a part of them
+        if self.zero_stage == 0:  # every rank has all gradients; at other stages only a part
             squared_norm = squared_norm / self.process.world_size
         flags = (squared_norm, (~is_finite).double(), torch.full_like(squared_norm, float(wants_stop)))
         report = torch.stack([flag.to(squared_norm.device) for flag in flags])
@@ -138,7 +138,7 @@ class Engine:
         return [gradient for group in self._zero.averaged_gradients.values() for gradient in group]
 
     def _discard_gradients(self) -> None:
-        """Forgets a step's gradients, those that ZeRO has accumulated as well."""
+        """Discards a step's gradients, including those that ZeRO has accumulated."""
         self._engine.zero_grad()
         if self._zero is not None:
             self._zero.zero_grad(set_to_none=True)
@@ -150,7 +150,7 @@ class Engine:
     # --- state by parameter name ----------------------------------------------------------------------------
 
     def optimizer_state(self) -> State:
-        """State of every parameter, whole, on the CPU. All ranks have to call it together."""
+        """The full state of every parameter, on the CPU. All ranks have to call it together."""
         state: State = {}
         for name, parameter in self._trained():
             if self._zero is None:
@@ -163,7 +163,7 @@ class Engine:
         return state
 
     def load_optimizer_state(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Puts back what `optimizer_state` gave, whatever the ranks and the ZeRO stage were."""
+        """Restores what `optimizer_state` returned, for any number of ranks and any ZeRO stage."""
         for name, parameter in self._trained():
             if self._zero is None:
                 whole = {key: value.clone().to(parameter.device) for key, value in state[name].items()}
@@ -172,7 +172,7 @@ class Engine:
                 self._scatter(parameter, state[name])
 
     def load_parameters(self, parameters: Mapping[str, Tensor]) -> None:
-        """Loads the trained module, strictly, and what ZeRO keeps of it."""
+        """Loads the trained module, strictly, and ZeRO's copies of it."""
         self.trained.load_state_dict(parameters, strict=True)
         if self._zero is not None:
             self._zero.refresh_fp32_params()
@@ -181,7 +181,7 @@ class Engine:
         return ((name, p) for name, p in self.trained.named_parameters() if p.requires_grad)
 
     def _flat(self, parameter: nn.Parameter) -> tuple[Tensor, Any]:
-        """The flat part of this rank in which ZeRO keeps a parameter, and where in it (None: not at all)."""
+        """This rank's flat ZeRO partition with a parameter, and its position there (None: not in it)."""
         for flat, group in zip(
             self._zero.single_partition_of_fp32_groups, self._zero.bit16_groups, strict=True
         ):
@@ -227,6 +227,6 @@ def total_norm(gradients: Sequence[Tensor]) -> Float[Tensor, ""]:
 
 @contextlib.contextmanager
 def _quiet_stdout() -> Iterator[None]:
-    """DeepSpeed prints while it starts."""
+    """Suppresses what DeepSpeed prints while it starts."""
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         yield

@@ -1,7 +1,7 @@
-"""Environment variables that decide how a run starts: of launchers, of job systems, of libraries.
+"""Environment variables of launchers, job systems and libraries that affect how a run starts.
 
-They are often left over from something else, and then make a run wait for an hour or die in a library.
-Needs no torch.
+They are often left over from something else, and then make a run wait for an hour or fail in a library. Needs
+no torch.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import NamedTuple
 from scaledreamer.os_errors import one_line, reason
 
 LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""What a launcher sets for each of its processes."""
+"""Set by launchers for each process."""
 _LAUNCHERS = ("TORCHELASTIC_RUN_ID", "CROSS_RANK")
-"""What torchrun and deepspeed set beside that."""
+"""Set by torchrun and deepspeed in addition."""
 _NUM_TASKS = (
     "SLURM_STEP_NUM_TASKS",
     "SLURM_NTASKS",
@@ -27,12 +27,12 @@ _NUM_TASKS = (
     "MV2_COMM_WORLD_SIZE",
     "FLUX_JOB_SIZE",
 )
-"""How many tasks a job system has started, or is to start."""
+"""Number of tasks that a job system has started, or will start."""
 _ALONE = "unset RANK to train in one process."
 
 
 class Place(NamedTuple):
-    """Which of how many processes this is, of the run and of those on this machine."""
+    """Rank and number of processes, in the run and on this machine."""
 
     rank: int
     world_size: int
@@ -41,14 +41,14 @@ class Place(NamedTuple):
 
 
 def is_launched() -> bool:
-    """Whether the environment says that this is one of a launcher's processes."""
+    """Whether the environment identifies this as one of a launcher's processes."""
     return "RANK" in os.environ
 
 
 def place() -> Place:
-    """This process' place, as a launcher sets it.
+    """This process's place, as set by a launcher.
 
-    Raises: ValueError if the variables are not what a launcher sets.
+    Raises: ValueError if the variables are inconsistent with a launcher's.
     """
     given = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": os.environ.get("WORLD_SIZE", "")} | os.environ
     numbers = Place(*(_whole_number(given.get(name, "")) for name in LAUNCHED[:4]))
@@ -64,7 +64,7 @@ def place() -> Place:
 
 
 def check() -> None:
-    """Raises ValueError for what would make a run wait, or end in a library, before it begins."""
+    """Raises ValueError for variables that would make a run hang, or fail in a library, before it starts."""
     if is_launched():
         place()
         _check_address()
@@ -79,7 +79,8 @@ def check() -> None:
 
 
 def _check_address() -> None:
-    """Raises ValueError unless MASTER_PORT can be one and MASTER_ADDR resolves; torch retries for an hour."""
+    """Raises ValueError unless MASTER_PORT is valid and MASTER_ADDR resolves; torch would retry for an
+    hour."""
     host, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
     if not 0 < _whole_number(port) < 65536:
         raise ValueError(

@@ -1,1 +1,1 @@
-"""Where the files of a model are, and how they are read: for priors, text encoders and generators alike."""
+"""Locating and reading model files, for priors, text encoders and generators."""

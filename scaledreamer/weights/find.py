@@ -1,8 +1,8 @@
-"""Where weights come from: a folder, a .safetensors file, or a model of a hub. Needs no torch, no diffusers.
+"""Locates weights: a folder, a .safetensors file, or a model on a hub. Needs no torch and no diffusers.
 
-Several places may be given, of which the first that works is taken. `check_weights` looks and downloads
-nothing; `find_weights` looks and downloads what is missing. Both say in one line what is wrong with each
-place and what to do next.
+Several locations may be given; the first that works is used. `check_weights` downloads nothing,
+`find_weights` downloads what is missing. Both say in one line what is wrong with each location and what to do
+next.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ CONFIGURATIONS = {
     "v1": "stable-diffusion-v1-5/stable-diffusion-v1-5",
     "xl": "stabilityai/stable-diffusion-xl-base-1.0",
 }
-"""Models whose configurations and tokenizers belong to checkpoints in one file, which have none."""
+"""Models that provide configurations and tokenizers for single-file checkpoints, which have none."""
 LIST = "`model` may also be a list of places, of which the first that works is taken"
 
 
 class WeightsError(ValueError):
-    """No place has the weights: each with the reason, and what to do next."""
+    """No location has the weights; the message gives a reason for each, and what to do next."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights on this disk.
+    """Local weights.
 
     Attributes:
-        name: the place, as configured.
-        folder: of the diffusers layout; beside a single file, the one with its configurations and tokenizers.
+        name: the location, as configured.
+        folder: in the diffusers layout; for a single file, the folder of its configurations and tokenizers.
         single_file: a .safetensors checkpoint.
-        variant: "fp16", or None: for `from_pretrained`.
+        variant: "fp16" or None, for `from_pretrained`.
     """
 
     name: str
@@ -50,12 +50,12 @@ class Weights:
 
 @dataclass(frozen=True)
 class Availability:
-    """A place that works, and what it takes.
+    """A location that works, and what has to be downloaded.
 
     Attributes:
-        name: the place, as configured.
-        missing_files: to be downloaded.
-        num_bytes: to be downloaded; 0 if all is here.
+        name: the location, as configured.
+        missing_files: files to be downloaded.
+        num_bytes: bytes to be downloaded; 0 if nothing is missing.
         variant: "fp16" or None.
     """
 
@@ -77,17 +77,17 @@ def check_weights(
     is_half: bool = False,
     unreachable: dict[str, str] | None = None,
 ) -> Availability:
-    """The first place that works; downloads nothing.
+    """The first location that works; downloads nothing.
 
     Args:
-        models: folders, .safetensors files, or ids `owner/name` of a hub.
-        parts: what of it is needed: `layout.STABLE_DIFFUSION`, `layout.SDXL` or `layout.TEXT_ENCODER`.
+        models: folders, .safetensors files, or ids `owner/name` on a hub.
+        parts: the parts that are needed: `layout.STABLE_DIFFUSION`, `layout.SDXL` or `layout.TEXT_ENCODER`.
         revision: branch, tag or commit of ids.
-        mirrors: addresses of hubs to ask after the default one.
-        offline: asks no hub.
-        variant: "auto", "fp16" or "none", as `weights.variant` of the configuration.
-        is_half: the wanted dtype is float16 or bfloat16.
-        unreachable: hubs that did not answer, with the reason, are noted here and not asked again.
+        mirrors: addresses of hubs to try after the default one.
+        offline: whether to contact no hub.
+        variant: "auto", "fp16" or "none", as `weights.variant` in the configuration.
+        is_half: whether the requested dtype is float16 or bfloat16.
+        unreachable: collects hubs that did not answer, with the reason; they are not tried again.
 
     Raises: WeightsError, in less than 10 seconds.
     """
@@ -106,11 +106,11 @@ def find_weights(
     is_half: bool = False,
     unreachable: dict[str, str] | None = None,
 ) -> Weights:
-    """The weights of the first place that works; downloads what is missing of `parts`, and nothing else.
+    """The weights from the first location that works; downloads what is missing of `parts`, and nothing else.
 
     Several processes may call it at once: each file is downloaded by one of them.
 
-    Args: as of `check_weights`.
+    Args: as in `check_weights`.
 
     Raises: WeightsError.
     """
@@ -146,7 +146,7 @@ def _first(models: Sequence[str], request: _Request, *, is_download: bool) -> _F
             return _look(name, request, is_download)
         except PlaceError as problem:
             problems.append((name, problem))
-    names: dict[str, list[str]] = {}  # by reason: a hub that does not answer lacks all of its models alike
+    names: dict[str, list[str]] = {}  # by reason, since an unreachable hub affects all of its models
     for name, problem in problems:
         names.setdefault(problem.reason, []).append(name)
     reasons = "; ".join(f"{', '.join(same)}: {reason}" for reason, same in names.items())
@@ -178,7 +178,7 @@ def _look(name: str, request: _Request, is_download: bool) -> _Found:
 
 
 def _where_it_ends(path: Path) -> str:
-    """Of a path that does not exist: how much of it does."""
+    """How much of a nonexistent path exists."""
     there = next((parent for parent in path.parents if os.path.isdir(parent)), None)
     if there is None or str(there) in (".", "/") or there == path.parent:
         return ""
@@ -189,7 +189,7 @@ def _where_it_ends(path: Path) -> str:
 
 
 def _look_into(folder: Path, request: _Request, *, is_snapshot: bool = False) -> str | None:
-    """The variant that a folder has; all of its needed files are there and whole.
+    """The variant in a folder whose needed files are all present and intact.
 
     Raises: PlaceError.
     """
@@ -255,7 +255,7 @@ def _look_at_file(name: str, path: Path, request: _Request, is_download: bool) -
         kind, _, hint = theirs.partition(", ")
         raise PlaceError(f"is {kind}", hint)
     parts = dict.fromkeys(("model_index.json", *request.parts))
-    access = replace(request.access, revision=None)  # shares what is known of hubs that do not answer
+    access = replace(request.access, revision=None)  # shares the record of unreachable hubs
     configurations = _Request(tuple(parts), access, "auto", is_half=False, has_weights=False)
     beside = path.with_suffix("")
     for folder in (beside, path.parent):

@@ -1,9 +1,9 @@
-"""What is asked of a hub for models: its list of files, small files, downloads. Needs no torch.
+"""Requests to a model hub: file lists, small files, downloads. Needs no torch.
 
-Every look-up ends within given seconds, whatever the network does. The user's token goes to the default hub
-(`HF_ENDPOINT`) alone, never to a mirror. Downloads go through huggingface_hub, which holds a lock for each
-file (`WeakFileLock` around each download of `file_download.py`): of several processes of a machine one
-downloads a file, and the others wait for it.
+Every look-up ends within a time limit, whatever the network does. The user's token is only sent to the
+default hub (`HF_ENDPOINT`), never to a mirror. Downloads use huggingface_hub, which locks each file
+(`WeakFileLock` in `file_download.py`): one of several processes on a machine downloads it, and the others
+wait.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from scaledreamer.weights.layout import PlaceError
 
 T = TypeVar("T")
 SECONDS = 3.0
-"""Longest wait for one answer; shorter where many hubs are to be asked."""
+"""Longest wait for one answer; shorter if there are many hubs."""
 SECONDS_FOR_ALL = 4.5
-"""Longest wait for all of the hubs of a place, where none answers."""
+"""Longest total wait if no hub answers."""
 REMOVED = "stabilityai/stable-diffusion-2"
 PATIENCE = "try again later, give a mirror in weights.mirrors, or give a folder that holds the weights"
 
 
 class HubError(PlaceError):
-    """Of one hub; another may do better."""
+    """An error of one hub; another one may work."""
 
 
 class UnreachableError(HubError):
-    """No answer, or one that tells nothing about the model."""
+    """No answer, or one that says nothing about the model."""
 
 
 @dataclass(frozen=True)
 class Hub:
-    """Where to ask, and with the user's token or without."""
+    """The address of a hub, and whether it gets the user's token."""
 
     address: str
     has_token: bool
@@ -86,7 +86,7 @@ def cache_folder() -> Path:
 
 
 def cached_folder(model: str, revision: str | None) -> Path | None:
-    """The folder of what is on this disk of a revision, as last downloaded; it may lack files.
+    """The local folder of a revision as last downloaded; files may be missing.
 
     Raises: PlaceError as `cache_folder`.
     """
@@ -119,7 +119,7 @@ def list_files(hub: Hub, model: str, revision: str | None, seconds: float) -> Li
 
 
 def read_file(hub: Hub, model: str, name: str, commit: str, seconds: float) -> bytes:
-    """A small file of a model, which is not kept.
+    """A small file of a model, which is not cached.
 
     Raises: as `list_files`.
     """
@@ -140,7 +140,7 @@ def read_file(hub: Hub, model: str, name: str, commit: str, seconds: float) -> b
 def download(hub: Hub, model: str, revision: str | None, names: Sequence[str]) -> Path:
     """Downloads files of a model into huggingface_hub's cache; returns the folder of its revision there.
 
-    What an interrupted download has left is gone on with.
+    Interrupted downloads are resumed.
 
     Raises: HubError.
     """
@@ -154,15 +154,15 @@ def download(hub: Hub, model: str, revision: str | None, names: Sequence[str]) -
             token=None if hub.has_token else False,
             allow_patterns=list(names),
         )
-    except Exception as error:  # of several libraries; whatever it is, the next hub may do better
+    except Exception as error:  # from several libraries; in any case the next hub may work
         raise _explained(error, hub, model, "download") from None
     return Path(folder)
 
 
 def check_space(num_bytes: int) -> None:
-    """Nothing if the disk of the cache has room for a download.
+    """Checks that the disk of the cache has enough space for a download.
 
-    Raises: PlaceError with its place.
+    Raises: PlaceError with the folder.
     """
     folder = cache_folder().absolute()
     there = next(path for path in (folder, *folder.parents) if path.exists())
@@ -175,16 +175,16 @@ def check_space(num_bytes: int) -> None:
 
 
 def _ask(hub: Hub, model: str, seconds: float, function: Callable[[], T]) -> T:
-    """The result of a request, waited for at most these seconds: name servers, too, can keep one waiting.
+    """The result of a request, with a limit on the total wait, which includes slow name servers.
 
-    The request's own time limit should be longer, so that one clock alone tells what a silent hub is called.
+    The request's own time limit should be longer, so that only this one determines the error.
     """
     results: list[Any] = []
 
     def run() -> None:
         try:
             results.append((True, function()))
-        except BaseException as error:  # handed to the caller's thread
+        except BaseException as error:  # passed to the caller's thread
             results.append((False, error))
 
     thread = threading.Thread(target=run, daemon=True)
@@ -201,7 +201,7 @@ def _ask(hub: Hub, model: str, seconds: float, function: Callable[[], T]) -> T:
 
 
 def _explained(error: Exception, hub: Hub, model: str, what: str) -> HubError:
-    """An error of huggingface_hub, or of the libraries below it, in the user's words."""
+    """Translates an error of huggingface_hub, or of the libraries below it, for the user."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     status = getattr(getattr(error, "response", None), "status_code", None)

@@ -1,4 +1,4 @@
-"""Models of a hub: one hub is asked after the other, then what is on this disk. Needs no torch."""
+"""Finding models on hubs, one after the other, and then in the local cache. Needs no torch."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from scaledreamer.weights.layout import PlaceError
 
 @dataclass
 class Access:
-    """How hubs are asked.
+    """Access to hubs.
 
     Attributes:
         revision: branch, tag or commit; None is the newest.
-        mirrors: addresses of hubs to ask after the default one.
-        offline: asks no hub.
-        unreachable: hubs that did not answer, with the reason, are noted here and not asked again.
+        mirrors: addresses of hubs to try after the default one.
+        offline: whether to contact no hub.
+        unreachable: collects hubs that did not answer, with the reason; they are not tried again.
     """
 
     revision: str | None = None
@@ -35,8 +35,8 @@ class Wanted:
     """What is needed of a model.
 
     Attributes:
-        choose: files to have of those that there are, by their names and a function that reads a JSON file.
-        look_into: the variant that a folder has all of them of. Raises PlaceError for one that lacks some.
+        choose: selects the needed files from a list of names, given a function that reads a JSON file.
+        look_into: the variant of which a folder has all files. Raises PlaceError if some are missing.
     """
 
     choose: Callable[[Collection[str], layout.Read], layout.Files]
@@ -45,12 +45,12 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Found:
-    """A model of a hub.
+    """A model on a hub.
 
     Attributes:
-        folder: on this disk; None if files are still to be downloaded.
-        variant: of its weights, "fp16" or None.
-        missing_files, num_bytes: to be downloaded.
+        folder: the local folder; None if files have to be downloaded.
+        variant: variant of its weights, "fp16" or None.
+        missing_files, num_bytes: what has to be downloaded.
     """
 
     folder: Path | None
@@ -60,15 +60,15 @@ class Found:
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name could be a model's on a hub: owner/name."""
+    """Whether a name has the form of a model id: owner/name."""
     return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name, re.ASCII) is not None
 
 
 def find_model(name: str, wanted: Wanted, access: Access, *, is_download: bool) -> Found:
-    """A model by its id; what is on the disk is taken where no hub helps.
+    """A model by its id; falls back on the local cache if no hub helps.
 
     Args:
-        is_download: downloads what is missing; otherwise it is counted alone.
+        is_download: whether to download missing files, or only count them.
 
     Raises: PlaceError.
     """
@@ -102,7 +102,7 @@ def find_model(name: str, wanted: Wanted, access: Access, *, is_download: bool) 
         raise hub.HubError(f"no hub is asked ({why}), and {on_disk}", f"{how}, or give a folder")
     reasons = "; ".join(problem.reason for problem in problems)
     partly = f"; {on_disk}" if folder is not None else ""
-    # What a hub said about the model is of more help than that another one did not answer.
+    # A hub's answer about the model is more helpful than another one's silence.
     hints = [problem.hint for problem in problems if not isinstance(problem, hub.UnreachableError)]
     hint = "; ".join(dict.fromkeys(hints)) or hub.PATIENCE
     raise hub.HubError(f"no such folder here, and {reasons}{partly}", hint)
@@ -140,14 +140,14 @@ def _find_at(
     files = wanted.choose(listing.sizes, read)
     missing = [file for file in files.present if not is_here(file)]
     num_bytes = sum(listing.sizes[file] for file in missing)
-    if missing and not answers:  # whether access is given shows in a file alone
+    if missing and not answers:  # access rights only show when a file is read
         small = min(missing, key=lambda file: listing.sizes[file])
         hub.read_file(place, name, small, listing.commit, seconds)
     hub.check_space(num_bytes)
     if missing and not is_download:
         return Found(None, files.variant, tuple(missing), num_bytes)
     folder = snapshot
-    if is_download:  # with nothing missing too: it notes which commit the revision is, for a look-up offline
+    if is_download:  # even if nothing is missing: it records the revision's commit for offline use
         folder = hub.download(place, name, access.revision, files.present)
     assert folder is not None
     return Found(folder, wanted.look_into(folder))

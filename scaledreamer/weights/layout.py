@@ -1,8 +1,8 @@
-"""Which files of a pipeline are needed, and whether they are whole and of the right family. Needs no torch.
+"""Which files of a pipeline are needed, and whether they are intact and of the right family. Needs no torch.
 
-A pipeline in diffusers' layout is a folder of parts: networks (config.json and safetensors), tokenizers and
-a scheduler. Functions here take the names of its files, relative and with "/", and a function that reads one
-of its JSON files, so that a folder and a listing of a hub are the same to them.
+A pipeline in the diffusers layout is a folder of parts: networks (config.json and safetensors), tokenizers
+and a scheduler. Functions here take the relative names of its files, with "/", and a function that reads one
+of its JSON files, so that they work for a folder and for a listing from a hub.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ SDXL = ("model_index.json", *STABLE_DIFFUSION, "text_encoder_2", "tokenizer_2")
 TEXT_ENCODER = ("text_encoder", "tokenizer")
 
 NAMES = ("diffusion_pytorch_model", "model")
-"""What the weights of a part are called by diffusers and by transformers."""
+"""File names of a part's weights in diffusers and in transformers."""
 PICKLED = (".bin", ".ckpt", ".pt", ".pth")
 READ = "read are UNets of Stable Diffusion 1.x and 2.x and of SDXL"
 MAX_HEADER = 100_000_000
-"""Bytes; safetensors allows no longer header."""
+"""Maximum size in bytes of a safetensors header."""
 
 Read = Callable[[str], Any]
 
 
 class PlaceError(Exception):
-    """Why a place of weights cannot be used, and what to do next; each a phrase for a message."""
+    """Why a location of weights cannot be used, and what to do next; both are phrases for a message."""
 
     def __init__(self, reason: str, hint: str) -> None:
         super().__init__(reason)
@@ -40,8 +40,8 @@ class Files:
     """The needed files of a pipeline.
 
     Attributes:
-        present: needed and there.
-        missing: needed and not there; a whole part that is missing is its name and "/".
+        present: needed files that exist.
+        missing: needed files that do not exist; a missing part is listed as its name and "/".
         variant: "fp16" if the weights of any part are.
     """
 
@@ -51,7 +51,7 @@ class Files:
 
 
 def wanted_variants(variant: str, is_half: bool) -> tuple[str | None, ...]:
-    """Variants that may be taken, the best first.
+    """Acceptable variants, in order of preference.
 
     Raises: PlaceError if `variant` is none of "auto", "fp16" and "none".
     """
@@ -76,9 +76,9 @@ def needed_files(
     """Files to load `parts` from; `parts` may name single files too.
 
     Args:
-        has_weights: False leaves out weights: configurations and tokenizers alone.
+        has_weights: False is for configurations and tokenizers only.
 
-    Raises: PlaceError for parts whose weights are pickled, or not of the variants.
+    Raises: PlaceError for parts whose weights are pickled, or not available in these variants.
     """
     present = [name for name in ("model_index.json",) if name in names and name not in parts]
     missing, chosen = [], set()
@@ -105,13 +105,13 @@ def needed_files(
 
 
 def part_variant(folder: Path, part: str, variant: str | None) -> str | None:
-    """`variant` if a part of a folder has weights of it, else None."""
+    """`variant` if a part of a folder has weights of this variant, else None."""
     names = [f"{part}/{path.name}" for path in (folder / part).glob("*")]
     return variant if variant and _named_weights(names, part, variant) else None
 
 
 def _named_weights(names: Collection[str], part: str, variant: str | None) -> str | None:
-    """The one file of a part's weights, or the index of several."""
+    """The single file of a part's weights, or the index of several."""
     dotted = f".{variant}" if variant else ""
     for name in NAMES:
         for found in (f"{part}/{name}{dotted}.safetensors", f"{part}/{name}.safetensors.index{dotted}.json"):
@@ -166,9 +166,9 @@ def _is_index(index: Any) -> bool:
 
 
 def check_family(names: Collection[str], parts: Sequence[str], read: Read) -> None:
-    """Nothing if the files are of the family that `parts` are of, or too few to tell.
+    """Checks that the files belong to the family of `parts`, as far as they allow to tell.
 
-    Raises: PlaceError that says what they are.
+    Raises: PlaceError that says what they are instead.
     """
     for part in parts:
         if part.startswith("text_encoder") and f"{part}/config.json" in names:
@@ -213,9 +213,9 @@ def _check_unet(unet: dict[str, Any], kind: str, *, is_sdxl_wanted: bool) -> Non
 
 
 def read_mapping(read: Read, name: str) -> dict[str, Any]:
-    """A JSON file that holds a mapping.
+    """A JSON file that contains a mapping.
 
-    Raises: PlaceError with its name.
+    Raises: PlaceError with its name otherwise.
     """
     content = read(name)
     if not isinstance(content, dict):
@@ -227,7 +227,7 @@ def read_mapping(read: Read, name: str) -> dict[str, Any]:
 
 
 def list_folder(folder: Path) -> list[str]:
-    """Names of the files of a folder and of the folders in it.
+    """Relative names of all files in a folder and its subfolders.
 
     Raises: PlaceError if it cannot be read.
     """
@@ -252,9 +252,9 @@ def read_json(path: Path, name: str) -> Any:
 
 
 def read_header(path: Path, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Type, shape and place of the tensors of a safetensors file by their names, and its metadata.
+    """Type, shape and position of the tensors of a safetensors file by name, and its metadata.
 
-    Raises: PlaceError with `name` if the file is not whole.
+    Raises: PlaceError with `name` if the file is not intact.
     """
     again = "copy it again, or delete it and let it be downloaded again"
     try:
@@ -286,11 +286,11 @@ def read_header(path: Path, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def single_file_family(header: dict[str, Any], name: str) -> str:
-    """What a checkpoint in one file is, by the names that Stable Diffusion's own code gave its tensors.
+    """The family of a single-file checkpoint, from the names that Stable Diffusion's code gave its tensors.
 
     Returns: "v1", "v2" or "xl".
 
-    Raises: PlaceError for what is no text-to-image model of Stable Diffusion.
+    Raises: PlaceError if it is not a text-to-image model of Stable Diffusion.
     """
 
     def has(*starts: str) -> bool:

@@ -1,4 +1,4 @@
-"""Loading of latent diffusion models, in the diffusers layout or as single files, that says what is wrong."""
+"""Loads latent diffusion models, in the diffusers layout or as single files, with helpful errors."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from scaledreamer.weights.scheduler import scheduler_problem
 
 
 def check_folder(source: str, required: tuple[str, ...], parts: tuple[str, ...]) -> None:
-    """Nothing for a hub id, or a folder that has these parts.
+    """Checks that a folder (not a hub id) has these parts.
 
-    Raises: ValueError with the first part that it lacks, and the whole layout.
+    Raises: ValueError with the first missing part, and the whole layout.
     """
     if not Path(source).is_dir():
         return
@@ -32,13 +32,12 @@ def check_folder(source: str, required: tuple[str, ...], parts: tuple[str, ...])
 
 @contextmanager
 def loading(source: str, part: str = "its weights") -> Iterator[None]:
-    """Any failure inside becomes a ValueError that names the prior and the part; memory that ran out stays as
-    it is."""
+    """Turns any failure inside into a ValueError that names the prior and the part, except out of memory."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError):
         raise
-    except Exception as error:  # the libraries let through whatever a damaged file leads to
+    except Exception as error:  # a damaged file may lead to any error in the libraries
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ValueError(
             f"prior {source}: {part} cannot be loaded ({reason}); give a folder in the "
@@ -54,14 +53,14 @@ def load_network(
     device: torch.device | str,
     variant: str | None = None,
 ) -> Any:
-    """One of diffusers' networks from safetensors.
+    """Loads a diffusers network from safetensors.
 
     Args:
         kind: its class.
         part: its folder.
-        variant: "fp16" takes the files of that name, in a folder where the part has some.
+        variant: "fp16" uses the files of that variant if the part has any.
 
-    Raises: ValueError for weights that are missing; whatever diffusers raises for others.
+    Raises: ValueError for missing weights; other errors are those of diffusers.
     """
     if Path(source).is_dir():
         variant = layout.part_variant(Path(source), part, variant)
@@ -86,13 +85,13 @@ def load_text_encoder(
     variant: str | None = None,
     **options: Any,
 ) -> tuple[Any, Any]:
-    """CLIP text encoder and tokenizer of `text_encoder/` and `tokenizer/` in a folder or hub id.
+    """Loads a CLIP text encoder and tokenizer from `text_encoder/` and `tokenizer/` of a folder or hub id.
 
     Args:
-        number: "_2" is SDXL's second encoder, with its projection, of `text_encoder_2/` and `tokenizer_2/`.
-        variant: "fp16" takes the weights of that name, in a folder where there are some.
+        number: "_2" is SDXL's second encoder, with its projection, in `text_encoder_2/` and `tokenizer_2/`.
+        variant: "fp16" uses the weights of that variant if there are any.
 
-    Raises: ValueError with the reason alone if either is missing, damaged or of another kind.
+    Raises: ValueError with the reason if either is missing, damaged or of another kind.
     """
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -111,14 +110,14 @@ def load_text_encoder(
             output_loading_info=True,
             **options,
         )
-    except Exception as error:  # the libraries let through whatever a damaged file leads to
+    except Exception as error:  # a damaged file may lead to any error in the libraries
         raise ValueError(" ".join(str(error).split())[:300] or type(error).__name__) from None
     wrong = sorted(report["missing_keys"]) + sorted(key for key, *_ in report["mismatched_keys"])
     if wrong:
         raise ValueError(
             f"text_encoder{number}/ has no weights for {wrong[0]} of the size in its config.json"
         )
-    # Without its files the library makes an empty tokenizer; a whole one has at least 256 bytes, twice.
+    # Without its files the library makes an empty tokenizer; a complete one has at least 2 * 256 tokens.
     if not 512 <= len(tokenizer) <= encoder.config.vocab_size:
         raise ValueError(
             f"tokenizer{number}/ has {len(tokenizer)} tokens, text_encoder{number}/ "
@@ -130,15 +129,15 @@ def load_text_encoder(
 def load_single_file(
     kind: Any, file: Path, configurations: str | Path, autoencoder: Any, dtype: torch.dtype, **options: Any
 ) -> Any:
-    """A pipeline from a checkpoint in one .safetensors file; nothing is downloaded.
+    """Loads a pipeline from a single .safetensors file, without downloads.
 
     Args:
         kind: class of the pipeline.
-        configurations: folder of the diffusers layout, whose configurations and tokenizers it takes.
-        autoencoder: of the same file, which may have a dtype of its own.
-        options: of the pipeline.
+        configurations: folder in the diffusers layout with configurations and tokenizers.
+        autoencoder: the autoencoder of the same file, which may have another dtype.
+        options: options of the pipeline.
 
-    Raises: ValueError for weights that are missing; whatever diffusers raises for others.
+    Raises: ValueError for missing weights; other errors are those of diffusers.
     """
     pipe = kind.from_single_file(
         str(file),
@@ -157,7 +156,7 @@ def load_single_file(
 
 
 def load_single_file_autoencoder(file: Path, configurations: str | Path, dtype: torch.dtype) -> Any:
-    """The autoencoder of a checkpoint in one file."""
+    """Loads the autoencoder of a single-file checkpoint."""
     from diffusers import AutoencoderKL
 
     autoencoder: Any = AutoencoderKL
@@ -173,9 +172,9 @@ def _check_single_file_part(part: torch.nn.Module, name: str) -> None:
 
 
 def load_scheduler(source: str) -> tuple[Float[Tensor, " step"], str]:
-    """alpha_bar and prediction type of `scheduler/`, whichever of diffusers' schedulers is named there.
+    """alpha_bar and prediction type from `scheduler/`, for any of diffusers' schedulers.
 
-    Raises: ValueError for schedulers of another diffusion than `NoiseSchedule`'s.
+    Raises: ValueError for schedulers that `NoiseSchedule` cannot represent.
     """
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 

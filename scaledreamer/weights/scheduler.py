@@ -1,7 +1,7 @@
-"""What a network predicts, by its scheduler's settings and by the marks of a checkpoint. Needs no torch.
+"""What a network predicts, from its scheduler's settings and the marks in a checkpoint. Needs no torch.
 
-A checkpoint in one file has no scheduler. Some are marked instead, by tensors that hold nothing else or in
-their metadata; programs for such files go by the marks (ComfyUI:comfy/supported_models.py, class SDXL).
+A single-file checkpoint has no scheduler. Some are marked instead, by special tensors or in their metadata;
+programs for such files rely on these marks (ComfyUI:comfy/supported_models.py, class SDXL).
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from scaledreamer.weights.layout import PlaceError
 CONFIG = "scheduler/scheduler_config.json"
 EDM_MARKS = ("edm_mean", "edm_std", "edm_vpred.sigma_max")
 METADATA = "modelspec.prediction_type"
-"""Of Stability AI's ModelSpec."""
+"""Key of Stability AI's ModelSpec."""
 PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction", "v_prediction": "v_prediction"}
 READ = "only networks of alpha_bar's discrete steps are read"
 
 
 @dataclass(frozen=True)
 class Marks:
-    """What a checkpoint in one file says of its networks.
+    """Marks in a single-file checkpoint.
 
     Attributes:
-        edm: names of the marks of EDM's noise levels.
-        predictions: prediction types by the mark that says so.
-        has_zero_snr: its last step is noise alone.
+        edm: names of the marks for EDM noise levels.
+        predictions: prediction types by mark.
+        has_zero_snr: whether its last step is pure noise.
     """
 
     edm: tuple[str, ...] = ()
@@ -36,17 +36,17 @@ class Marks:
 
     @property
     def is_plain(self) -> bool:
-        """Whether a scheduler that predicts epsilon on usual steps could be right."""
+        """Whether a plain epsilon-predicting scheduler would be consistent with the marks."""
         return not self.has_zero_snr and not self.predicts_v
 
     @property
     def predicts_v(self) -> bool:
-        """Whether a mark says that they predict v."""
+        """Whether a mark says that the network predicts v."""
         return any(kind == "v_prediction" for _, kind in self.predictions)
 
 
 def read_marks(tensors: Collection[str], metadata: Mapping[str, Any]) -> Marks:
-    """The marks among the names of a file's tensors, and in its metadata."""
+    """Reads the marks from the names of a file's tensors and its metadata."""
     predictions = [("v_pred", "v_prediction")] if "v_pred" in tensors else []
     said = PREDICTIONS.get(str(metadata.get(METADATA)).lower())
     if said is not None:
@@ -56,7 +56,7 @@ def read_marks(tensors: Collection[str], metadata: Mapping[str, Any]) -> Marks:
 
 
 def scheduler_problem(config: Mapping[str, Any]) -> str | None:
-    """Why networks of a scheduler are not read; None if they are."""
+    """Why networks with this scheduler are not supported; None if they are."""
     name = str(config.get("_class_name"))
     if name.startswith(("EDM", "FlowMatch")):
         return f"scheduler/ is {name}; {READ}"
@@ -64,7 +64,7 @@ def scheduler_problem(config: Mapping[str, Any]) -> str | None:
 
 
 def check_scheduler(config: Mapping[str, Any]) -> None:
-    """Raises PlaceError for the settings of a scheduler whose networks are not read."""
+    """Raises PlaceError for a scheduler whose networks are not supported."""
     problem = scheduler_problem(config)
     if problem is not None:
         raise PlaceError(*problem.split("; "))
@@ -75,16 +75,16 @@ def check_scheduler(config: Mapping[str, Any]) -> None:
 
 
 def check_edm(marks: Marks) -> None:
-    """Raises PlaceError for a checkpoint with the marks of EDM."""
+    """Raises PlaceError for a checkpoint with EDM marks."""
     if marks.edm:
         raise PlaceError(f"is marked as a network of EDM's noise levels ({', '.join(marks.edm)})", READ)
 
 
 def check_marks(marks: Marks, config: Mapping[str, Any], place: object) -> None:
-    """Raises PlaceError where a checkpoint's marks contradict the settings of the scheduler beside it.
+    """Raises PlaceError if a checkpoint's marks contradict the scheduler settings beside it.
 
     Args:
-        place: where the settings are, for the message.
+        place: location of the settings, for the message.
     """
     own = "give the settings of the checkpoint's own scheduler"
     predicted = config.get("prediction_type", "epsilon")
