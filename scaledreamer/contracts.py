@@ -1,10 +1,10 @@
 """What the parts of the package know of each other: protocols and plain records, nothing else.
 
 World: z up, front +x, right-handed; scenes live in the cube [-1, 1]^3. Signed distances are positive outside.
-Letters: `x_t = alpha(t) x + sigma(t) eps` are noised latents, `t` a fraction in [0, 1] of the prior's own
-schedule (a prior alone knows its network's steps) and `x` the clean latents. Noise predictions are always
+Letters: `x_t = alpha(t) x + sigma(t) eps` are noised latents, `x` clean latents, and `t` is a fraction in
+[0, 1] of the prior's schedule (only the prior knows its network's steps). Noise predictions are always
 epsilon, whatever the network predicts. Axes: `batch` prompts, `n` points, `view` cameras of a prompt, `image`
-both as one, prompts first, `token` of a text.
+both flattened, prompts first, `token` tokens of a text.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from scaledreamer.draws import Draws, ImageDraws
 
 
 class GeneratorText(NamedTuple):
-    """What a text conditioner hands to a generator.
+    """Text features for a generator, from the text conditioner.
 
     Attributes:
         pooled: one vector per prompt.
         tokens: one vector per token.
-        mask: True where a token is text, False where it is padding.
+        mask: True for text tokens, False for padding.
     """
 
     pooled: Float[Tensor, "batch d"]
@@ -40,10 +40,10 @@ class GeneratorText(NamedTuple):
 
 @runtime_checkable
 class Scene(Protocol):
-    """A batch of scenes, as renderers, meshing and regularizers see them.
+    """A batch of scenes, as used by renderers, meshing and regularizers.
 
-    `points` may be expanded along `batch` (stride 0) where all prompts share them; a scene may use that to
-    work once for all prompts, and has to return the same values as for a copy.
+    If all prompts share their points, `points` may be expanded along `batch` (stride 0). A scene may then
+    share work between prompts, but has to return the same values as for a copy.
     """
 
     def sdf(self, points: Float[Tensor, "batch n 3"]) -> Float[Tensor, "batch n"]:
@@ -57,13 +57,13 @@ class Scene(Protocol):
         ...
 
     def background(self, directions: Float[Tensor, "batch n 3"]) -> Float[Tensor, "batch n 3"]:
-        """Rgb in [0, 1] of what a ray of this unit direction sees behind the scene."""
+        """Rgb in [0, 1] of the background in these unit directions."""
         ...
 
 
 @runtime_checkable
 class SceneBatch(Scene, Protocol):
-    """What a generator returns: scenes that can also be had one by one."""
+    """The output of a generator: a batch of scenes with access to each."""
 
     def row(self, index: int) -> Scene:
         """The scene of one prompt of the batch, as a batch of one."""
@@ -71,13 +71,13 @@ class SceneBatch(Scene, Protocol):
 
 
 class Generator(nn.Module, abc.ABC):
-    """A network from text, and noise where it takes some, to scenes; one forward pass for a batch of prompts.
+    """A network from text, and optionally noise, to scenes, in one forward pass for a batch of prompts.
 
-    What a generator says of itself stands here, in its class. Its constructor's arguments are its settings.
+    Everything specific to a generator is defined in its class. Its settings are its constructor's arguments.
 
     Attributes:
         has_noise: whether it takes noise z.
-        noise_dim: numbers of noise of one prompt.
+        noise_dim: length of the noise of one prompt.
     """
 
     has_noise: bool = False
@@ -87,7 +87,7 @@ class Generator(nn.Module, abc.ABC):
     def forward(self, text: GeneratorText, z: Float[Tensor, "batch noise_dim"] | None = None) -> SceneBatch:
         """The scenes of a batch of prompts; a batch of two equals two batches of one.
 
-        Raises: ValueError for noise that it does not take, or lacks, or of another shape.
+        Raises: ValueError for noise that it does not take, missing noise, or noise of another shape.
         """
 
 
@@ -96,13 +96,13 @@ class Generator(nn.Module, abc.ABC):
 
 @dataclass(frozen=True)
 class Rendering:
-    """Images of a batch of scenes, row 0 on top.
+    """Images of a batch of scenes, row 0 at the top.
 
     Attributes:
         rgb: composited over the background, in [0, 1].
-        opacity: share of a pixel that the scene covers, in [0, 1].
-        depth: mean distance along the unit ray of what covers the pixel; the renderer's farthest depth where
-            nothing does. None unless needed.
+        opacity: in [0, 1].
+        depth: mean distance along the unit ray; the renderer's far depth for empty pixels. None unless
+            needed.
         normal: mean unit normal in world axes, times opacity. None unless needed.
     """
 
@@ -119,7 +119,7 @@ class Rendering:
 
 @runtime_checkable
 class Renderer(Protocol):
-    """Draws scenes as cameras see them, differentiably; holds settings and no state."""
+    """Renders scenes differentiably; holds settings and no state."""
 
     def __call__(
         self,
@@ -136,42 +136,42 @@ class Renderer(Protocol):
         """Images of every scene from each of its cameras.
 
         Args:
-            draws: random numbers for what the renderer samples; None renders without chance.
+            draws: random numbers for sampling; None renders deterministically.
             background: colours "batch view 3" or images "batch view 3 h w"; None is the scene's own.
-            needs: "depth" and "normal", where they are wanted beside rgb and opacity.
-            chunk_size: pixels of a prompt that are rendered at once, to bound memory; None is up to it.
+            needs: "depth" and "normal" if required in addition to rgb and opacity.
+            chunk_size: pixels of a prompt that are rendered at once, to bound memory; None lets it decide.
         """
         ...
 
     @property
     def num_samples(self) -> int:
-        """Points at which a ray queries a scene with gradients, about."""
+        """Approximate number of points per ray at which the scene is queried with gradients."""
         ...
 
     def settings(self) -> dict[str, Any]:
-        """All settings by name, as JSON holds them."""
+        """All settings by name, as JSON values."""
         ...
 
     def for_display(self) -> Renderer:
-        """The same renderer for pictures, of more pixels than a training step renders."""
+        """The same renderer for display, with more pixels than in a training step."""
         ...
 
     def for_scores(self) -> Renderer:
-        """The same renderer for scores: images sharp enough to judge small parts, from any camera."""
+        """The same renderer for scores: sharp enough for small parts, from any camera."""
         ...
 
     def surface_offsets(self) -> tuple[float, ...]:
-        """Distances from a surface, positive outside, whose mean colour is what a camera facing it sees."""
+        """Distances from a surface, positive outside, over which the colour seen by a camera is averaged."""
         ...
 
     def frames(
         self, scene: Scene, cameras: Cameras, size: int, distances: Float[Tensor, "x y z"]
     ) -> Float[Tensor, "view {size} {size} 4"]:
-        """Square images of one scene on its own, without gradients: premultiplied rgba in [0, 1].
+        """Square images of one scene without background and gradients: premultiplied rgba in [0, 1].
 
         Args:
-            distances: its signed distances on a lattice over the scene cube, n + 1 points a side, n even, for
-                renderers that make use of them; the others call `rendering.turntable.render_frames`.
+            distances: its signed distances on a lattice over the scene cube, n + 1 points per side, n even,
+                for renderers that can use them; others call `rendering.turntable.render_frames`.
         """
         ...
 
@@ -181,11 +181,11 @@ class Renderer(Protocol):
 
 @dataclass(frozen=True)
 class PriorText:
-    """What a prior's network is conditioned on, one row a text.
+    """Encoded texts for a prior's network, one row per text.
 
     Attributes:
-        tokens: one vector per token, padding included.
-        pooled: one vector per text, for networks that take one beside the tokens.
+        tokens: one vector per token, including padding.
+        pooled: one vector per text, for networks that also take a pooled embedding.
     """
 
     tokens: Float[Tensor, "text token d_token"]
@@ -198,7 +198,7 @@ class PriorText:
         return PriorText(self.tokens[index], None if self.pooled is None else self.pooled[index])
 
     def lerp(self, other: PriorText, share: Float[Tensor, " text"]) -> PriorText:
-        """Row by row between this embedding (share 0) and another one (share 1)."""
+        """Interpolates row by row between this embedding (share 0) and another one (share 1)."""
         tokens = torch.lerp(self.tokens, other.tokens, share.to(self.tokens.dtype)[:, None, None])
         if self.pooled is None or other.pooled is None:
             return PriorText(tokens)
@@ -206,7 +206,7 @@ class PriorText:
 
     @staticmethod
     def cat(parts: Sequence[PriorText]) -> PriorText:
-        """Joins embeddings of the same prior along their texts."""
+        """Concatenates embeddings of the same prior along the texts."""
         pooled = [part.pooled for part in parts if part.pooled is not None]
         assert len(pooled) in (0, len(parts))
         return PriorText(torch.cat([part.tokens for part in parts]), torch.cat(pooled) if pooled else None)
@@ -214,12 +214,12 @@ class PriorText:
 
 @dataclass(frozen=True)
 class PriorInputs:
-    """What a prior's network reads beside noised latents and their time, one row an image.
+    """Inputs of a prior's network besides noised latents and their time, one row per image.
 
     Attributes:
         text: encoded texts.
-        extra: whatever else this prior's network reads, by the prior's own names, such as camera matrices or
-            a depth image as control.
+        extra: further inputs under names that the prior chooses, such as camera matrices or a depth image as
+            control.
     """
 
     text: PriorText
@@ -233,20 +233,20 @@ class PriorInputs:
 
     @staticmethod
     def cat(parts: Sequence[PriorInputs]) -> PriorInputs:
-        """Joins inputs of the same prior along their images."""
+        """Concatenates inputs of the same prior along the images."""
         extra = {name: torch.cat([part.extra[name] for part in parts]) for name in parts[0].extra}
         return PriorInputs(PriorText.cat([part.text for part in parts]), extra)
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """A prior's inputs for each branch of guidance, one row an image.
+    """A prior's inputs for each branch of guidance, one row per image.
 
     Attributes:
-        text: with the prompt as this camera sees it.
-        uncond: with the empty or the negative prompt.
-        negatives: with the texts of neighbouring views, for Perp-Neg; none without it.
-        negative_weights: Perp-Neg's `w_i`, subtracted.
+        text: inputs with the prompt and the camera's view word.
+        uncond: inputs with the empty or the negative prompt.
+        negatives: inputs with the texts of neighbouring views, for Perp-Neg; otherwise empty.
+        negative_weights: Perp-Neg's `w_i`, which are subtracted.
     """
 
     text: PriorInputs
@@ -255,7 +255,7 @@ class Conditions:
     negative_weights: Float[Tensor, "image negative"] | None = None
 
     def with_extra(self, extra: Mapping[str, Float[Tensor, "image ..."]]) -> Conditions:
-        """The same texts with further inputs, alike in every branch."""
+        """The same texts with further inputs, the same ones in every branch."""
 
         def extended(inputs: PriorInputs) -> PriorInputs:
             return replace(inputs, extra={**inputs.extra, **extra})
@@ -266,13 +266,13 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Observation:
-    """The images of a step as a prior is told of them, before it judges them.
+    """What a prior may be conditioned on: the prompts, cameras and rendering of a step.
 
     Attributes:
         prompts: of all images, without view words.
         cameras: of all prompts.
-        rendering: without gradients, with what the prior needs of it.
-        texts: of every branch, encoded ahead with view words, without further inputs.
+        rendering: without gradients, with what the prior needs.
+        texts: encoded in advance for every branch, with view words, without further inputs.
     """
 
     prompts: Sequence[str]
@@ -286,10 +286,10 @@ class Prior(Protocol):
     """A frozen text-to-image diffusion model as distillation sees it.
 
     Attributes:
-        image_size: edge in pixels of the images that it judges.
-        num_views: views of one object that it judges together, with one prompt and one t; 1 for ordinary
-            image models. No division of a call into parts cuts such a group.
-        needs: what it needs of a rendering beside rgb to be conditioned on, of "depth" and "normal".
+        image_size: size in pixels of its input images.
+        num_views: views of one object that it processes together, with one prompt and one t; 1 for ordinary
+            image models. A call is never split within such a group.
+        needs: which of "depth" and "normal" it needs in a rendering besides rgb.
         latent_shape: (c, h, w) of its latents.
     """
 
@@ -299,11 +299,11 @@ class Prior(Protocol):
     latent_shape: tuple[int, int, int]
 
     def encode_text(self, prompts: list[str]) -> PriorText:
-        """Encodes texts as the network reads them; "" is the unconditional one."""
+        """Encodes texts for the network; "" is the unconditional text."""
         ...
 
     def condition(self, observation: Observation) -> Conditions:
-        """Inputs of every branch for rendered images: their texts, and what else the prior reads."""
+        """Inputs of every branch for the rendered images: their texts, and whatever else the prior reads."""
         ...
 
     def encode_image(
@@ -334,7 +334,7 @@ class Prior(Protocol):
 
     def why_not_finite(self) -> str | None:
         """What in the prior itself was not finite since the last call, and what to do; None if nothing was.
-        Asked only after a step was skipped."""
+        Called only after a skipped step."""
         ...
 
 
@@ -343,13 +343,13 @@ class Prior(Protocol):
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a method made of a prior's judgement of some images.
+    """A method's gradient for some images.
 
     Attributes:
         gradient: `g_z`, at the clean latents of each image; unreduced, not clipped.
         latents: the clean latents.
         conditions: the prior's inputs.
-        statistics: one number for each image by name, for the metrics; "timestep" is t.
+        statistics: one number per image by name, for the metrics; "timestep" is t.
     """
 
     gradient: Float[Tensor, "image c h w"]
@@ -360,10 +360,10 @@ class Estimate:
 
 @runtime_checkable
 class Method(Protocol):
-    """A rule of score distillation; one object for each prior of a run, which may hold a student."""
+    """A method of score distillation; one object per prior of a run, which may own a student network."""
 
     def times(self, draws: ImageDraws, step: int) -> dict[str, Float[Tensor, " image"]]:
-        """The times at which the images of a step are judged: "timestep", and what else the method draws."""
+        """The times at which the prior is evaluated for a step's images: "timestep", and possibly others."""
         ...
 
     def gradient(
@@ -383,14 +383,14 @@ class Method(Protocol):
         ...
 
     def update(self, estimates: Sequence[Estimate], step: int) -> Mapping[str, Tensor]:
-        """Trains what the method itself trains, on a step's estimates; called after the generator's update,
-        and not where that was skipped. Returns metrics by name."""
+        """Trains the method's own networks on a step's estimates; called after the generator's update, unless
+        that was skipped. Returns metrics by name."""
         ...
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All that a resumed run needs of the method, whole on every rank; empty where it holds no state."""
+        """The state that a resumed run needs, complete on every rank; empty if there is none."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Puts back what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         ...

@@ -1,4 +1,4 @@
-"""Random numbers by name: what a step draws is a function of names, and of nothing that has a state.
+"""Random numbers by name: a step's draws are a function of names, without state.
 
 Axes: `batch` prompts, `image` all cameras of all prompts, prompts first.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 
 @runtime_checkable
 class Draws(Protocol):
-    """Random numbers of a step's prompts, by name; drawing a name again gives the same numbers."""
+    """Random numbers of a step's prompts, by name; the same name always gives the same numbers."""
 
     def uniform(self, name: str, *shape: int) -> Float[Tensor, "batch *shape"]:
         """In [0, 1)."""
@@ -28,7 +28,7 @@ class Draws(Protocol):
 
 @dataclass(frozen=True)
 class GivenDraws:
-    """`Draws` that are given, for renders outside a training step."""
+    """`Draws` with given values, for rendering outside a training step."""
 
     values: Mapping[str, Float[Tensor, "batch ..."]]
 
@@ -43,13 +43,13 @@ class GivenDraws:
 
 @dataclass(frozen=True)
 class ImageDraws:
-    """Random numbers of the images that one prior of a run sees in a step.
+    """Random numbers for the images of one prior in a step.
 
     Attributes:
         draws: of the step's prompts.
-        prior: the prior's number in the run: each has random numbers of its own.
-        num_views: cameras of a prompt.
-        group: views that the prior judges together, a divisor of `num_views`.
+        prior: index of the prior in the run: each has its own random numbers.
+        num_views: cameras per prompt.
+        group: views that the prior processes together, a divisor of `num_views`.
     """
 
     draws: Draws
@@ -58,10 +58,10 @@ class ImageDraws:
     group: int = 1
 
     def uniform(self, name: str) -> Float[Tensor, " image"]:
-        """One number in [0, 1) for each group of views, repeated for each view of the group."""
+        """One number in [0, 1) per group of views, repeated for each view of the group."""
         uniforms = self.draws.uniform(f"{name} {self.prior}", self.num_views // self.group)
         return uniforms.repeat_interleave(self.group, dim=1).flatten()
 
     def normal(self, name: str, *shape: int) -> Float[Tensor, "image *shape"]:
-        """Standard normal numbers, different ones for each image."""
+        """Standard normal numbers, different for each image."""
         return self.draws.normal(f"{name} {self.prior}", self.num_views, *shape).flatten(0, 1)

@@ -1,6 +1,6 @@
-"""Rules of score distillation as objects: each draws times and noise, calls a prior and returns a gradient.
+"""Methods of score distillation: each draws times and noise, calls a prior and returns a gradient.
 
-The equations are pure functions in `scaledreamer.distillation`; here they meet a prior.
+The equations are pure functions in `scaledreamer.distillation`; the methods apply them to a prior.
 """
 
 from __future__ import annotations

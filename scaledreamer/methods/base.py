@@ -1,6 +1,6 @@
-"""What methods of score distillation share: times, guidance, and one batched call of the prior.
+"""Shared by the methods of score distillation: times, guidance, and one batched call of the prior.
 
-Letters: as in `scaledreamer.contracts`; `s` is the guidance scale.
+Letters as in `scaledreamer.contracts`; `s` is the guidance scale.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from scaledreamer.schedules import Schedule
 
 @dataclass(frozen=True)
 class Timesteps:
-    """Over the training, from where t is drawn: `t ~ U[t_min, t_max]`."""
+    """The annealed range of timesteps, `t ~ U[t_min, t_max]`."""
 
     t_min: Schedule
     t_max: Schedule
 
     def draw(self, draws: ImageDraws, step: int) -> Float[Tensor, " image"]:
-        """One t for each group of views that are judged together."""
+        """One t per group of views that the prior processes together."""
         low, high = self.t_min.value_at(step), self.t_max.value_at(step)
         return sample_timesteps(draws.uniform("timestep"), low, high)
 
 
 @dataclass(frozen=True)
 class Guidance:
-    """Classifier-free guidance, with Perp-Neg where the conditions have negatives.
+    """Classifier-free guidance, with Perp-Neg if the conditions have negatives.
 
     Attributes:
         scale: `s`; 1 is no guidance.
@@ -45,13 +45,13 @@ class Guidance:
     rescale: float = 0.0
 
     def branches(self, conditions: Conditions) -> list[PriorInputs]:
-        """Inputs of the predictions at t that `guide` combines, in its order."""
+        """Inputs of the predictions at t that `guide` combines, in the same order."""
         return [conditions.text, conditions.uncond, *conditions.negatives]
 
     def guide(
         self, predictions: Sequence[Float[Tensor, "image c h w"]], conditions: Conditions
     ) -> Float[Tensor, "image c h w"]:
-        """One guided prediction of those of all branches."""
+        """Combines the predictions of all branches to a guided one."""
         eps_text, eps_uncond, *eps_negatives = predictions
         if conditions.negative_weights is None:
             eps_guided = guided_noise(eps_text, eps_uncond, self.scale)
@@ -73,18 +73,18 @@ def add_noise(
 
 
 Branch = tuple[Float[Tensor, "image c h w"], Float[Tensor, " image"], PriorInputs]
-"""Of one prediction: noised latents, their times, and the prior's inputs."""
+"""One prediction to be made: noised latents, their times, and the prior's inputs."""
 
 
 def predict(prior: Prior, branches: Sequence[Branch]) -> list[Float[Tensor, "image c h w"]]:
-    """Noise predictions of several branches of the same images, by one call of the prior."""
+    """Noise predictions for several branches of the same images, in one call of the prior."""
     x, times, inputs = zip(*branches, strict=True)
     eps = prior.predict_noise(torch.cat(x), torch.cat(times), PriorInputs.cat(inputs))
     return list(eps.split(len(x[0])))
 
 
 class StatelessMethod(abc.ABC):
-    """A method that trains nothing and holds settings only."""
+    """A method without networks of its own, which holds settings only."""
 
     @abc.abstractmethod
     def times(self, draws: ImageDraws, step: int) -> dict[str, Float[Tensor, " image"]]:

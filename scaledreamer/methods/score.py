@@ -1,8 +1,8 @@
-"""The methods that compare predictions of the frozen prior alone: SDS, CSD and ASD.
+"""The methods that only use predictions of the frozen prior: SDS, CSD and ASD.
 
-Each has its times, its branches, and one line of maths from `distillation.gradients`. `estimate` is a
-function of given times and noise; `gradient` draws them first: "timestep" and, in ASD, "shift" for each group
-of views, "noise" for each image.
+Each has its times, its branches, and one equation from `distillation.gradients`. `estimate` is a function of
+given times and noise; `gradient` draws them first: "timestep" and, in ASD, "shift" per group of views,
+"noise" per image.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class CSD(StatelessMethod):
     def estimate(
         self, prior: Prior, latents: Latents, conditions: Conditions, noise: Latents, t: Times
     ) -> Latents:
-        """`w(t) (eps_text - eps_uncond)`. Negatives are left out: there is no scale to weigh them with."""
+        """`w(t) (eps_text - eps_uncond)`. Negatives are ignored: there is no scale to weight them with."""
         x_t = add_noise(prior, latents, noise, t)
         eps_text, eps_uncond = predict(prior, [(x_t, t, conditions.text), (x_t, t, conditions.uncond)])
         return csd_gradient(eps_text, eps_uncond, weight_of(prior.sigma(t)))
@@ -100,7 +100,7 @@ class ASD(StatelessMethod):
     shift_steps: int | None = None
 
     def times(self, draws: ImageDraws, step: int) -> dict[str, Times]:
-        """The t and the shift dt of each image; dt grows from the annealed t_min."""
+        """The t and the shift dt of each image; dt is relative to the annealed t_min."""
         t, t_min = self.timesteps.draw(draws, step), self.timesteps.t_min.value_at(step)
         uniform = draws.uniform("shift")
         shift = sample_timestep_shift(t, t_min, self.eta, uniform, num_steps=self.shift_steps)

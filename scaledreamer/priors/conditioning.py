@@ -1,7 +1,7 @@
-"""A prior's texts for the images of a step: view words, negative prompts and Perp-Neg, encoded.
+"""Encoded texts of a prior for the images of a step: view words, negative prompts and Perp-Neg.
 
-Axes: `image` any number of images, each with a prompt and a camera; `negative` the two neighbouring views
-that Perp-Neg keeps a view apart from.
+Axes: `image` any number of images, each with a prompt and a camera; `negative` the two neighbouring views of
+Perp-Neg.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from scaledreamer.prompts.view_words import VIEW_WORDS, neighbouring_views, view
 
 @dataclass(frozen=True)
 class Texts:
-    """How the texts of one prior of a run are made.
+    """Makes the texts of one prior of a run.
 
     Attributes:
-        encode: its `encode_text`, perhaps with a cache.
-        negative_prompt: the text in the place of the empty one.
+        encode: its `encode_text`, possibly cached.
+        negative_prompt: used instead of the empty prompt.
         perp_neg: strength of Perp-Neg, a factor of its weights; 0 is none.
     """
 
@@ -39,8 +39,8 @@ class Texts:
     ) -> Conditions:
         """Encoded texts of images, from their prompts without view words and their cameras.
 
-        Without Perp-Neg each has the word of its view. With it, words of neighbouring views are mixed by
-        angle, see `view_words.neighbouring_views`.
+        Without Perp-Neg, each has its view word. With it, the encodings of neighbouring views are
+        interpolated by angle, see `view_words.neighbouring_views`.
 
         Args:
             elevation, azimuth: radians.
@@ -60,7 +60,7 @@ class Texts:
         return Conditions(PriorInputs(text), uncond, negatives, self.perp_neg * mix.negative_weights)
 
     def plain(self, texts: Sequence[str]) -> Conditions:
-        """Encoded texts of images, as they are; no Perp-Neg, which needs cameras."""
+        """Encoded texts of images without view words; without Perp-Neg, which needs cameras."""
         unique = list(dict.fromkeys([*texts, self.negative_prompt]))
         encoded = self.encode(unique)
         index = torch.tensor([unique.index(text) for text in texts], device=encoded.tokens.device)
@@ -68,7 +68,7 @@ class Texts:
         return Conditions(PriorInputs(encoded[index]), PriorInputs(uncond))
 
     def all_of(self, prompts: Sequence[str]) -> list[str]:
-        """Every text that these prompts can need, to encode them before training."""
+        """Every text that these prompts may require, for encoding before training."""
         unique = dict.fromkeys(prompts)
         named = [with_view(prompt, view) for prompt in unique for view in range(len(VIEW_WORDS))]
         return [*named, self.negative_prompt]

@@ -1,4 +1,4 @@
-"""What a latent diffusion prior costs in an ASD step, counted or measured on made-up inputs."""
+"""The cost of a latent diffusion prior in an ASD step, counted or measured on synthetic inputs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scaledreamer.contracts import PriorInputs
 
 @runtime_checkable
 class CountedPrior(Protocol):
-    """What of a latent diffusion prior its cost depends on; see `LatentDiffusionPrior`."""
+    """The interface of a latent diffusion prior that its cost depends on; see `LatentDiffusionPrior`."""
 
     image_size: int
     latent_shape: tuple[int, int, int]
@@ -34,12 +34,12 @@ class CountedPrior(Protocol):
 
 @dataclass(frozen=True)
 class PriorCost:
-    """What a prior costs in one ASD step.
+    """The cost of a prior in one ASD step.
 
     Attributes:
         encode: images to latents, and the gradient back to the images.
-        predict: noise of all branches, one call.
-        step: both as a step does them: encode, predict while the encoder's graph is kept, gradient.
+        predict: noise of all branches, in one call.
+        step: both as in a step: encode, predict while the encoder's graph is kept, gradient.
         parameter_bytes: of each network, in its dtype.
     """
 
@@ -50,11 +50,11 @@ class PriorCost:
 
 
 def prior_cost(prior: CountedPrior, images: int, *, branches: int = 3) -> PriorCost:
-    """Counts a prior's part of one ASD step; on the meta device it costs nothing (`full_size.assemble`).
+    """Counts a prior's part of one ASD step; on the meta device this is free (`full_size.assemble`).
 
     Args:
-        images: that are judged at once.
-        branches: predictions for each image: 3, or 5 with perp-neg.
+        images: number of images.
+        branches: predictions per image: 3, or 5 with Perp-Neg.
     """
     step = StepInputs(prior, images, branches=branches)
     return PriorCost(
@@ -66,11 +66,11 @@ def prior_cost(prior: CountedPrior, images: int, *, branches: int = 3) -> PriorC
 
 
 class StepInputs:
-    """Made-up inputs of a prior's part of an ASD step, and its pieces as functions without arguments.
+    """Synthetic inputs for a prior's part of an ASD step, and its parts as functions without arguments.
 
     Args:
-        images: that are judged at once.
-        branches: predictions for each image.
+        images: number of images.
+        branches: predictions per image.
     """
 
     def __init__(self, prior: CountedPrior, images: int, *, branches: int = 3) -> None:
@@ -100,7 +100,7 @@ class StepInputs:
         return self._prior.predict_noise(self._x_t, self._t, self._inputs)
 
     def step(self) -> Tensor:
-        """Gradient at the images, of predictions made while the encoder's graph waits."""
+        """Gradient at the images, with predictions made while the encoder's graph is kept."""
 
         def distilled(latents: Tensor) -> Tensor:
             x_t = latents.detach().repeat(self._branches, 1, 1, 1)

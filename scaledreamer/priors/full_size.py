@@ -1,5 +1,5 @@
-"""The architectures of Stable Diffusion 1.5, 2.1 (base, 512 pixels) and XL by their published numbers,
-without their weights: to count what they cost, and to measure how fast they run.
+"""The architectures of Stable Diffusion 1.5, 2.1 (base, 512 pixels) and XL in their published sizes, without
+weights, for counting costs and measuring speed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _UNET: dict[str, dict[str, Any]] = {
     "sd21": {
         "sample_size": 64,
         "cross_attention_dim": 1024,
-        "attention_head_dim": (5, 10, 20, 20),  # numbers of heads, whatever it is called
+        "attention_head_dim": (5, 10, 20, 20),  # these are numbers of heads, despite the name
         "use_linear_projection": True,
     },
     "sdxl": {
@@ -82,9 +82,9 @@ def full_size(
     Args:
         name: "sd15", "sd21" or "sdxl".
         small: few channels in the same layout, and images of 64 pixels.
-        image_size: edge in pixels, a multiple of 8 (of 64 for whole levels); None is the published one.
+        image_size: in pixels, a multiple of 8 (of 64 for whole levels); None is the published one.
 
-    Returns: unet, vae, text_encoder and, of SDXL, text_encoder_2.
+    Returns: unet, vae, text_encoder and, for SDXL, text_encoder_2.
 
     Raises: ValueError for an image size that the autoencoder does not divide.
     """
@@ -137,8 +137,8 @@ def full_size(
 def assemble(
     name: Name, networks: dict[str, nn.Module], prediction_type: str = "epsilon"
 ) -> LatentDiffusionPrior:
-    """The prior of these networks, with Stable Diffusion's noise schedule and no tokenizers: it encodes no
-    text."""
+    """A prior of these networks, with Stable Diffusion's noise schedule and without tokenizers, so that it
+    cannot encode text."""
     from scaledreamer.priors.sdxl import SDXLPrior
     from scaledreamer.priors.stable_diffusion import StableDiffusionPrior
 
@@ -154,8 +154,7 @@ def assemble(
 
 @torch.no_grad()
 def fill_with_noise(network: nn.Module, device: torch.device | str) -> nn.Module:
-    """A meta network with random weights made on a device in its own dtype, never wider: each product keeps
-    its input's magnitude.
+    """Gives a meta network random weights on a device in its own dtype, scaled to preserve magnitudes.
 
     Raises: ValueError if it has buffers, whose values are not random.
     """

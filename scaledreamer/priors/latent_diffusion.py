@@ -1,4 +1,4 @@
-"""What all latent diffusion models of the diffusers layout share: the autoencoder, and how networks are run.
+"""Shared by all latent diffusion models in the diffusers layout: the autoencoder, and execution of networks.
 
 Letters and axes as in `contracts.py`.
 """
@@ -29,7 +29,7 @@ from scaledreamer.priors.running import (
 
 
 def image_size(autoencoder: Any, unet: Any) -> int:
-    """Edge in pixels of the images whose latents a UNet was trained on."""
+    """Size in pixels of the images whose latents a UNet was trained on."""
     return unet.config.sample_size * 2 ** (len(autoencoder.config.block_out_channels) - 1)
 
 
@@ -68,7 +68,7 @@ def decode_latents(
 
 
 def _shift_and_scale(config: Any, device: torch.device) -> tuple[float | Tensor, float | Tensor]:
-    """Scaled latents are `(latents - shift) * scale`, with numbers of each channel where there are some."""
+    """Scaled latents are `(latents - shift) * scale`, per channel if the configuration says so."""
     if config.latents_mean is None or config.latents_std is None:
         return config.shift_factor or 0.0, config.scaling_factor
     mean, std = (
@@ -82,13 +82,13 @@ def _shift_and_scale(config: Any, device: torch.device) -> tuple[float | Tensor,
 
 
 def check_dtype(name: str, dtype: torch.dtype, device: torch.device | str, key: str) -> None:
-    """Refuses to fill a GPU with a large prior in full precision.
+    """Refuses a large prior in full precision on a GPU.
 
     Args:
-        name: of the prior, as in the configuration.
+        name: name of the prior in the configuration.
         key: its section there, "priors.0.sdxl".
 
-    Raises: ValueError for float32 on a GPU, but for the small tinyworld.
+    Raises: ValueError for float32 on a GPU, except for the small tinyworld prior.
     """
     if dtype == torch.float32 and torch.device(device).type == "cuda" and name != "tinyworld":
         raise ValueError(
@@ -98,11 +98,11 @@ def check_dtype(name: str, dtype: torch.dtype, device: torch.device | str, key: 
 
 
 class LatentDiffusionPrior(abc.ABC):
-    """What latent diffusion priors do alike; each encodes text and calls its UNet in its own way.
+    """Base of latent diffusion priors, which differ in how they encode text and call their UNet.
 
     Attributes:
         text_shape: (token, d_token) of one text.
-        pooled_dim: width of its pooled part, if there is one.
+        pooled_dim: width of the pooled embedding, if there is one.
     """
 
     image_size: int
@@ -118,7 +118,7 @@ class LatentDiffusionPrior(abc.ABC):
     _key: str = "prior"
     _parts: Parts = Parts()
     _is_graph: bool = False
-    _overflows: Tensor | None = None  # once for each network: of latents, of predictions
+    _overflows: Tensor | None = None  # one per network: latents, predictions
 
     # ---- what it is made of
 
@@ -130,7 +130,7 @@ class LatentDiffusionPrior(abc.ABC):
         alpha_bar: Float[Tensor, " step"],
         prediction_type: str,
     ) -> None:
-        """Takes the networks, frozen, with their shapes; `encoders` are text encoders with their
+        """Stores and freezes the networks, and records their shapes; `encoders` are text encoders with
         tokenizers."""
         self._schedule = NoiseSchedule(alpha_bar.to(unet.device, torch.float32), prediction_type)
         for module in (autoencoder, unet, *(encoder for encoder, _ in encoders)):
@@ -144,11 +144,11 @@ class LatentDiffusionPrior(abc.ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where its networks are."""
+        """Device of its networks."""
         return self._unet.device
 
     def networks(self) -> dict[str, nn.Module]:
-        """Its networks by their folders' names; text encoders that were freed are missing."""
+        """Its networks by folder name, without text encoders that were freed."""
         encoders = {
             f"text_encoder_{number}" if number > 1 else "text_encoder": encoder
             for number, (encoder, _) in enumerate(self._encoders, start=1)
@@ -156,13 +156,13 @@ class LatentDiffusionPrior(abc.ABC):
         return {"unet": self._unet, "vae": self._autoencoder, **encoders}
 
     def blank_inputs(self, num_images: int) -> PriorInputs:
-        """Zeros of the shape and dtype of what `predict_noise` reads."""
+        """Zeros with the shape and dtype of the inputs of `predict_noise`."""
         options: Any = {"device": self.device, "dtype": self._unet.dtype}
         pooled = None if self.pooled_dim is None else torch.zeros(num_images, self.pooled_dim, **options)
         return PriorInputs(PriorText(torch.zeros(num_images, *self.text_shape, **options), pooled))
 
     def drop_text_encoder(self) -> None:
-        """Frees text encoders and tokenizers, once all texts are encoded; `encode_text` raises after it."""
+        """Frees text encoders and tokenizers once all texts are encoded; afterwards `encode_text` raises."""
         self._encoders = ()
 
     def _check_text_encoders(self, prompts: list[str]) -> None:
@@ -186,17 +186,17 @@ class LatentDiffusionPrior(abc.ABC):
         key: str = "prior",
         backend: str = "inductor",
     ) -> None:
-        """Settles how the networks are run, once, before their first call; see
+        """Configures the execution of the networks, once, before their first call; see
         `scaledreamer.config.LatentDiffusionSettings` for the settings.
 
-        Encoding in parts or tiles computes each of them twice where a gradient is asked for, so that the
-        graph of one alone is alive; the autoencoder is then compiled without CUDA graphs.
+        With gradients, encoding in parts or tiles computes each of them twice, so that only one graph is in
+        memory; the autoencoder is then compiled without CUDA graphs.
 
         Args:
             key: the prior's section in the configuration, for messages.
-            backend: of torch.compile.
+            backend: backend of torch.compile.
 
-        Raises: ValueError with the setting's key if the machine lacks what it needs, or if one image does not
+        Raises: ValueError with the setting's key if the machine does not support it, or if one image does not
             fit into memory_gib.
         """
         self._key = key
@@ -212,7 +212,7 @@ class LatentDiffusionPrior(abc.ABC):
         if memory_gib is not None:
             self._parts = parts_that_fit(self.on_meta(is_tiled=vae_tiling), memory_gib, f"{key}.memory_gib")
         if vae_slicing:
-            self._autoencoder.enable_slicing()  # of decoding
+            self._autoencoder.enable_slicing()  # for decoding
             self._parts = replace(self._parts, encode=1, kept=1)
         if compile:
             options: Any = {"backend": backend, "dynamic": False}
@@ -224,8 +224,8 @@ class LatentDiffusionPrior(abc.ABC):
         self._is_graph = cuda_graphs
 
     def _tile(self) -> None:
-        """Tiles of half the image's size, each forgotten until the gradient needs it: diffusers' own are as
-        large as the images that the autoencoder was trained on, which is one tile."""
+        """Uses tiles of half the image size, recomputed for the gradient. The default tiles of diffusers are
+        as large as the autoencoder's training images, which would be a single tile."""
         vae: Any = self._autoencoder
         vae.enable_tiling()
         vae.tile_sample_min_size = max(self.image_size // 2, 1)
@@ -233,7 +233,7 @@ class LatentDiffusionPrior(abc.ABC):
         vae.encoder = Checkpointed(vae.encoder)
 
     def on_meta(self, *, is_tiled: bool = False) -> LatentDiffusionPrior:
-        """This prior without weights on the meta device, its images undivided: to count what it costs."""
+        """This prior without weights on the meta device, with undivided calls, to count its cost."""
         twin = copy.copy(self)
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
@@ -281,12 +281,12 @@ class LatentDiffusionPrior(abc.ABC):
         t: Float[Tensor, " image"],
         inputs: PriorInputs,
     ) -> Float[Tensor, "image c h_latent w_latent"]:
-        """Epsilon from the UNet, whatever it predicts."""
+        """Epsilon from the UNet's output, for any prediction type."""
         dtype, steps = self._unet.dtype, self._schedule.steps(t)
         outputs = []
         for part in split(len(x_t), self._parts.predict, self.num_views):
             output = self._network_output(x_t[part].to(dtype), steps[part], inputs[part])
-            outputs.append(output.to(torch.float32, copy=self._is_graph))  # a replay writes over its output
+            outputs.append(output.to(torch.float32, copy=self._is_graph))  # a replay overwrites its output
         output = torch.cat(outputs) if len(outputs) > 1 else outputs[0]
         self._watch(1, dtype, x_t, output)
         return self._schedule.epsilon(output, x_t, t)
@@ -300,12 +300,12 @@ class LatentDiffusionPrior(abc.ABC):
         """The UNet's output on latents in its dtype."""
 
     def condition(self, observation: Observation) -> Conditions:
-        """The texts of the images' views: all that these networks read."""
+        """The texts of the images' views, which is all that these networks read."""
         return observation.texts
 
     @torch.no_grad()
     def _watch(self, network: int, dtype: torch.dtype, given: Tensor, made: Tensor) -> None:
-        """Remembers on the device whether a network of float16 made what is not finite of what is."""
+        """Records on the device whether a float16 network produced non-finite output from finite input."""
         if dtype != torch.float16:
             return
         if self._overflows is None:
@@ -313,8 +313,8 @@ class LatentDiffusionPrior(abc.ABC):
         self._overflows[network] |= given.isfinite().all() & ~made.isfinite().all()
 
     def why_not_finite(self) -> str | None:
-        """What in this prior was not finite since the last call, in words for the log; None if it was not
-        this prior's precision. Waits for the device: to be asked after a step that was skipped."""
+        """What in this prior was not finite since the last call, as text for the log; None if the prior's
+        precision is not the cause. Waits for the device: call it only after a skipped step."""
         seen = [False, False] if self._overflows is None else self._overflows.tolist()
         self._overflows = None
         if seen[0]:
@@ -349,7 +349,7 @@ class LatentDiffusionPrior(abc.ABC):
         guidance_scale: float = 7.5,
         num_steps: int = 30,
     ) -> Float[Tensor, "image 3 h w"]:
-        """Images of prompts by DDIM with classifier-free guidance: to look at what a prior knows."""
+        """Images of prompts by DDIM with classifier-free guidance, to see what a prior knows."""
         latents = ddim(self, prompts, noise, guidance_scale=guidance_scale, num_steps=num_steps)
         return self.decode_latents(latents)
 

@@ -1,6 +1,6 @@
 """The noise schedule of latent diffusion networks, and sampling with it.
 
-Letters and axes as in `contracts.py`; `v` is the network's output where it predicts v.
+Letters and axes as in `contracts.py`; `v` is the output of a network that predicts v.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """The discrete steps of a network, and what its output means.
+    """The discrete steps of a network, and the meaning of its output.
 
-    Times between steps are rounded to the nearest step, for `alpha` and `sigma` alike, so that noise level
-    and the network's time always agree.
+    Times are rounded to the nearest step, for `alpha` and `sigma` as well, so that the noise level always
+    agrees with the network's time.
 
     Attributes:
         alpha_bar: cumulative product of the scheduler, one value per step, on the network's device.
@@ -59,7 +59,7 @@ class NoiseSchedule:
         x_t: Float[Tensor, "image c h w"],
         t: Float[Tensor, " image"],
     ) -> Float[Tensor, "image c h w"]:
-        """Epsilon of the network's output; `eps = alpha v + sigma x_t` where it predicts v (Salimans and Ho
+        """Epsilon from the network's output; `eps = alpha v + sigma x_t` if it predicts v (Salimans and Ho
         2022, appendix D)."""
         if self.prediction_type == "epsilon":
             return output

@@ -1,6 +1,4 @@
-"""How a prior's networks are run within the memory there is: images in parts, and graphs that are made again
-when the gradient needs them.
-"""
+"""Execution of a prior's networks within limited memory: calls in parts, and recomputed graphs."""
 
 from __future__ import annotations
 
@@ -19,18 +17,18 @@ from scaledreamer.accounting import Cost, count
 from scaledreamer.priors.cost import CountedPrior, StepInputs
 
 GIB = 2**30
-MAX_BRANCHES = 5  # predictions for an image in one call: three, and two of perp-neg
+MAX_BRANCHES = 5  # predictions per image in one call: three, and two for Perp-Neg
 
 
 @dataclass(frozen=True)
 class Parts:
-    """How many images are computed at once; None is all.
+    """Number of images that are computed at once; None is all.
 
     Attributes:
         encode: by the autoencoder.
-        predict: by the UNet, an image in several branches counted as several.
-        kept: images whose graph may wait for its gradient while noise is predicted; with more of them, graphs
-            are made again.
+        predict: by the UNet, where each branch of an image counts.
+        kept: images whose graph may be kept while noise is predicted; with more images, graphs are
+            recomputed.
     """
 
     encode: int | None = None
@@ -39,12 +37,12 @@ class Parts:
 
 
 def split(total: int, most: int | None, group: int = 1) -> list[slice]:
-    """Consecutive parts of almost equal size, so that a compiled network sees two sizes at most.
+    """Consecutive parts of almost equal size, so that a compiled network sees at most two sizes.
 
     Args:
-        total: images, a multiple of `group`.
-        most: images of a part, where one group is no larger; None is all.
-        group: consecutive images that no part divides.
+        total: number of images, a multiple of `group`.
+        most: maximum size of a part, unless a group is larger; None is all.
+        group: number of consecutive images that are never separated.
     """
     assert total % group == 0, (total, group)
     num_groups = total // group
@@ -54,7 +52,7 @@ def split(total: int, most: int | None, group: int = 1) -> list[slice]:
 
 
 def checkpointed(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The function with a graph that holds its inputs only, and is made again for the gradient."""
+    """The function with a graph that keeps only its inputs, and is recomputed for the gradient."""
 
     def wrapped(*args: Any) -> Tensor:
         result: Any = checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False)
@@ -64,7 +62,7 @@ def checkpointed(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 class Checkpointed(nn.Module):
-    """A module in the place of another, with `checkpointed` calls where a gradient is asked for."""
+    """Wraps a module with `checkpointed` calls if gradients are needed."""
 
     def __init__(self, wrapped: nn.Module) -> None:
         super().__init__()
@@ -77,7 +75,7 @@ class Checkpointed(nn.Module):
 
 
 def check_compiler(key: str, device: torch.device, backend: str = "inductor") -> None:
-    """Nothing if torch.compile finds what it needs on this machine.
+    """Checks that torch.compile works on this machine.
 
     Raises: ValueError with the key and what is missing.
     """
@@ -102,7 +100,7 @@ def check_compiler(key: str, device: torch.device, backend: str = "inductor") ->
 
 @dataclass(frozen=True)
 class _Line:
-    """Bytes that grow with the number of images."""
+    """Bytes as a linear function of the number of images."""
 
     fixed: float
     each: float
@@ -115,13 +113,13 @@ class _Line:
 
 
 def parts_that_fit(prior: CountedPrior, memory_gib: float, key: str) -> Parts:
-    """The largest parts whose tensors, apart from weights, fit into a budget of memory.
+    """The largest parts whose tensors, apart from weights, fit into a memory budget.
 
     Args:
-        prior: undivided, on the meta device.
-        key: the setting's, for the message.
+        prior: with undivided calls, on the meta device.
+        key: key of the setting, for the message.
 
-    Raises: ValueError if one image does not fit, with what it takes.
+    Raises: ValueError if a single image does not fit, with the memory it needs.
     """
 
     def line(cost: Callable[[StepInputs], Cost], attribute: str = "peak_bytes") -> _Line:
@@ -150,6 +148,6 @@ def parts_that_fit(prior: CountedPrior, memory_gib: float, key: str) -> Parts:
 
 
 def _round_up(gib: float) -> str:
-    """Three digits that are not below."""
+    """Rounded up to three digits."""
     digits = f"{gib:.2e}"
     return f"{float(digits) if float(digits) >= gib else float(digits) * 1.01:.3g}"

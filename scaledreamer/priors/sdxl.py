@@ -1,11 +1,11 @@
-"""Stable Diffusion XL (Podell et al. 2023) as a prior: two text encoders, and a UNet that is also told sizes.
+"""Stable Diffusion XL (Podell et al. 2023) as a prior: two text encoders, and a UNet conditioned on sizes.
 
-Beside the noised latents, the UNet reads
+Besides the noised latents, the UNet reads
 
-- tokens: the hidden states before the last layer of both text encoders, side by side;
+- tokens: the penultimate hidden states of both text encoders, concatenated;
 - pooled: the second encoder's projected embedding of the whole text;
 - time ids: (height, width) of the image before any crop, (top, left) of the crop, (height, width) of the
-  image wanted. Here they are always (size, size, 0, 0, size, size): a whole image at the prior's own size.
+  target image. Here they are always (size, size, 0, 0, size, size): an uncropped image at the prior's size.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ class SDXLPrior(LatentDiffusionPrior):
         text_encoder_2, tokenizer_2: CLIPTextModelWithProjection and its tokenizer.
         alpha_bar: cumulative product of the scheduler, one value per step.
         prediction_type: "epsilon" or "v_prediction".
-        zeros_for_empty_prompt: the unconditional text "" is all zeros, `force_zeros_for_empty_prompt` of
-            diffusers, and not what the encoders make of it.
+        zeros_for_empty_prompt: whether the unconditional text "" is all zeros instead of being encoded
+            (`force_zeros_for_empty_prompt` in diffusers).
 
-    Raises: ValueError for parts that are not of SDXL or do not belong together.
+    Raises: ValueError for parts that are not SDXL's or do not belong together.
     """
 
     def __init__(
@@ -87,18 +87,18 @@ class SDXLPrior(LatentDiffusionPrior):
         variant: str | None = None,
         single_file: Path | None = None,
     ) -> SDXLPrior:
-        """Loads a pipeline folder of the diffusers layout, or a hub id, from safetensors only.
+        """Loads a pipeline folder in the diffusers layout, or a hub id, from safetensors only.
 
-        The autoencoder is float32 whatever `dtype` is, since SDXL's own overflows in float16, unless its
-        config.json says `force_upcast: false`, as that of a repaired one does. What "" is encoded as follows
-        `force_zeros_for_empty_prompt` of model_index.json, true where it is left out.
+        The autoencoder is in float32 for any `dtype`, because SDXL's overflows in float16, unless its
+        config.json says `force_upcast: false`, as for repaired autoencoders. The encoding of "" follows
+        `force_zeros_for_empty_prompt` in model_index.json, which is true by default.
 
         Args:
-            variant: "fp16" takes the files of that name, in a folder those that there are.
-            single_file: a .safetensors checkpoint with all weights; the folder then gives configurations
-                and tokenizers alone.
+            variant: "fp16" uses the files of that variant, as far as they exist in a folder.
+            single_file: a .safetensors checkpoint with all weights; the folder then only provides
+                configurations and tokenizers.
 
-        Raises: ValueError if a part is not there, is damaged or is not of this family; it is named.
+        Raises: ValueError naming a part that is missing, damaged or not of this family.
         """
         from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
 
@@ -133,8 +133,8 @@ class SDXLPrior(LatentDiffusionPrior):
 
     @torch.no_grad()
     def encode_text(self, prompts: list[str]) -> PriorText:
-        """Both encoders' tokens side by side and the second's pooled embedding, padded to their full length;
-        longer text is cut. "" is zeros where `zeros_for_empty_prompt`."""
+        """Both encoders' tokens, concatenated, and the second's pooled embedding, padded to full length;
+        longer text is cut. "" is zeros with `zeros_for_empty_prompt`."""
         self._check_text_encoders(prompts)
         tokens, pooled = [], None
         for encoder, tokenizer in self._encoders:

@@ -1,5 +1,4 @@
-"""Latent diffusion in Stable Diffusion's layout as a prior: the shipped tinyworld prior, and any folder like
-it."""
+"""Latent diffusion in Stable Diffusion's layout as a prior, including the shipped tinyworld prior."""
 
 from __future__ import annotations
 
@@ -57,14 +56,14 @@ class StableDiffusionPrior(LatentDiffusionPrior):
         variant: str | None = None,
         single_file: Path | None = None,
     ) -> StableDiffusionPrior:
-        """Loads a pipeline folder of the diffusers layout, or a hub id, from safetensors only.
+        """Loads a pipeline folder in the diffusers layout, or a hub id, from safetensors only.
 
         Args:
-            variant: "fp16" takes the files of that name, in a folder those that there are.
-            single_file: a .safetensors checkpoint with all weights; the folder then gives configurations
-                and tokenizers alone.
+            variant: "fp16" uses the files of that variant, as far as they exist in a folder.
+            single_file: a .safetensors checkpoint with all weights; the folder then only provides
+                configurations and tokenizers.
 
-        Raises: ValueError if the weights are not there or are not of this family.
+        Raises: ValueError if weights are missing or not of this family.
         """
         from diffusers import AutoencoderKL, UNet2DConditionModel
 
@@ -87,8 +86,7 @@ class StableDiffusionPrior(LatentDiffusionPrior):
 
     @torch.no_grad()
     def encode_text(self, prompts: list[str]) -> PriorText:
-        """Token embeddings padded to the encoder's full length, as Stable Diffusion reads them; longer text
-        is cut."""
+        """Token embeddings padded to full length, as in Stable Diffusion; longer text is cut."""
         self._check_text_encoders(prompts)
         ((encoder, tokenizer),) = self._encoders
         ids = tokenizer(

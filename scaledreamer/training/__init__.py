@@ -1,1 +1,1 @@
-"""Training a generator: `step` is the science, `loop` the run around it, the rest is plumbing."""
+"""Training a generator: `step` is one training step, `loop` the run around it."""

@@ -10,21 +10,21 @@ from torch import Tensor
 
 
 class Adan(torch.optim.Optimizer):
-    """Adam's relative with a third average, of how gradients change from step to step.
+    """A variant of Adam with a third average, of the change of gradients between steps.
 
-    With g the gradient, d its difference to the last one (0 in the first step) and betas as the share that
-    each average keeps of itself:
+    With g the gradient, d its difference to the previous one (0 in the first step) and betas as the decay of
+    each average:
 
         m = b1 m + (1 - b1) g        v = b2 v + (1 - b2) d        n = b3 n + (1 - b3) (g + b2 d)^2
         x = (x - lr (m' + b2 v') / (sqrt(n') + eps)) / (1 + lr weight_decay)
 
-    where ' divides by one minus the power of its beta, as in Adam. Betas are written as in the authors' code
-    and in Adam; the paper's are one minus these.
+    where ' denotes bias correction as in Adam. Betas follow the authors' code and Adam; the paper's are one
+    minus these.
 
     Args:
-        params: as of every torch optimizer.
+        params: as in any torch optimizer.
         lr: learning rate.
-        betas: of gradient, difference and square; each from 0 to below 1.
+        betas: for gradient, difference and square, each in [0, 1).
         eps: added to the denominator.
         weight_decay: decoupled and proximal.
     """
@@ -65,7 +65,7 @@ class Adan(torch.optim.Optimizer):
         return loss
 
     def _update(self, parameters: list[Tensor], count: float, group: dict[str, Any]) -> None:
-        """The rule for parameters in the same step, each operation in one launch over all of them."""
+        """The update of parameters with the same step count, with one kernel launch per operation."""
         first, second, third = group["betas"]
         lr, eps = group["lr"], group["eps"]
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]

@@ -1,7 +1,7 @@
-"""What a step draws before it computes: prompts, cameras, encoded texts, and random numbers by name.
+"""The batch of a step: prompts, cameras, encoded texts, and random numbers by name.
 
 A batch is a pure function of (seed, step, sample index). Axes: `batch` prompts of this rank, `view` cameras
-of a prompt, `image` both as one, prompts first.
+of a prompt, `image` both flattened, prompts first.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from scaledreamer.training.judge import Judge
 
 @dataclass(frozen=True)
 class CameraSampler:
-    """From which cameras a step renders its prompts, and in how many pixels."""
+    """Samples the cameras of a step, and determines the image size."""
 
     elevation_deg: tuple[float, float]
     azimuth_deg: tuple[float, float]
@@ -35,12 +35,12 @@ class CameraSampler:
     image_size: Schedule = Constant(32)
 
     def size_at(self, step: int) -> int:
-        """Pixels a side at a step; of a schedule the nearest multiple of 4."""
+        """Image size in pixels at a step; a schedule is rounded to the nearest multiple of 4."""
         size = self.image_size.value_at(step)
         return round(size) if isinstance(self.image_size, Constant) else 4 * round(size / 4)
 
     def sample(self, uniforms: Float[Tensor, "batch view 4"]) -> Cameras:
-        """Cameras as `cameras.sample_cameras` draws them from uniforms in [0, 1)."""
+        """Cameras from uniforms in [0, 1), see `cameras.sample_cameras`."""
         return sample_cameras(
             uniforms,
             elevation_deg=self.elevation_deg,
@@ -53,15 +53,15 @@ class CameraSampler:
 
 @dataclass(frozen=True)
 class Batch:
-    """What this rank draws in one accumulation step.
+    """This rank's part of one accumulation step.
 
     Attributes:
         indices: of its samples in the step's global batch.
         draws: the random numbers of its prompts.
-        text: the prompts as the generator reads them.
-        prior_texts: for each judge, the texts of all images, with view words.
-        image_size: pixels a side at this step.
-        num_replaced: damaged records in whose place other prompts stand.
+        text: the generator's text features.
+        prior_texts: for each judge, the encoded texts of all images, with view words.
+        image_size: in pixels.
+        num_replaced: number of damaged records that were replaced by other prompts.
     """
 
     indices: range
@@ -75,7 +75,7 @@ class Batch:
 
     @property
     def num_views(self) -> int:
-        """Cameras of a prompt."""
+        """Cameras per prompt."""
         return self.cameras.azimuth.shape[1]
 
     @property
@@ -94,7 +94,7 @@ class Batch:
         return ImageDraws(self.draws, number, self.num_views, judge.prior.num_views)
 
     def observation(self, number: int, rendering: Rendering) -> Observation:
-        """What judge `number` is told of the batch's rendered images."""
+        """The observation of the batch's rendered images for judge `number`."""
         return Observation(self.image_prompts, self.cameras, rendering, self.prior_texts[number])
 
 
@@ -103,7 +103,7 @@ class BatchSampler:
     """Draws this rank's part of every step's global batch.
 
     Attributes:
-        conditioner: prompts to the generator's text.
+        conditioner: encodes prompts for the generator.
     """
 
     stream: PromptStream
@@ -116,7 +116,7 @@ class BatchSampler:
     device: torch.device = torch.device("cpu")
 
     def indices(self, micro_step: int) -> range:
-        """Which samples of every step's global batch this rank computes in one accumulation step."""
+        """The samples of a step's global batch that this rank computes in one accumulation step."""
         return rank_indices(
             self.stream.batch_size,
             rank=self.rank,
@@ -126,7 +126,7 @@ class BatchSampler:
         )
 
     def __call__(self, step: int, micro_step: int) -> Batch:
-        """The batch of one accumulation step, its texts encoded."""
+        """The batch of one accumulation step, with encoded texts."""
         indices, num_views = self.indices(micro_step), self.cameras.num_views
         drawn = self.stream.samples(step, indices, self.device)
         text = self.conditioner(drawn.prompts) if drawn.condition is None else drawn.condition

@@ -1,14 +1,14 @@
-"""Checkpoints in a format of our own: whole tensors by name, whatever the ranks and the ZeRO stage were.
+"""Checkpoints in a format of our own: whole tensors by name, for any number of ranks and any ZeRO stage.
 
     checkpoints/
-      latest                       name of the newest whole checkpoint
+      latest                       name of the newest complete checkpoint
       step-00000500/
         parameters.safetensors     float32, by name
         averaged.safetensors       their moving averages
         optimizer.safetensors      "<parameter>/<state>", e.g. "grid.table/exp_avg"
         checkpoint.json            format_version, step, configuration, best score, hashes of the files above
 
-A checkpoint is written under a temporary name, synced, and renamed: under its own name it is whole. No
+A checkpoint is written under a temporary name, synced, and renamed, so under its own name it is complete. No
 pickle.
 """
 
@@ -39,9 +39,9 @@ class Checkpoint:
 
     Attributes:
         step: finished steps, which is the number of the next one.
-        config: the run's whole configuration.
+        config: the run's complete configuration.
         best: score and step of the best validation so far, or empty.
-        methods: of each prior of the run, the state of its method of distillation.
+        methods: for each prior of the run, the state of its distillation method.
     """
 
     step: int
@@ -53,14 +53,14 @@ class Checkpoint:
     methods: Sequence[Mapping[str, Tensor]] = ()
 
     def method(self, number: int) -> Mapping[str, Tensor]:
-        """The state of the method of prior `number`; empty where it had none."""
+        """The state of the method of prior `number`; empty if it had none."""
         return self.methods[number] if number < len(self.methods) else {}
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
-    """Writes `folder/step-<n>`, there whole or not at all, and removes all but the `keep` newest.
+    """Writes `folder/step-<n>` atomically, and removes all but the `keep` newest.
 
-    Raises: ValueError if it cannot be written; what was there before is untouched.
+    Raises: ValueError if it cannot be written; earlier checkpoints are not affected.
     """
     name = f"step-{checkpoint.step:08d}"
     tensors = {
@@ -104,9 +104,9 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
 
 
 def load_newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint that is whole, and a message for each damaged one that was passed over.
+    """The newest intact checkpoint, and a message for each damaged one that was skipped.
 
-    Raises: ValueError if there are checkpoints but none is whole.
+    Raises: ValueError if there are checkpoints but none is intact.
     """
     problems = []
     for path in _steps(folder):
@@ -122,7 +122,7 @@ def load_newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Reads one checkpoint and checks that it is what was written.
+    """Reads one checkpoint and verifies its contents.
 
     Raises: ValueError if it is incomplete, damaged, or of another format.
     """

@@ -1,4 +1,4 @@
-"""The judges of a run: each a prior, the method that makes a gradient of its predictions, and a weight.
+"""The judges of a run: each is a prior, the method that turns its predictions into a gradient, and a weight.
 
 Letters: `g_z` is the method's gradient at the latents, `g_x` the gradient at the prior's input image. Axes:
 `image` all cameras of all prompts, prompts first.
@@ -21,14 +21,15 @@ from scaledreamer.priors.conditioning import Texts
 
 @dataclass(frozen=True)
 class PixelClip:
-    """Pixel-wise gradient clipping, see `distillation.clip_gradient`; mode "none" only counts."""
+    """Pixel-wise gradient clipping, see `distillation.clip_gradient`; mode "none" only collects
+    statistics."""
 
     mode: str = "pgc_n"
     threshold: float = 0.1
     norm: str = "l2"
 
     def __call__(self, gradient: Float[Tensor, "image 3 h w"]) -> tuple[Tensor, ClipStats]:
-        """The clipped gradient of each image's own loss, finite everywhere, and statistics."""
+        """The clipped gradient of each image's own loss, always finite, and statistics."""
         if self.mode == "none":
             return clip_gradient(gradient, float("inf"), norm=self.norm)
         return clip_gradient(gradient, self.threshold, self.mode, self.norm)
@@ -36,13 +37,13 @@ class PixelClip:
 
 @dataclass(frozen=True)
 class Judge:
-    """One of the priors of a run.
+    """A prior of a run with its method and weight.
 
     Attributes:
-        texts: how its texts are made and encoded.
-        weight: of its gradient, after pixel clipping.
-        samples_latents: encode images to samples of the autoencoder's posterior, not to its mean.
-        clip: bounds its gradient at each pixel.
+        texts: makes and encodes its texts.
+        weight: factor of its gradient, after pixel clipping.
+        samples_latents: whether to sample the autoencoder's posterior instead of taking its mean.
+        clip: pixel-wise clipping of its gradient.
     """
 
     prior: Prior
@@ -57,7 +58,7 @@ class Judge:
     ) -> tuple[Float[Tensor, "image 3 h w"], ClipStats, Estimate]:
         """Clipped gradient `g_x` of each image's own loss, at images of the prior's size.
 
-        The autoencoder's graph is made and freed in here; nothing is differentiated through predictions.
+        The autoencoder's graph is built and freed here; nothing is differentiated through predictions.
         """
         noise = draws.normal("vae_noise", *self.prior.latent_shape) if self.samples_latents else None
         x = images.detach().requires_grad_()

@@ -1,9 +1,8 @@
-"""One run a folder at a time: a lock that a second run notices, and that no crash leaves behind.
+"""A lock on a run's folder, so that only one run uses it at a time; a crash leaves no lock behind.
 
-The lock is the operating system's (flock), on a file `.lock` in the run's folder that says who holds it; it
-ends with its process, however that ends. Some network file systems have no locks, or locks that other
-machines do not see. There the file's time tells: the run that holds it renews it every few seconds, and
-another one that finds it watches it for a while. Needs no torch.
+It is an operating system lock (flock) on a file `.lock` in the run's folder, which names its holder; it ends
+with its process. Some network file systems have no locks, or locks that other machines do not see. For these
+the holder updates the file's time every few seconds, and a new run watches it for a while. Needs no torch.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ class InUseError(ValueError):
 
 
 class RunLock:
-    """The lock of a run's folder, which is made if it is not there. It ends with `release`, or the process.
+    """The lock of a run's folder, which is created if necessary. It ends with `release`, or the process.
 
     Raises: InUseError if another run has it; OSError if it cannot be written.
     """
@@ -52,7 +51,7 @@ class RunLock:
         self._release()
 
     def abandon(self) -> None:
-        """Ends the lock before anything has been written, and removes the folders that were made for it."""
+        """Ends the lock before anything was written, and removes the folders that were created for it."""
         self.release()
         with contextlib.suppress(OSError):
             for folder in self._made:
@@ -60,7 +59,7 @@ class RunLock:
 
 
 def _acquire(path: Path) -> int:
-    """The lock's descriptor."""
+    """The file descriptor of the lock."""
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
@@ -78,7 +77,7 @@ def _acquire(path: Path) -> int:
 
 
 def _lock(path: Path, file: int) -> bool:
-    """Locks a file; False if it has been removed meanwhile, by the run that held it.
+    """Locks a file; False if its holder has removed it in the meantime.
 
     Raises: InUseError if another run holds it.
     """
@@ -88,7 +87,7 @@ def _lock(path: Path, file: int) -> bool:
     except OSError as error:
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
             raise _held(path, _holder(file)) from None
-        sees_locks = False  # this file system has none
+        sees_locks = False  # no locks on this file system
     holder = _holder(file)
     if holder and not (sees_locks and holder.get("boot") == _self()["boot"]):
         print(f"{path}: left by {_named(holder)}; looking for {WATCH_SECONDS:.0f} s if it runs", flush=True)
@@ -115,7 +114,7 @@ def _named(holder: dict[str, Any]) -> str:
 
 
 def _self() -> dict[str, Any]:
-    """This process; `boot` is one for all that the same kernel runs, whose locks see each other."""
+    """This process; `boot` identifies the running kernel, within which locks are visible."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
@@ -124,7 +123,7 @@ def _self() -> dict[str, Any]:
 
 
 def _holder(file: int) -> dict[str, Any]:
-    """Who has written the file; empty if that cannot be read."""
+    """The holder recorded in the file; empty if it cannot be read."""
     try:
         holder = json.loads(os.pread(file, 4096, 0))
     except (OSError, ValueError):
@@ -133,7 +132,7 @@ def _holder(file: int) -> dict[str, Any]:
 
 
 def _is_renewed(path: Path) -> bool:
-    """Whether somebody renews the file; its times are compared with each other, not with the clock here."""
+    """Whether the file is being renewed; its times are compared with each other, not with the local clock."""
     end, first = time.monotonic() + WATCH_SECONDS, _time_of(path)
     while time.monotonic() < end:
         time.sleep(min(0.5, WATCH_SECONDS / 4))
@@ -144,7 +143,7 @@ def _is_renewed(path: Path) -> bool:
 
 def _time_of(path: Path) -> int | None:
     try:
-        with path.open("rb") as file:  # opening makes a network file system ask for the time anew
+        with path.open("rb") as file:  # opening refreshes the time on a network file system
             return os.fstat(file.fileno()).st_mtime_ns
     except FileNotFoundError:
         return None
@@ -164,5 +163,5 @@ def _release(process: int, path: Path, file: int, thread: threading.Thread, stop
     with contextlib.suppress(OSError):
         if os.path.samestat(os.fstat(file), os.stat(path)):
             path.unlink()
-        fcntl.flock(file, fcntl.LOCK_UN)  # closing is not enough where a fork has the file as well
+        fcntl.flock(file, fcntl.LOCK_UN)  # closing is not enough if a fork has the file open
     os.close(file)

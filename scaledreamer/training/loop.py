@@ -1,7 +1,8 @@
-"""A run around the step: starting, resuming, ticks, images, validation, checkpoints, stopping, exporting.
+"""The run around the step: start, resume, metrics, images, validation, checkpoints, stopping, export.
 
-Folder of a run: `config.yaml`, `metrics.jsonl`, `tensorboard/`, `samples/`, `checkpoints/`, `generator/` (the
-averaged weights of the last step) and, where there is a validation, `best/` (those with the best score).
+A run's folder contains `config.yaml`, `metrics.jsonl`, `tensorboard/`, `samples/`, `checkpoints/`,
+`generator/` (the averaged weights of the last step) and, with validation, `best/` (those with the best
+score).
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class RunError(Exception):
 
 @dataclass
 class Run:
-    """A run that is ready to train. Make it with `prepare`."""
+    """A run that is ready to train, created by `prepare`."""
 
     config: Config
     process: Process
@@ -68,7 +69,7 @@ class Run:
 
     def __post_init__(self) -> None:
         self.folder = Path(self.config.training.output)
-        # The corpus as it is, so that a run does not go on with other prompts unnoticed.
+        # The corpus as it is, so that a run does not silently continue with other prompts.
         self.record: dict[str, Any] = self.config.model_dump()
         self.record["prompts"]["sha256"] = self.trainer.batches.stream.source.fingerprint
         start = self.config.generator.start  # read now: it may be gone when there is something to export
@@ -78,7 +79,7 @@ class Run:
 
     @cached_property
     def trained_on(self) -> TrainedOn:
-        """The prompts of this training, and of the one that its weights began with."""
+        """The prompts of this training, and of the one that its initial weights come from."""
         prompts, source = self.config.prompts, self.trainer.batches.stream.source
         file = prompts.shards or prompts.file
         corpus = "one prompt" if prompts.text else prompts.name if file is None else Path(file).name
@@ -89,7 +90,7 @@ class Run:
         return here if self.config.generator.start is None else here.after(self._start)
 
     def resume(self) -> list[str]:
-        """Goes on from the newest whole checkpoint, if there is one; returns what the user should know.
+        """Resumes from the newest intact checkpoint, if there is one; returns notes for the user.
 
         Raises: ValueError if the configuration differs from the checkpoint's, or no checkpoint can be read.
         """
@@ -122,7 +123,7 @@ class Run:
     def train(self) -> None:
         """Trains to the last step, or until a signal or the time limit, and exports.
 
-        Raises: RunError if it cannot go on.
+        Raises: RunError if it cannot continue.
         """
         with contextlib.ExitStack() as stack:
             if self.lock is not None:
@@ -190,7 +191,7 @@ class Run:
         if self.num_skipped_in_row == self.config.training.max_skipped_steps:
             first = step - self.num_skipped_in_row
             if first > self.first_step and first % self.config.training.checkpoint_every:
-                self._save(first)  # no parameter has changed since
+                self._save(first)  # parameters have not changed since
             if first and self.process.is_main:
                 self._export(self.folder / "generator", first)
             kept = (
@@ -208,7 +209,7 @@ class Run:
     # --- ticks ----------------------------------------------------------------------------------------------
 
     def _tick(self, step: int, update: Update, last_tick: tuple[float, int], report: Report) -> None:
-        """Reads and writes the numbers since the last tick; all ranks together."""
+        """Collects and writes the metrics since the last tick; all ranks together."""
         trainer, index = self.trainer, step - 1
         times, last = self.config.distillation, self.config.training.max_steps
         averages = trainer.averages.collect(self.process)
@@ -229,14 +230,14 @@ class Run:
         report.progress(step, values, SHOWN)
 
     def scene_of(self, prompts: Sequence[str]) -> Scene:
-        """Scenes of prompts by the averaged generator, without gradients; noise is that of seed 0."""
+        """Scenes of the averaged generator, without gradients, with the noise of seed 0."""
         generator = self.trainer.averaged.module
         with torch.no_grad():
             return generator(self.trainer.encode(prompts), draw_noise(generator, 0, len(prompts)))
 
     @torch.no_grad()
     def _samples(self) -> tuple[torch.Tensor, Sequence[str]]:
-        """Turntables of a few prompts, "row view 3 h w", and these prompts."""
+        """Turntables of a few prompts, "row view 3 h w", and the prompts."""
         prompts = self.config.training.sample_prompts or self.trainer.batches.stream.source.examples(8)
         sampler, size = self.trainer.batches.cameras, self.trainer.judges[0].prior.image_size
         distance, fov_deg = sum(sampler.distance) / 2, sum(sampler.fov_deg) / 2
@@ -251,7 +252,7 @@ class Run:
         return torch.cat(images), prompts
 
     def _validate(self, step: int, report: Report) -> None:
-        """Scores the averaged generator and exports it where it is the best so far."""
+        """Scores the averaged generator and exports it if it is the best so far."""
         if self.evaluate is not None and self.process.is_main:
             scores = self.evaluate(self.scene_of, step)
             report.write(step, {f"validation/{name}": value for name, value in scores.items()})
@@ -326,12 +327,12 @@ class Run:
 
 
 def prepare(config: Config, evaluate: Evaluate | None = None, *, is_dry_run: bool = False) -> Run:
-    """Builds a run and resumes what its folder holds.
+    """Builds a run and resumes it from its folder.
 
     Args:
-        evaluate: the validation; None is that of the tinyworld, where `evaluation.every` is set.
+        evaluate: the validation; None is that of the tinyworld, if `evaluation.every` is set.
         is_dry_run: change nothing on the disk.
-    Raises: ValueError for anything that the user can put right.
+    Raises: ValueError for anything that the user can fix.
     """
     if config.training.deterministic:
         torch.use_deterministic_algorithms(True)
@@ -348,7 +349,7 @@ def prepare(config: Config, evaluate: Evaluate | None = None, *, is_dry_run: boo
             lock.abandon()
         raise
     if process.is_main:
-        notes += [] if is_dry_run else unknown_words(run)  # a dry run says it where it describes the run
+        notes += [] if is_dry_run else unknown_words(run)  # a dry run reports it in its description
         for note in notes:
             print(note, flush=True)
     return run
@@ -379,7 +380,7 @@ def text_conditioner(trainer: Trainer) -> TextConditioner:
 
 
 def unknown_words(run: Run) -> list[str]:
-    """What the conditioner will misread of the corpus, by a sample of it: one line, or none."""
+    """At most one line about words that the conditioner will misread, from a sample of the corpus."""
     conditioner = text_conditioner(run.trainer)
     prompts = run.trainer.batches.stream.source.examples(100)
     found = [words for words in map(conditioner.unknown_words, prompts) if words]
@@ -392,7 +393,7 @@ def unknown_words(run: Run) -> list[str]:
 
 
 def describe(run: Run) -> str:
-    """What a dry run prints: configuration, parameters, and the first batch."""
+    """The output of a dry run: configuration, parameters, and the first batch."""
     trainer = run.trainer
     batch = trainer.prefetch.draw(run.first_step)
     cameras = batch.cameras

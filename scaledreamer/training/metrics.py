@@ -1,7 +1,7 @@
-"""Numbers of a run: summed on the device, read at ticks, written as JSON lines, to TensorBoard, and as text.
+"""Metrics of a run: summed on the device, read at ticks, written as JSON lines, to TensorBoard, and as text.
 
-Nothing here waits for the device between ticks. What a full disk refuses is an OSError that names the file,
-and leaves no half of a line, record or image.
+Nothing here synchronizes with the device between ticks. A full disk raises an OSError that names the file,
+and leaves no partial line, record or image.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from scaledreamer.launch.process import Process
 
 
 class Averages:
-    """Means since the last tick, over steps, samples and ranks; every rank adds the same names."""
+    """Means since the last tick over steps, samples and ranks; every rank adds the same names."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
@@ -42,7 +42,7 @@ class Averages:
         self._counts[name] = self._counts.get(name, 0) + 1
 
     def collect(self, process: Process) -> dict[str, float]:
-        """The means, the same on all ranks; starts anew."""
+        """The means, the same on all ranks; resets them."""
         if not self._sums:
             return {}
         means = torch.stack([total / self._counts[name] for name, total in self._sums.items()])
@@ -54,7 +54,7 @@ class Averages:
 
 
 class PartTimer:
-    """Seconds that the parts of a step take: by the clock, or by events of a device that runs on its own."""
+    """Durations of the parts of a step, by the clock, or by events on an asynchronous device."""
 
     def __init__(self, device: torch.device) -> None:
         self._on_device = device.type == "cuda"
@@ -85,16 +85,16 @@ class PartTimer:
 
 
 class Report:
-    """What a run tells, on its main process: `metrics.jsonl`, TensorBoard, `samples/`, a line of progress.
+    """The output of a run's main process: `metrics.jsonl`, TensorBoard, `samples/`, and a progress line.
 
-    The line says where the run is and when it ends; it is kept up to date on a terminal and printed at ticks
-    elsewhere. Starting at step s drops lines of `metrics.jsonl` for later steps, which will come again.
+    The line is updated in place on a terminal and printed at ticks elsewhere. Starting at step s drops lines
+    of `metrics.jsonl` for later steps, which will be written again.
 
     Args:
-        folder: of the run.
-        is_silent: for all processes but the main one.
-        first_step, max_steps: where training starts or goes on, and its end.
-        use_tensorboard: write TensorBoard files too.
+        folder: folder of the run.
+        is_silent: True for all processes but the main one.
+        first_step, max_steps: where training starts or resumes, and where it ends.
+        use_tensorboard: whether to write TensorBoard files.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class Report:
             self._bar.stop()
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Numbers of a tick after `step` steps, without those that are not finite; names are group/name."""
+        """Writes the metrics after `step` steps, without those that are not finite; names are group/name."""
         if self.is_silent:
             return
         values = {name: value for name, value in values.items() if math.isfinite(value)}
@@ -142,7 +142,7 @@ class Report:
             self._board.write(step, [scalar(name, value) for name, value in values.items()])
 
     def progress(self, step: int, values: Mapping[str, float], shown: Sequence[str]) -> None:
-        """The line of progress, with some of a tick's numbers."""
+        """Shows the progress line, with some of the metrics."""
         if self.is_silent:
             return
         seconds = (time.monotonic() - self._start) / max(step - self._first, 1)
@@ -155,7 +155,7 @@ class Report:
             self._bar.update(self._bar.task_ids[0], completed=step, description=line)
 
     def say(self, text: str) -> None:
-        """A line of its own."""
+        """Prints a separate line."""
         if self.is_silent:
             return
         if self._bar is None:
@@ -171,7 +171,7 @@ class Report:
             self._board.write(0, [text_summary(name, text) for name, text in texts.items()])
 
     def hyper_parameters(self, settings: Mapping[str, Any], metrics: Sequence[str]) -> None:
-        """Settings by name for TensorBoard's table of hyper-parameters, beside the metrics named."""
+        """Settings for TensorBoard's table of hyper-parameters, with the named metrics."""
         if self._board is None:
             return
         from torch.utils.tensorboard.summary import hparams
@@ -180,11 +180,11 @@ class Report:
             name: value if isinstance(value, bool | int | float | str) else str(value)
             for name, value in settings.items()
         }
-        # Not `add_hparams`, which starts a run of its own and writes a value for every metric.
+        # `add_hparams` would start a separate run and write a value for every metric.
         self._board.write(0, hparams(plain, dict.fromkeys(metrics, 0.0)))
 
     def grid(self, step: int, rows: Float[Tensor, "row view 3 h w"], captions: Sequence[str]) -> None:
-        """An image grid, each row under its caption, as samples/step-<n>.png and for TensorBoard."""
+        """Writes a grid of captioned rows as samples/step-<n>.png and to TensorBoard."""
         from PIL import Image
 
         grid = captioned_rows(rows, captions)
@@ -199,13 +199,14 @@ class Report:
 
 
 class Board:
-    """TensorBoard's file of a run, in whole records, each written before the call returns.
+    """Writes a run's TensorBoard file synchronously, in whole records.
 
-    Not `SummaryWriter`, whose thread dies of a full disk on its own, with a traceback, while the run goes on.
+    `SummaryWriter` is not used because on a full disk its thread dies with a traceback while the run
+    continues.
 
     Args:
-        folder: made if it is not there.
-        first_step: TensorBoard forgets what files before this one have of later steps.
+        folder: created if necessary.
+        first_step: TensorBoard drops later steps in earlier files.
     """
 
     def __init__(self, folder: Path, first_step: int) -> None:
@@ -235,12 +236,12 @@ class Board:
 
 
 class PromptRecord:
-    """Writes down what a rank was given: a line of `step`, `indices` and `prompts` for each part of a batch.
+    """Records the prompts of a rank: a line with `step`, `indices` and `prompts` per accumulation step.
 
     Args:
-        folder: made if it is not there.
-        process: its rank names the file.
-        first_step: lines of this step and later ones, from a run that was killed, are dropped.
+        folder: created if necessary.
+        process: its rank determines the file name.
+        first_step: lines of this and later steps, left by a killed run, are dropped.
     """
 
     def __init__(self, folder: Path, process: Process, first_step: int) -> None:
@@ -248,7 +249,7 @@ class PromptRecord:
         path = folder / f"rank-{process.rank}.jsonl"
         _drop_lines_after(path, first_step - 1)
         for other in folder.glob("rank-*.jsonl") if process.is_main else ():
-            if int(other.stem.removeprefix("rank-")) >= process.world_size:  # of ranks that are no more
+            if int(other.stem.removeprefix("rank-")) >= process.world_size:  # of ranks that no longer exist
                 _drop_lines_after(other, first_step - 1)
         path.touch()
         self._path = path
@@ -259,7 +260,7 @@ class PromptRecord:
 
 
 def _drop_lines_after(path: Path, step: int) -> None:
-    """Keeps the whole lines of steps up to `step`."""
+    """Keeps the complete lines of steps up to `step`."""
     if not path.exists():
         return
     kept = []

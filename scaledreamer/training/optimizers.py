@@ -1,6 +1,6 @@
 """Torch optimizers with a parameter group for the generator and one for its background; averaged weights.
 
-DeepSpeed is handed these objects and never a name: its own "Adam" would silently be AdamW.
+DeepSpeed gets these objects rather than a name, because its "Adam" would silently be AdamW.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Module = TypeVar("Module", bound=nn.Module)
 def parameter_groups(module: nn.Module) -> dict[str, list[nn.Parameter]]:
     """Trained parameters by group: those of submodules or tensors named `background*`, and all others.
 
-    Groups without parameters are left out.
+    Empty groups are omitted.
     """
     groups: dict[str, list[nn.Parameter]] = {name: [] for name in GROUPS}
     for name, parameter in module.named_parameters():
@@ -82,7 +82,7 @@ def make_optimizer(
 
 @dataclass(frozen=True)
 class LearningRates:
-    """Learning rates of both groups over the training, rising from 0 over `warmup_steps`."""
+    """Schedules of both groups' learning rates, with a linear warm-up over `warmup_steps`."""
 
     generator: Schedule
     background: Schedule
@@ -104,8 +104,8 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, rates: Mapping[str, flo
 class AveragedWeights(Generic[Module]):
     """A second module whose parameters are an exponential moving average of the first one's.
 
-    After step s (from 0) the average keeps `min(decay, (1 + s) / (10 + s))` of itself, so that it soon
-    forgets how training began. Make it before DeepSpeed wraps the module.
+    The decay at step s (from 0) is `min(decay, (1 + s) / (10 + s))`, so that the average soon forgets the
+    initial weights. Create it before DeepSpeed wraps the module.
     """
 
     def __init__(self, module: Module, decay: float) -> None:

@@ -1,4 +1,4 @@
-"""The folder that a run is told to write to: it is one, and nothing of the user's is in its way.
+"""Checks of a run's output folder: it is writable, and contains nothing of the user's that would be replaced.
 
 Needs no torch.
 """
@@ -15,9 +15,9 @@ from scaledreamer.os_errors import advice, reason
 from scaledreamer.training.lock import InUseError, RunLock
 
 FILLED = ("checkpoints", "samples", "tensorboard", "shown")
-"""Folders of a run that it writes into."""
+"""Folders that a run writes into."""
 REPLACED = ("generator", "best")
-"""Folders of a run that it replaces by new ones."""
+"""Folders that a run replaces."""
 
 
 def check_output(folder: Path) -> None:
@@ -37,10 +37,11 @@ def check_output(folder: Path) -> None:
 
 
 def _foreign(folder: Path) -> str:
-    """What of an existing folder is not of a run, and in its way; empty if nothing is."""
+    """What in an existing folder is not part of a run and would be replaced; empty if nothing is."""
     for name in (*FILLED, *REPLACED):
         place = folder / name
-        is_aside = moved_aside(Path(os.path.realpath(place))).is_dir()  # by a run that was killed just then
+        # By a run that was killed at that moment.
+        is_aside = moved_aside(Path(os.path.realpath(place))).is_dir()
         if os.path.lexists(place) and not place.is_dir() and not is_aside:
             return f"{place} is not a folder"
     for name in REPLACED:
@@ -61,7 +62,7 @@ def _foreign(folder: Path) -> str:
 
 
 def _irreplaceable(folder: Path) -> str:
-    """What of an existing folder the run could not write, perhaps because of a link; empty if it can."""
+    """What in an existing folder the run could not write, perhaps because of a link; empty if nothing."""
     for name in FILLED:
         place = folder / name
         if place.is_dir() and not _is_writable(place):
@@ -81,7 +82,7 @@ def _is_writable(folder: Path) -> bool:
 
 
 def claim_output(folder: Path) -> RunLock:
-    """Makes a run's folder, or clears away what a killed run has left half-written in it, and locks it.
+    """Creates a run's folder, or removes partial files of a killed run from it, and locks it.
 
     Raises: ValueError if it cannot, or another run trains there.
     """

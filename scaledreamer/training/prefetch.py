@@ -1,4 +1,4 @@
-"""One thread beside the training step: it reads and encodes what the next step needs meanwhile."""
+"""Prefetching: a thread reads and encodes the next step's data during a training step."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Other = TypeVar("Other")
 
 @dataclass(frozen=True)
 class Pending(Generic[Result]):
-    """Work that was begun and may not be done yet."""
+    """Work that was started and may not be finished."""
 
     future: Future[tuple[Result, torch.cuda.Event | torch.Event | None]]
 
     def result(self) -> Result:
-        """Waits for the thread; on a GPU the current stream waits for the work's stream, the host does not.
+        """Waits for the thread; on a GPU the current stream, but not the host, waits for the work's stream.
 
-        Raises: what the work has raised.
+        Raises: whatever the work raised.
         """
         value, done = self.future.result()
         if done is not None:
@@ -31,10 +31,10 @@ class Pending(Generic[Result]):
 
 
 class PrefetchThread:
-    """Runs functions one after the other in a thread of its own and, on a GPU, on a stream of its own.
+    """Runs functions one after the other in a separate thread and, on a GPU, a separate stream.
 
-    What they return may be used on the stream that was current when they were begun. Its memory is given out
-    again only to later work here, and that waits for all that was queued on the current stream before it.
+    Their results may be used on the stream that was current when they were started. The memory is only reused
+    by later work here, which waits for everything queued on the current stream before it.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -55,17 +55,17 @@ class PrefetchThread:
         return Pending(self._thread.submit(work))
 
     def run(self, function: Callable[..., Result], *args: object) -> Result:
-        """Runs a function after what was begun before it, and waits for it."""
+        """Runs a function after everything queued before it, and waits for it."""
         return self.begin(function, *args).result()
 
 
 class Prefetch(Generic[Result]):
-    """Draws accumulation steps in their order, each while the one before it is computed.
+    """Draws accumulation steps in order, each during the computation of the previous one.
 
     Args:
-        draw: the batch of a step and an accumulation step in it; both count from 0.
-        accumulation_steps: of one step.
-        device: where batches are used.
+        draw: makes the batch of a step and an accumulation step within it, both counted from 0.
+        accumulation_steps: accumulation steps per step.
+        device: device of the batches.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Prefetch(Generic[Result]):
         self._pending: tuple[tuple[int, int], Pending[Result]] | None = None
 
     def __call__(self, step: int, micro_step: int = 0) -> Result:
-        """The batch of an accumulation step; the drawing of the one after it begins."""
+        """The batch of an accumulation step; starts drawing the next one."""
         batch = self.draw(step, micro_step)
         following = (micro_step + 1) % self._accumulation_steps
         key = (step + (following == 0), following)
@@ -84,12 +84,12 @@ class Prefetch(Generic[Result]):
         return batch
 
     def draw(self, step: int, micro_step: int = 0) -> Result:
-        """The batch of an accumulation step, drawn now unless it was begun before."""
+        """The batch of an accumulation step, drawn now unless it was already started."""
         pending, self._pending = self._pending, None
         if pending is None or pending[0] != (step, micro_step):
             return self._thread.run(self._draw, step, micro_step)
         return pending[1].result()
 
     def run(self, function: Callable[..., Other], *args: object) -> Other:
-        """Runs something else in the same thread, after what was begun before it, and waits for it."""
+        """Runs something else in the same thread, after everything queued before it, and waits for it."""
         return self._thread.run(function, *args)

@@ -1,4 +1,4 @@
-"""What scenes should be like whatever the prompt says: unreduced terms, each a pure function of tensors.
+"""Regularizers of scenes: unreduced terms, each a pure function of tensors.
 
 Each term has the axis `batch` first and the same number of entries for every prompt, so that its mean over a
 rank's prompts, averaged over ranks, is the mean over all prompts.
@@ -24,7 +24,7 @@ NEEDS = {"eikonal": "depth", "orientation": "normal"}
 
 
 def eikonal(gradient: Float[Tensor, "batch point 3"]) -> Float[Tensor, "batch point"]:
-    """`(|grad sdf| - 1)^2`: a distance grows by one for each unit of length (IGR, arXiv 2002.10099)."""
+    """`(|grad sdf| - 1)^2`, which is zero for a true distance (IGR, arXiv 2002.10099)."""
     return (gradient.square().sum(-1).clamp(min=1e-12).sqrt() - 1).square()
 
 
@@ -34,7 +34,7 @@ def sparsity(opacity: Float[Tensor, "batch view 1 h w"]) -> Float[Tensor, "batch
 
 
 def opaque(opacity: Float[Tensor, "batch view 1 h w"]) -> Float[Tensor, "batch view 1 h w"]:
-    """Entropy of the opacity as a probability, in nats: zero where it is 0 or 1 (ScaleDreamer)."""
+    """Entropy of the opacity as a probability, in nats: zero if it is 0 or 1 (ScaleDreamer)."""
     opacity = opacity.clamp(1e-3, 1 - 1e-3)
     return -(opacity * opacity.log() + (1 - opacity) * (1 - opacity).log())
 
@@ -46,7 +46,7 @@ def orientation(
 
     Args:
         normal: mean normal of each pixel, times its opacity.
-        directions: of the pixels' rays, unit.
+        directions: unit directions of the pixels' rays.
     """
     return F.relu((normal * directions.movedim(-1, 2)).sum(2)).square()
 
@@ -54,11 +54,11 @@ def orientation(
 def eikonal_points(
     uniforms: Float[Tensor, "batch point 4"], cameras: Cameras, rendering: Rendering, spread: float = 0.1
 ) -> Float[Tensor, "batch point 3"]:
-    """Points of the eikonal term: half anywhere in the scene cube, half near the surface that cameras see.
+    """Points for the eikonal term: half anywhere in the scene cube, half near the visible surface.
 
     Args:
-        uniforms: in [0, 1); the last one chooses a pixel for the second half.
-        spread: points near the surface are up to so far from it along each axis.
+        uniforms: in [0, 1); the last one selects a pixel for the second half.
+        spread: maximum distance along each axis of the second half from the surface.
     """
     num_points = uniforms.shape[1]
     anywhere, near = uniforms.split([num_points - num_points // 2, num_points // 2], dim=1)
@@ -76,7 +76,7 @@ def eikonal_points(
 
 @dataclass(frozen=True)
 class Regularizers:
-    """Factors of all regularizers over the training; a factor of zero leaves a term out."""
+    """Schedules of all regularizers' factors; a term with a factor of zero is not computed."""
 
     eikonal: Schedule = Constant(0.0)
     sparsity: Schedule = Constant(0.0)
@@ -92,7 +92,7 @@ class Regularizers:
         return {name: factor for name, factor in factors.items() if factor > 0}
 
     def needs(self, names: frozenset[str]) -> frozenset[str]:
-        """What the named terms need of a rendering beside rgb and opacity, see `contracts.Renderer`."""
+        """What the named terms need in a rendering besides rgb and opacity, see `contracts.Renderer`."""
         return frozenset(need for name, need in NEEDS.items() if name in names)
 
     def terms(

@@ -1,4 +1,4 @@
-"""The one module that DeepSpeed wraps: generator, renderer and regularizers. Priors are no part of it."""
+"""The module that DeepSpeed wraps: generator, renderer and regularizers, but no priors."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from scaledreamer.training.regularizers import Regularizers
 
 
 class RenderedGenerator(nn.Module):
-    """From a batch to its images and the regularizers' unreduced terms.
+    """Maps a batch to its images and the regularizers' unreduced terms.
 
     Args:
-        random_background: share of images before a random colour instead of the scene's background.
+        random_background: share of images with a random colour instead of the scene's background.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class RenderedGenerator(nn.Module):
 
         Args:
             terms: names of the regularizers' terms to compute.
-            needs: what judges need of the rendering beside rgb; see `contracts.Renderer`.
+            needs: what the judges need in the rendering besides rgb; see `contracts.Renderer`.
         """
         draws, cameras, size, num_views = batch.draws, batch.cameras, batch.image_size, batch.num_views
         z = draws.normal("z", self.generator.noise_dim) if self.generator.has_noise else None

@@ -8,13 +8,13 @@ from types import FrameType
 from typing import Any
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
-"""Ctrl-C; `kill`; what job systems send before the time is up (sbatch --signal); a terminal that closes."""
+"""Ctrl-C, `kill`, signals of job systems before the time limit (sbatch --signal), and a closed terminal."""
 
 
 class StopSignals:
-    """Remembers the first signal instead of dying of it; a second Ctrl-C, later, interrupts.
+    """Records the first signal instead of terminating; a later second Ctrl-C interrupts.
 
-    SIGHUP stays ignored where it is, as under nohup.
+    SIGHUP stays ignored if it was, as under nohup.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
 """One training step, from prompts to updated parameters. Start reading at `Trainer.step`.
 
 Letters: `x` is an image at a prior's size, `g_x` the gradient there. Axes: `batch` prompts of this rank,
-`view` cameras of a prompt, `image` both as one, prompts first.
+`view` cameras of a prompt, `image` both flattened, prompts first.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from scaledreamer.training.regularizers import Regularizers
 
 @dataclass
 class Trainer:
-    """Everything that a step needs, apart from its number.
+    """Everything that a training step needs, apart from its number.
 
     Attributes:
         engine: forward pass, gradients and optimizer.
         averaged: moving average of the trained parameters, which is exported.
-        batches: draws what a step computes.
-        judges: the priors of the run.
+        batches: draws the batches.
+        judges: the priors of the run with their methods.
         on_draw: called with each batch before it is computed.
         averages: metrics since they were last collected.
         problems: what was not finite in the last skipped step.
@@ -58,7 +58,7 @@ class Trainer:
 
         Args:
             step: from 0.
-            wants_stop: passed to the other ranks with the step's own exchange.
+            wants_stop: whether this rank wants to stop; shared with the other ranks in the step's all-reduce.
         """
         set_learning_rates(self.engine.optimizer, self.learning_rates.at(step))
         factors = self.regularizers.factors_at(step)
@@ -66,7 +66,7 @@ class Trainer:
         seen: list[tuple[Batch, ClipStats, dict[str, Tensor]]] = []
         estimates: list[list[Estimate]] = [[] for _ in self.judges]
         for micro_step in range(self.batches.accumulation_steps):
-            # ---- what to draw and from where: a pure function of (seed, step, sample index)
+            # ---- draw the batch: a pure function of (seed, step, sample index)
             with self.timer.part("draw"):
                 batch = self.prefetch(step, micro_step)
                 self.on_draw(step, batch)
