@@ -18,7 +18,7 @@ from tests.support.runs import write_config
 
 NUM_STEPS, NUM_MOMENTS = 14, 10
 PRELOADED = [
-    "scaledreamer.training.loop",
+    "scaledreamer.training.run",
     "scaledreamer.generators.hyper_ingp",
     "deepspeed",
     "transformers.models.clip.modeling_clip",

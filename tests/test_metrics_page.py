@@ -23,7 +23,8 @@ from scaledreamer.evaluation.own_prompts import sort_prompts
 from scaledreamer.evaluation.validation import SCORES
 from scaledreamer.rendering.volume import VolumeRenderer
 from scaledreamer.tinyworld.grammar import ATTRIBUTES
-from scaledreamer.training import loop, regularizers
+from scaledreamer.training import regularizers
+from scaledreamer.training import run as running
 from tests.support.random_models import save_tiny_clip, write_random_prior
 from tests.support.runs import write_config
 from tests.support.tiny_export import tiny_pipeline
@@ -74,7 +75,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         evaluation__every=2,
     )
     scores: dict[str, float] = {name: 0.5 for name in SCORES}
-    loop.prepare(load_config(config), lambda scene_of, step: scores).train()
+    running.prepare(load_config(config), lambda scene_of, step: scores).train()
     return folder / "run"
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from scaledreamer.cli.train import main
 from scaledreamer.pipeline import TextTo3D
-from scaledreamer.training import loop
+from scaledreamer.training import run as running
 from scaledreamer.training.checkpoint import load_newest
 from scaledreamer.training.lock import RunLock
 from scaledreamer.training.signals import STOPPING, StopSignals
@@ -51,7 +51,7 @@ def test_signals_save_and_export_whatever_comes_meanwhile_and_a_folder_in_use_is
 ) -> None:
     """SIGUSR1 before step 2, then SIGTERM and SIGHUP while the generator is exported, then a second run."""
     config, run = ["--config", str(write_config(tmp_path, prior))], tmp_path / "run"
-    step, export = Trainer.step, loop.Run._export
+    step, export = Trainer.step, running.Run._export
     refused: list[str] = []
 
     def interrupted(self: Trainer, at: int, **arguments: Any) -> Any:
@@ -59,7 +59,7 @@ def test_signals_save_and_export_whatever_comes_meanwhile_and_a_folder_in_use_is
             signal.raise_signal(signal.SIGUSR1)
         return step(self, at, **arguments)
 
-    def hurried(self: loop.Run, folder: Path, at: int) -> None:
+    def hurried(self: running.Run, folder: Path, at: int) -> None:
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGHUP)
         capsys.readouterr()
@@ -70,7 +70,7 @@ def test_signals_save_and_export_whatever_comes_meanwhile_and_a_folder_in_use_is
         export(self, folder, at)
 
     monkeypatch.setattr(Trainer, "step", interrupted)
-    monkeypatch.setattr(loop.Run, "_export", hurried)
+    monkeypatch.setattr(running.Run, "_export", hurried)
     assert main(config) == 0
     assert len(refused) == 1 and refused[0].count("\n") == 1
     assert f"got '{run}', where process " in refused[0] and "is training; wait for it, stop it" in refused[0]
@@ -90,7 +90,7 @@ def test_a_run_that_cannot_begin_leaves_neither_its_folder_nor_its_lock(
         raise ValueError("of the user's")
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "build_trainer", fail)
+        patch.setattr(running, "build_trainer", fail)
         assert main(config) == 2
     assert not (tmp_path / "a").exists()
     held = RunLock(tmp_path / "a" / "run")

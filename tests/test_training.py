@@ -26,7 +26,7 @@ from scaledreamer.config import load_config
 from scaledreamer.files import append
 from scaledreamer.pipeline import TextTo3D
 from scaledreamer.trained_on import TrainedOn
-from scaledreamer.training import loop
+from scaledreamer.training import run as running
 from scaledreamer.training.checkpoint import load_newest
 from scaledreamer.training.judge import Judge
 from scaledreamer.training.metrics import Board
@@ -288,12 +288,12 @@ def test_best_generator_by_validation_is_kept(prior: Path, tmp_path: Path) -> No
     config = load_config(write_config(tmp_path, prior, evaluation__every=2, evaluation__metric="up_and_down"))
     seen: list[int] = []
 
-    def evaluate(scene_of: loop.SceneOf, step: int) -> dict[str, float]:
+    def evaluate(scene_of: running.SceneOf, step: int) -> dict[str, float]:
         seen.append(step)
         assert scene_of(["a red cat", "a blue cube"]).sdf(torch.zeros(2, 5, 3)).shape == (2, 5)
         return {"up_and_down": {2: 0.1, 4: 0.9, 6: 0.3}[step], "other": 1.0}
 
-    loop.prepare(config, evaluate).train()
+    running.prepare(config, evaluate).train()
     assert seen == [2, 4, 6]
     run = tmp_path / "run"
     assert TextTo3D.from_pretrained(run / "best", device="cpu").step == 4

@@ -103,7 +103,8 @@ def _train(config: Config, *, is_dry_run: bool) -> int:
     from transformers.utils import logging as transformers_logging
 
     from scaledreamer.prompts.source import SourceError
-    from scaledreamer.training.loop import RunError, describe, prepare
+    from scaledreamer.training.description import describe
+    from scaledreamer.training.run import RunError, prepare
 
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
@@ -114,7 +115,7 @@ def _train(config: Config, *, is_dry_run: bool) -> int:
         return _fail(error)
     if is_dry_run:
         if run.process.is_main:
-            print(describe(run))
+            print(describe(run.config, run.trainer, run.first_step))
     else:
         try:
             run.train()

@@ -28,7 +28,7 @@ _BASE = """
 import os
 from scaledreamer.doctor.child import peak_bytes
 from scaledreamer.doctor.memory import smallest_run
-import scaledreamer.training.loop
+import scaledreamer.training.run
 from scaledreamer.build import build_prompts, build_trainer
 from scaledreamer.config import parse_config
 from scaledreamer.prompts.source import PromptList

@@ -19,7 +19,6 @@ import torch
 import torch.distributed as dist
 
 from scaledreamer.build import build_trainer, build_validation, hub_access, make_renderer, renderer_section
-from scaledreamer.cameras import orbit_cameras
 from scaledreamer.config import Config, differing_keys, dump_config, flatten
 from scaledreamer.contracts import Scene
 from scaledreamer.exported import find_generator
@@ -28,14 +27,14 @@ from scaledreamer.launch.engine import Update
 from scaledreamer.launch.process import Process, start_process
 from scaledreamer.os_errors import one_line
 from scaledreamer.pipeline import TextTo3D, draw_noise
-from scaledreamer.prompts.conditioner import TextConditioner
-from scaledreamer.prompts.encodings import EncodingCache
 from scaledreamer.tinyworld import grammar
 from scaledreamer.trained_on import TrainedOn, World
 from scaledreamer.training.checkpoint import Checkpoint, load_newest, save_checkpoint
+from scaledreamer.training.description import text_conditioner, unknown_words
 from scaledreamer.training.lock import RunLock
 from scaledreamer.training.metrics import PromptRecord, Report
 from scaledreamer.training.output import check_output, claim_output
+from scaledreamer.training.samples import sample_turntables
 from scaledreamer.training.signals import StopSignals
 from scaledreamer.training.step import Trainer
 
@@ -44,8 +43,6 @@ Evaluate = Callable[[SceneOf, int], Mapping[str, float]]
 """Validation: given the averaged generator (prompts to a scene, without gradients) and the number of finished
 steps, returns scores by name. Called on the main process only."""
 
-SAMPLE_RAYS = 2**14
-"""Rays of an image grid that are rendered at once."""
 SHOWN = ("gradient/norm", "prior0/clipped_fraction", "prior0/timestep", "render/opacity", "loss/eikonal")
 
 
@@ -235,21 +232,14 @@ class Run:
         with torch.no_grad():
             return generator(self.trainer.encode(prompts), draw_noise(generator, 0, len(prompts)))
 
-    @torch.no_grad()
     def _samples(self) -> tuple[torch.Tensor, Sequence[str]]:
         """Turntables of a few prompts, "row view 3 h w", and the prompts."""
         prompts = self.config.training.sample_prompts or self.trainer.batches.stream.source.examples(8)
-        sampler, size = self.trainer.batches.cameras, self.trainer.judges[0].prior.image_size
-        distance, fov_deg = sum(sampler.distance) / 2, sum(sampler.fov_deg) / 2
-        cameras = orbit_cameras(4, elevation_deg=15.0, distance=distance, fov_deg=fov_deg).to(
-            self.process.device
-        )
         renderer = make_renderer(self.config.renderer).for_display()
-        images = [
-            renderer(self.scene_of([prompt]), cameras, size, size, chunk_size=SAMPLE_RAYS).rgb
-            for prompt in prompts
-        ]
-        return torch.cat(images), prompts
+        size = self.trainer.judges[0].prior.image_size
+        cameras = self.trainer.batches.cameras
+        scenes = (self.scene_of([prompt]) for prompt in prompts)
+        return sample_turntables(renderer, scenes, cameras, size, self.process.device), prompts
 
     def _validate(self, step: int, report: Report) -> None:
         """Scores the averaged generator and exports it if it is the best so far."""
@@ -349,7 +339,8 @@ def prepare(config: Config, evaluate: Evaluate | None = None, *, is_dry_run: boo
             lock.abandon()
         raise
     if process.is_main:
-        notes += [] if is_dry_run else unknown_words(run)  # a dry run reports it in its description
+        if not is_dry_run:  # which reports it in its description
+            notes += unknown_words(run.trainer)
         for note in notes:
             print(note, flush=True)
     return run
@@ -370,51 +361,3 @@ def _claim(process: Process, folder: Path) -> RunLock | None:
     if problem:
         raise ValueError(problem)
     return lock
-
-
-def text_conditioner(trainer: Trainer) -> TextConditioner:
-    """The generator's text encoder, which is exported with it."""
-    conditioner = trainer.batches.conditioner
-    assert isinstance(conditioner, EncodingCache) and isinstance(conditioner.encode, TextConditioner)
-    return conditioner.encode
-
-
-def unknown_words(run: Run) -> list[str]:
-    """At most one line about words that the conditioner will misread, from a sample of the corpus."""
-    conditioner = text_conditioner(run.trainer)
-    prompts = run.trainer.batches.stream.source.examples(100)
-    found = [words for words in map(conditioner.unknown_words, prompts) if words]
-    if not found:
-        return []
-    distinct = list(dict.fromkeys(word for words in found for word in words))
-    listed = ", ".join(distinct[:8]) + (", ..." if len(distinct) > 8 else "")
-    of = f"{len(found)} of {len(prompts)} prompts" if len(prompts) > 1 else "the prompt"
-    return [f"note: words of {of} that the conditioner does not know and will misread: {listed}"]
-
-
-def describe(run: Run) -> str:
-    """The output of a dry run: configuration, parameters, and the first batch."""
-    trainer = run.trainer
-    batch = trainer.prefetch.draw(run.first_step)
-    cameras = batch.cameras
-    lines = [dump_config(run.config), "parameters:"]
-    for name, module in trainer.engine.trained.named_children():
-        lines.append(f"  {name}: {sum(p.numel() for p in module.parameters()):,}")
-    lines.append(f"  total: {sum(p.numel() for p in trainer.engine.trained.parameters()):,}")
-    lines += [f"prompts: {trainer.batches.stream.source.num_prompts:,}", *unknown_words(run)]
-    lines.append(f"first batch (step {run.first_step}):")
-    times = [
-        judge.method.times(batch.draws_for(number, judge), run.first_step)
-        for number, judge in enumerate(trainer.judges)
-    ]
-    for image, prompt in enumerate(batch.view_prompts):
-        i, v = divmod(image, batch.num_views)
-        angles = ", ".join(
-            f"{name} {torch.rad2deg(getattr(cameras, name)[i, v]):.1f}"
-            for name in ("elevation", "azimuth", "fov")
-        )
-        at = "; ".join(
-            ", ".join(f"{name} {value[image]:.3f}" for name, value in drawn.items()) for drawn in times
-        )
-        lines.append(f"  {prompt!r}: {angles}, distance {cameras.distance[i, v]:.2f}; {at}")
-    return "\n".join(lines)
