@@ -1,4 +1,4 @@
-"""The commands of `scaledreamer`, one module each; none loads torch before its arguments are found good."""
+"""The commands of `scaledreamer`, one module each; none loads torch before its arguments are validated."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Arguments = ParamSpec("Arguments")
 
 
 class Parser(argparse.ArgumentParser):
-    """Arguments whose errors are one line, as all others, with status 2."""
+    """A parser whose errors are one line, like all others, with status 2."""
 
     def error(self, message: str) -> NoReturn:
         said = " ".join(message.removeprefix("argument ").split())
@@ -23,7 +23,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def whole_number(low: int, high: int) -> Callable[[str], int]:
-    """The type of an option that takes whole numbers from `low` to `high`."""
+    """The type of an option that takes integers from `low` to `high`."""
 
     def parse(text: str) -> int:
         is_number = text.isascii() and text.isdecimal() and len(text) < 20
@@ -35,10 +35,10 @@ def whole_number(low: int, high: int) -> Callable[[str], int]:
 
 
 def program(main: Callable[Arguments, int | None]) -> Callable[Arguments, int]:
-    """Makes a command line of a `main` that returns an exit status; None is 0.
+    """Turns a `main` that returns an exit status (None is 0) into a command.
 
-    Its standard streams may be closed, and may fail at any time: the work goes on (`streams`). What the
-    operating system refuses is one line with advice and status 2; Ctrl-C is status 130.
+    Its standard streams may be closed, or fail at any time, without ending the work (`streams`). Errors of
+    the operating system become one line with advice and status 2; Ctrl-C is status 130.
     """
 
     @functools.wraps(main)
@@ -58,12 +58,12 @@ def program(main: Callable[Arguments, int | None]) -> Callable[Arguments, int]:
 
 
 def fail(error: Exception) -> int:
-    """Says in one line what went wrong; returns the exit status, 2."""
+    """Prints an error in one line; returns the exit status, 2."""
     print(f"error: {one_line(error)}", file=sys.stderr)
     return 2
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error is Python's or torch's word for too little memory, of a CPU or a GPU."""
+    """Whether an error of Python or torch means out of memory, on a CPU or a GPU."""
     is_of_gpu = type(error).__name__ == "OutOfMemoryError"
     return isinstance(error, MemoryError) or is_of_gpu or "allocate memory" in str(error)

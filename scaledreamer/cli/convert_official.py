@@ -4,14 +4,14 @@
     scaledreamer infer --checkpoint outputs/mg15 --prompt "..."
     scaledreamer train --config configs/mg15.yaml generator.start=outputs/mg15 ...
 
-Which of the three architectures it is shows in the names of the weights; what no weight shows (radius, heads,
-levels of the hash grid) are the published settings, or those of the official configuration (--config). The
-conditioner is the text encoder that it was trained with, Stable Diffusion 2.1-base's; without it the result
-serves `generator.start` alone.
+The architecture is recognised from the names of the weights. Settings that the weights do not determine
+(radius, heads, levels of the hash grid) are the published ones, or those of the official configuration
+(--config). The conditioner is the text encoder of the training, Stable Diffusion 2.1-base's; without it the
+result can only be used as `generator.start`.
 
-A checkpoint is a pickle, which can run any program. Only tensors, numbers and texts are read (torch.load with
-weights_only=True); a file that holds anything else is refused. Lengths are halved: the official scene is a
-cube of half-width 2, ours has 1. Backgrounds are not converted, they become white.
+A checkpoint is a pickle, which can run arbitrary code. Only tensors, numbers and strings are read (torch.load
+with weights_only=True); files with anything else are refused. Lengths are halved, because the official scene
+is a cube of half-width 2 and ours has half-width 1. Backgrounds are not converted but become white.
 Exit status: 0 converted; 2 bad input, nothing was written.
 """
 
@@ -76,7 +76,7 @@ def _convert(arguments: argparse.Namespace) -> None:
     from scaledreamer.prompts.conditioner import TextConditioner
 
     class NoText(TextConditioner):
-        """In the place of a text encoder: writes nothing."""
+        """Replaces the text encoder, and writes nothing."""
 
         def __init__(self) -> None:
             pass
@@ -92,7 +92,7 @@ def _convert(arguments: argparse.Namespace) -> None:
             raise ValueError(f"its weights do not fit together ({wrong}); they are damaged, or of a variant.")
     except ValueError as error:
         raise ValueError(f"{arguments.checkpoint}: {error}") from None
-    except (RuntimeError, LookupError, TypeError, ArithmeticError) as error:  # of shapes that do not fit
+    except (RuntimeError, LookupError, TypeError, ArithmeticError) as error:  # from mismatched shapes
         reason = str(error).partition("\n")[0].rstrip(".")
         raise ValueError(
             f"{arguments.checkpoint}: its weights do not fit together ({reason}); they are damaged, or of a "
@@ -121,9 +121,9 @@ def _convert(arguments: argparse.Namespace) -> None:
 
 
 def load_conditioner(place: str) -> TextConditioner:
-    """The text encoder in a folder or on the hub, looked for as a training does.
+    """The text encoder in a folder or on the hub, located as in a training.
 
-    Raises: ValueError, within seconds, if it cannot be had.
+    Raises: ValueError, within seconds, if it is not available.
     """
     from transformers.utils import logging
 

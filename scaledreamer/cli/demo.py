@@ -1,10 +1,11 @@
-"""All of it in minutes: trains a generator on the embedded prior, makes assets of unseen prompts and scores.
+"""Everything in minutes: trains a generator on the embedded prior, makes assets of unseen prompts, and
+scores.
 
     scaledreamer demo
 
-Writes one page, outputs/demo/index.html, beside the run itself. The same command again goes on with an
-interrupted training, and only makes the page anew when training is done. Exit status: 0 done; 2 something is
-missing or wrong; 130 interrupted.
+Writes one page, outputs/demo/index.html, next to the run. Running the command again resumes an interrupted
+training, or makes the page again if training has finished. Exit status: 0 done; 2 something is missing or
+wrong; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 MISSION = "a red-eyed tree frog"
 MAX_FACES, TEXTURE_SIZE, POSTER_SIZE = 3000, 256, 320
-"""Of the page's meshes and their pictures: small, since the page holds them."""
+"""Sizes of the page's meshes and images, which are small because they are embedded in the page."""
 NUM_JANUS_OBJECTS = 32
 CURVES = (
     "validation/score",
@@ -179,7 +180,7 @@ _UNSEEN = (
 
 
 def choose(draw: Draw, count: int) -> list[tuple[str, Meaning]]:
-    """The first prompt of each kind in a draw, then others; the mission's leads, if its kind is there."""
+    """The first prompt of each kind in a draw, then others, preceded by `MISSION` if its kind is there."""
     pairs = list(zip(draw.prompts, draw.meanings, strict=True))
     kinds = [meaning.kind for meaning in draw.meanings]
     first = [pair for i, pair in enumerate(pairs) if kinds.index(kinds[i]) == i]
@@ -190,7 +191,7 @@ def choose(draw: Draw, count: int) -> list[tuple[str, Meaning]]:
 def make_cards(
     pipe: TextTo3D, shipped: TextTo3D, chosen: Sequence[tuple[str, Meaning]], folder: Path, *, minutes: int
 ) -> list[Card]:
-    """Each prompt's asset by the trained and by the shipped generator, and the true object."""
+    """For each prompt the assets of the trained and the shipped generator, and the true object."""
     from scaledreamer.asset import Asset
     from scaledreamer.evaluation.page import Card
     from scaledreamer.tinyworld.scene import WorldScene
@@ -211,7 +212,7 @@ def make_cards(
 
 
 def make_view(asset: Asset, path: Path, label: str) -> View:
-    """An asset's mesh, written to `path`, and its picture from where the viewer begins."""
+    """An asset's mesh, written to `path`, and its image from the viewer's initial camera."""
     from scaledreamer.evaluation import page
     from scaledreamer.meshing.export import save_png
 
@@ -227,7 +228,7 @@ def make_view(asset: Asset, path: Path, label: str) -> View:
 
 
 def _world(config: Config) -> str:
-    """Which part of the tinyworld a training is about."""
+    """A description of the part of the tinyworld that a training uses."""
     prompts = config.prompts
     names = [f"{kind}s" for kind in dict.fromkeys(prompts.kinds or grammar.KINDS)]
     kinds = f"{len(names)} of the tinyworld's {len(grammar.KINDS)} kinds of object ({', '.join(names)})"
@@ -240,7 +241,7 @@ def _world(config: Config) -> str:
 
 
 def _minutes(steps: Sequence[float], seconds: Sequence[float]) -> float:
-    """That a training took, also one that was interrupted: from its seconds a step since the line before."""
+    """Duration of a training, even if interrupted, from its seconds per step since the previous line."""
     before = [0.0, *steps[:-1]]
     return sum(s * (b - a) for a, b, s in zip(before, steps, seconds, strict=True)) / 60
 

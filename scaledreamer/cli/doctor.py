@@ -1,11 +1,11 @@
-"""What will work on this machine and with a configuration, said before anything starts.
+"""Reports what will work on this machine and with a configuration, before anything starts.
 
     scaledreamer doctor
     scaledreamer doctor --config tiny training.batch_size=16
 
-Looks at versions, devices, compilers and optional packages; of a configuration at its weights, prompts,
-disks, memory and speed. Nothing is downloaded, and nothing written but the file of --json. Exit status: 0
-nothing is in the way; 1 an error was found; 2 bad input; 130 interrupted.
+Checks versions, devices, compilers and optional packages and, for a configuration, its weights, prompts,
+disks, memory and speed. Nothing is downloaded, and only the file of --json is written. Exit status: 0 no
+errors; 1 an error was found; 2 bad input; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _write(path: Path, sections: list[Section]) -> None:
 
 
 def examine(config: Config | None, *, is_quick: bool = False) -> Iterator[Section]:
-    """One section after the other; without a configuration, the machine alone."""
+    """Yields one section after the other; without a configuration, only those on the machine."""
     yield machine.check_versions()
     yield machine.check_environment()
     devices = machine.check_devices(config.training.device if config else "auto")
@@ -117,7 +117,7 @@ def examine(config: Config | None, *, is_quick: bool = False) -> Iterator[Sectio
 
 
 def _grid_backend(config: Config | None) -> str | None:
-    """What the configuration asks to compute the generator's hash grid."""
+    """The backend of the generator's hash grid in the configuration."""
     generator = None if config is None else getattr(config.generator, config.generator.name)
     return getattr(generator, "grid_backend", None)
 

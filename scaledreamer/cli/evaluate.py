@@ -1,11 +1,11 @@
-"""Scores of a generator on prompts of one split, beside ground truth (ceiling) and shuffled prompts (floor).
+"""Scores a generator on prompts of one split, with ground truth (ceiling) and shuffled prompts (floor).
 
     scaledreamer evaluate --split unseen --num-prompts 256 --seeds 3 --out outputs/unseen.json
     scaledreamer evaluate --prompts-file mine.txt --no-janus --out outputs/mine.json
 
-Each seed draws its own prompts and cameras. Of a file's prompts, captions of the tinyworld are scored fully
-and all others by CLIP alone; the shipped CLIP knows nothing but the tinyworld. docs/metrics.md says what the
-scores mean. Exit status: 0 done; 2 bad input; 130 interrupted.
+Each seed draws its own prompts and cameras. Of the prompts in a file, captions of the tinyworld get all
+scores, others only those of the CLIP; the shipped CLIP only knows the tinyworld. docs/metrics.md explains the
+scores. Exit status: 0 done; 2 bad input; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 NUM_TIMED = 6
 MAX_NOTES = 8
-"""Lines about what a generator misreads of own prompts."""
+"""Maximum number of lines about words in your own prompts that a generator misreads."""
 
 
 def _names(text: str) -> list[str]:
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for path in (arguments.out, arguments.sheet):
             if path is not None:
                 _check_writable(path)
-        found = find_generator(arguments.checkpoint)  # downloaded, if it is a hub's
+        found = find_generator(arguments.checkpoint)  # downloaded, if it is on a hub
         read_index(found)
         arguments.checkpoint = arguments.checkpoint and found
         _run(arguments, own)
@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check_together(arguments: argparse.Namespace) -> None:
-    """Raises ValueError for options that say nothing about a file's prompts; sets the others' defaults."""
+    """Raises ValueError for options that do not apply to a file's prompts; sets the others' defaults."""
     drawn = {"split": "unseen", "num_prompts": 256, "kinds": None, "max_extras": 2}
     if arguments.prompts_file is not None:
         for name in drawn:
@@ -102,7 +102,7 @@ def _check_together(arguments: argparse.Namespace) -> None:
 def _own_prompts(path: Path | None) -> list[str] | None:
     """The prompts of a file.
 
-    Raises: ValueError if there are none, or one of them cannot be one.
+    Raises: ValueError if there are none, or one of them is not valid.
     """
     from scaledreamer.prompts.prompt_file import check_no_problem, iter_prompt_file
 
@@ -159,7 +159,7 @@ def _run(arguments: argparse.Namespace, prompts: list[str] | None) -> None:
 
 
 def _check_own(pipe: TextTo3D, own: OwnPrompts, *, is_shipped_clip: bool) -> None:
-    """Says what generator and CLIP will misread; raises ValueError naming the prompts that cannot be made."""
+    """Reports what generator and CLIP will misread; raises ValueError naming prompts that cannot be made."""
     problems, notes = [], []
     for prompt in own.all:
         try:

@@ -1,12 +1,12 @@
-"""Makes a corpus of other people's prompts, and says what it dropped and what stands in more than one split.
+"""Makes a corpus from other people's prompts, and reports what it dropped and what occurs in several splits.
 
     scaledreamer import-prompts library.json --out corpus.json.gz
     scaledreamer import-prompts a.csv b.jsonl.gz --column caption --holdout 0.02 --out corpus.json.gz
 
-Reads plain text (one prompt a line), JSON (a list, lists by section, captions by id, COCO captions), JSONL,
-CSV (commas, semicolons or tabs), TSV (without quoting), Parquet (with pyarrow; texts or lists of texts) and
-webdataset shards (.tar), each also with .gz, and .tgz. Exit status: 0 done; 2 bad input or a full disk,
-nothing was written; 130 interrupted.
+Reads plain text (one prompt per line), JSON (a list, named lists, captions by id, COCO captions), JSONL, CSV
+(commas, semicolons or tabs), TSV (without quoting), Parquet (with pyarrow; strings or lists of strings) and
+webdataset shards (.tar), all optionally gzipped. Exit status: 0 done; 2 bad input or a full disk, nothing was
+written; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def _writing(place: str, consolation: str) -> Iterator[None]:
 
 
 def _check_outputs(arguments: argparse.Namespace) -> None:
-    """Raises ValueError for what would be noticed only after all has been read."""
+    """Raises ValueError for problems that would otherwise be noticed only after reading everything."""
     if arguments.min_words > arguments.max_words:
         raise ValueError(
             f"--min-words: got {arguments.min_words}; accepted are numbers up to --max-words, "
@@ -152,7 +152,7 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
 
 
 def table(imported: Imported) -> Iterator[str]:
-    """Lines that show an import: counts of each section, what was dropped and why, what stands in two."""
+    """Lines that summarize an import: counts of each section, what was dropped and why, and overlaps."""
     names = [("input", "section"), *((tally.file, tally.section) for tally in imported.tallies)]
     heads = ["read", "distinct", "kept", "dropped"]
     numbers = [(t.num_read, t.num_distinct, t.num_kept, t.num_read - t.num_kept) for t in imported.tallies]

@@ -1,8 +1,7 @@
-"""Makes an asset of each prompt, `scaledreamer infer`: GLB, turntable video, sheet of views, JSON sidecar.
+"""`scaledreamer infer` makes an asset of each prompt: GLB, turntable video, sheet of views, JSON sidecar.
 
-Nothing here needs torch until the arguments have been found good. Exit status: 0 all assets made; 1 a
-generated field had no surface (the other prompts are still made); 2 bad input, nothing was written for it;
-130 interrupted.
+Needs no torch until the arguments are validated. Exit status: 0 all assets made; 1 a generated field had no
+surface (the other prompts are still made); 2 bad input, nothing was written for it; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _check_pictures(arguments)
         folder = find_generator(arguments.checkpoint)
         read_index(folder)
-        arguments.checkpoint = arguments.checkpoint and folder  # a hub's is looked for once
+        arguments.checkpoint = arguments.checkpoint and folder  # one on a hub is located only once
         vocabulary = Vocabulary.read(folder)
         if arguments.list_words:
             list_words(vocabulary)
@@ -67,13 +66,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     start = time.perf_counter()
-    # Threads that wait for work must not spin: beside another busy program that took 154 s instead of 12 s.
+    # Waiting threads must not spin: next to another busy program that took 154 s instead of 12 s.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     import transformers
 
     from scaledreamer.pipeline import TextTo3D
 
-    transformers.utils.logging.set_verbosity_error()  # its remark on long prompts becomes a note of ours
+    transformers.utils.logging.set_verbosity_error()  # long prompts get our own note
     transformers.utils.logging.disable_progress_bar()
 
     pipe = TextTo3D.from_pretrained(arguments.checkpoint, device=arguments.device)
@@ -87,14 +86,14 @@ def _run(arguments: argparse.Namespace) -> int:
         )
     seeds = _seeds(arguments, pipe.has_noise)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # the assets' notes, which are printed
+        warnings.simplefilter("ignore", UserWarning)  # the assets' notes, which are printed anyway
         if arguments.interpolate is not None:
             return interpolate.make(pipe, arguments)
         return _make_all(pipe, arguments, seeds)
 
 
 def _make_all(pipe: TextTo3D, arguments: argparse.Namespace, seeds: Sequence[int]) -> int:
-    """An asset of each seed and prompt; returns the exit status."""
+    """Makes an asset for each seed and prompt; returns the exit status."""
     from scaledreamer.meshing.isosurface import EmptySurfaceError
 
     jobs = [(seed, prompt) for seed in seeds for prompt in arguments.prompt]
@@ -126,7 +125,7 @@ def _make_all(pipe: TextTo3D, arguments: argparse.Namespace, seeds: Sequence[int
 
 
 def _seeds(arguments: argparse.Namespace, has_noise: bool) -> Sequence[int]:
-    """Those to be made; where they have no effect it says so, and takes 0, as if none were given.
+    """The seeds to be made; if seeds have no effect, prints a note and uses 0, as if none were given.
 
     Raises: ValueError as `_variants`.
     """
@@ -143,7 +142,7 @@ def _seeds(arguments: argparse.Namespace, has_noise: bool) -> Sequence[int]:
 def _variants(arguments: argparse.Namespace, has_noise: bool) -> tuple[int, ...]:
     """The seeds of --num-variants.
 
-    Raises: ValueError if the generator takes no noise, --seeds are given too, or there are not as many seeds.
+    Raises: ValueError if the generator takes no noise, --seeds is given too, or the seeds would be too large.
     """
     where, first, count = f"--num-variants {arguments.num_variants}", arguments.seed, arguments.num_variants
     if not has_noise:
@@ -167,7 +166,7 @@ def _describe(pipe: TextTo3D, checkpoint: Path | None) -> str:
 
 
 def _check_pictures(arguments: argparse.Namespace) -> None:
-    """Raises ValueError for a --background that is none, or that a format of --formats cannot have."""
+    """Raises ValueError for an invalid --background, or one that does not suit a format of --formats."""
     from scaledreamer.meshing.backdrop import TRANSPARENT, make_backdrop
 
     arguments.background = arguments.background.strip().lower()
@@ -185,7 +184,7 @@ def _check_pictures(arguments: argparse.Namespace) -> None:
 
 
 def _check_output(folder: Path) -> None:
-    """Raises ValueError unless the folder exists or, it seems, can be made, and can be written to."""
+    """Raises ValueError unless the folder exists, or can apparently be created, and is writable."""
     existing = folder.absolute()
     while not os.path.lexists(existing) and existing != existing.parent:
         existing = existing.parent

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def make(
     pipe: TextTo3D, asset: Asset, stem: str, forward_seconds: float, arguments: argparse.Namespace
 ) -> None:
-    """All files of one asset; the sidecar comes last, so where it is, everything is.
+    """Writes all files of one asset; the sidecar comes last, so if it exists, everything does.
 
     Raises: EmptySurfaceError before anything is written.
     """
@@ -26,7 +26,7 @@ def make(
     seconds = {"forward": forward_seconds}
     for note in asset.notes:
         print(f"  note: {note}")
-    # First, so that an empty surface is known before anything is written.
+    # First, so that an empty surface is noticed before anything is written.
     levels = _meshes(asset, arguments)
     seconds["mesh"] = time.perf_counter() - start
     folder = arguments.output
@@ -58,9 +58,9 @@ def make(
 
 
 def _meshes(asset: Asset, arguments: argparse.Namespace) -> list[TexturedMesh]:
-    """One for each level of detail; none if no format needs them.
+    """A mesh for each level of detail; none if no format needs them.
 
-    Raises: EmptySurfaceError if there is nothing to be made a mesh or a picture of.
+    Raises: EmptySurfaceError if there is no surface.
     """
     kinds = set(arguments.formats)
     if kinds - set(written.MESHES):
@@ -72,7 +72,7 @@ def _meshes(asset: Asset, arguments: argparse.Namespace) -> list[TexturedMesh]:
 
 
 def _export(asset: Asset, kind: str, stem: str, arguments: argparse.Namespace) -> dict[str, str | list[str]]:
-    """Writes one kind of file; names by kind, of an OBJ with its companions."""
+    """Writes files of one kind; returns their names by kind, for an OBJ with its companions."""
     from scaledreamer.meshing.export import obj_companions
 
     folder = arguments.output
@@ -92,5 +92,5 @@ def _export(asset: Asset, kind: str, stem: str, arguments: argparse.Namespace) -
 
 
 def _describe(mesh: TexturedMesh) -> dict[str, Any]:
-    """What a sidecar says of a mesh."""
+    """The description of a mesh in a sidecar."""
     return dataclasses.asdict(mesh.report) | {"vertices_with_seams": len(mesh.atlas.vertices)}

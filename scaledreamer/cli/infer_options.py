@@ -81,7 +81,7 @@ def _folder(text: str) -> Path:
 
 def _path(text: str) -> Path:
     try:
-        return Path(expand_home(text))  # a shell leaves the ~ of --output=~/x
+        return Path(expand_home(text))  # a shell does not expand the ~ in --output=~/x
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

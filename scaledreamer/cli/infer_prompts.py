@@ -18,11 +18,11 @@ from scaledreamer.vocabulary import NO_WORD, Vocabulary
 
 
 def read_prompts(arguments: argparse.Namespace, vocabulary: Vocabulary) -> tuple[list[str], list[str]]:
-    """The prompts of all three sources, each once, in order; and what is wrong with the others, a line for
-    each source.
+    """The distinct prompts of all three sources in order, and the problems of the others, one line per
+    source.
 
-    Raises: ValueError if there is none, if one cannot be made and --skip-unknown is not given, naming all of
-        these, or if a file cannot be read.
+    Raises: ValueError if there are no prompts, if some cannot be made (all are named) and --skip-unknown is
+        not given, or if a file cannot be read.
     """
     sources: list[tuple[str, list[PlacedPrompt]]] = []
     if arguments.prompt:
@@ -67,9 +67,9 @@ def check_words(prompts: Iterable[str], where: str, vocabulary: Vocabulary) -> N
 
 
 def list_words(vocabulary: Vocabulary) -> None:
-    """Prints the words that the generator knows, one a line; where they come from, to standard error.
+    """Prints the words that the generator knows, one per line, and their source on standard error.
 
-    Raises: ValueError if nobody has written them down.
+    Raises: ValueError if they were not recorded.
     """
     words, trained_on = vocabulary.words, vocabulary.trained_on
     if words is None:

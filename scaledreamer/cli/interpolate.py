@@ -1,7 +1,7 @@
 """`scaledreamer infer --interpolate A B`: one object turning into another, as a video and a sheet of stills.
 
-In the video the camera goes once around while the object changes; the stills are all from the front. A mesh
-of every frame is written only where --formats asks for it.
+In the video the camera makes one turn while the object changes; the stills are all from the front. Meshes of
+every frame are only written if --formats includes a mesh format.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ FRAMES = 24
 MIN_FRAMES = 2
 MAX_FRAMES = 360
 FORMATS = ("mp4", "png")
-"""What is written unless --formats says otherwise."""
+"""Default formats."""
 NUM_STILLS = 8
 VIDEO_SIZE, STILL_SIZE = 192, 256
 
 
 def check(arguments: argparse.Namespace, vocabulary: Vocabulary) -> None:
-    """Raises ValueError for options that do not go together, or a text that cannot be a prompt."""
+    """Raises ValueError for incompatible options, or a text that is not a valid prompt."""
     other = ("prompt", "prompts_file", "stdin", "seeds", "lods", "skip_unknown", "skip_existing")
     given = [flag for flag in other if getattr(arguments, flag)]
     given += ["num_variants"] * (arguments.num_variants > 1)
@@ -43,7 +43,7 @@ def check(arguments: argparse.Namespace, vocabulary: Vocabulary) -> None:
 def make(pipe: TextTo3D, arguments: argparse.Namespace) -> int:
     """Writes all files, the sidecar last; returns the exit status.
 
-    Frame after frame, so that a long way takes no more memory than a short one.
+    Frames are made one after the other, so the memory does not depend on their number.
     """
     import numpy as np
 
@@ -55,13 +55,14 @@ def make(pipe: TextTo3D, arguments: argparse.Namespace) -> int:
     num_frames = FRAMES if arguments.frames is None else arguments.frames
     noise = {"seed": arguments.seed, "truncation": arguments.truncation}
     assets = pipe.interpolate_lazily(first, second, num_frames, **noise)
-    ends = pipe.interpolate(first, second, 2, **noise)  # fit into every picture: all have one scale
+    # They fit into every image, so that all have the same scale.
+    ends = pipe.interpolate(first, second, 2, **noise)
     print(f"interpolation: {short(first)} to {short(second)}, {num_frames} frames")
     notes = list(dict.fromkeys(note for prompt in (first, second) for note in pipe.check(prompt)))
     for note in notes:
         print(f"  note: {note}")
     folder: Path = arguments.output
-    # The first prompt alone, too: "a" to "b to c" is not "a to b" to "c".
+    # Including the first prompt: "a" to "b to c" is not "a to b" to "c".
     stem = written.stem(pipe, arguments, f"{first} to {second}", arguments.seed, first, num_frames)
     mesh_settings, look = written.mesh_settings(arguments), written.picture_settings(arguments)
     is_filmed = any(kind in arguments.formats for kind in written.VIDEOS)

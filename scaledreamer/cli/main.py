@@ -1,4 +1,4 @@
-"""`scaledreamer COMMAND [...]`: finds the command and hands it the rest of the line. Needs no torch."""
+"""`scaledreamer COMMAND [...]`: finds the command and passes it the other arguments. Needs no torch."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from scaledreamer import __version__
 from scaledreamer.cli import Parser, program
 
 COMMANDS = {
-    "train": "train a generator, or go on with a run that was interrupted",
+    "train": "train a generator, or resume an interrupted run",
     "infer": "make textured 3D assets of prompts",
-    "evaluate": "score a generator beside ground truth and shuffled prompts",
+    "evaluate": "score a generator, with ground truth and shuffled prompts for comparison",
     "demo": "train on the embedded prior, make assets, score them: one page, in minutes",
-    "doctor": "say what will work on this machine and with a configuration",
-    "import-prompts": "make a corpus of other people's prompts",
+    "doctor": "report what will work on this machine and with a configuration",
+    "import-prompts": "make a corpus from other people's prompts",
     "make-shards": "make and check folders of prompt shards",
-    "convert-official": "turn ScaleDreamer's released checkpoints into generators of this package",
+    "convert-official": "convert ScaleDreamer's released checkpoints to generators of this package",
 }
 """Every command, with what it does."""
 
 
 def make_parser() -> Parser:
-    """The options that stand before a command."""
+    """The options before a command."""
     lines = "\n".join(f"  {name:18}{meaning}" for name, meaning in COMMANDS.items())
     parser = Parser(
         prog="scaledreamer",

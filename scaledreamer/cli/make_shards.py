@@ -5,9 +5,9 @@
     scaledreamer make-shards make open_100k --out shards/embedded --shard-size 1000 --encoder tinyworld
     scaledreamer make-shards verify shards/open_100k
 
-Train on them with `prompts.shards=FOLDER` (or a URL of a copy). An interrupted `make` goes on from its whole
-shards when it is run again. With `--encoder` the shards carry each prompt's text embeddings in fp16, which
-saves encoding it while training; they are of use to runs whose conditioner is that encoder.
+Train on them with `prompts.shards=FOLDER` (or the URL of a copy). An interrupted `make` resumes when it is
+run again. With `--encoder` the shards also store text embeddings in fp16, for runs whose conditioner is that
+encoder.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ENCODED_AT_ONCE = 64
 
 
 def load_corpus(source: str, section: str, *, keep_order: bool) -> Iterable[str]:
-    """Prompts of a corpus of the package or of a file, shuffled unless the order is to be kept."""
+    """Prompts of one of the package's corpora or of a file, shuffled unless `keep_order`."""
     from scaledreamer.prompts.corpus import NAMES, corpus_file, read_prompts, tinyworld_prompts
     from scaledreamer.prompts.prompt_file import FilePrompts
     from scaledreamer.prompts.shard_writer import shuffled
@@ -48,7 +48,7 @@ def load_corpus(source: str, section: str, *, keep_order: bool) -> Iterable[str]
 
 
 def load_encoder(name: str, device: str) -> tuple[Encode, Encoder]:
-    """A text encoder by name, and what it is."""
+    """A text encoder by name, and its identification."""
     import torch
 
     from scaledreamer.build import TINY_PRIOR
@@ -115,24 +115,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("make", help="write shards of a corpus")
-    command.add_argument("corpus", help="a corpus of the package, or a file of prompts (.txt, .json, .gz)")
+    command.add_argument("corpus", help="a corpus of the package, or a prompt file (.txt, .json, .gz)")
     command.add_argument("--out", type=Path, required=True, help="folder to write")
     command.add_argument("--section", default="train", help="which list of a JSON file")
-    command.add_argument("--shard-size", type=int, default=SHARD_SIZE, help="prompts of a shard")
+    command.add_argument("--shard-size", type=int, default=SHARD_SIZE, help="prompts per shard")
     command.add_argument(
         "--keep-order",
         action="store_true",
-        help="do not shuffle; text is then read line by line, and never held as a whole",
+        help="do not shuffle; text is then streamed line by line",
     )
     command.add_argument(
-        "--encoder", help="store embeddings of this text encoder too: tinyworld, a folder or a hub id"
+        "--encoder", help="also store embeddings of this text encoder: tinyworld, a folder or a hub id"
     )
     command.add_argument("--device", default="cpu", help="of the encoder")
-    command = commands.add_parser(
-        "verify", help="read a folder from beginning to end; fails if anything is wrong"
-    )
-    command.add_argument("folder", help="a folder, or a URL as of prompts.shards")
-    command.add_argument("--cache", default="~/.cache/scaledreamer", help="for what does not lie here")
+    command = commands.add_parser("verify", help="read a folder completely; fails if anything is wrong")
+    command.add_argument("folder", help="a folder, or a URL as in prompts.shards")
+    command.add_argument("--cache", default="~/.cache/scaledreamer", help="for copies of remote shards")
     args = parser.parse_args(argv)
     try:
         if args.command == "make" and args.shard_size < 1:

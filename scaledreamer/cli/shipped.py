@@ -1,4 +1,4 @@
-"""Says which of the package's own files a command takes. Needs no torch."""
+"""Reports which of the package's own files a command uses. Needs no torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from scaledreamer.home import expand_home
 
 
 def say_shipped_config(name: str) -> None:
-    """Prints which file of the package `--config` stands for, if there is none of this name here."""
+    """Prints which file of the package `--config` refers to, if there is no local file of this name."""
     from scaledreamer.config import find_config
 
     if not os.path.exists(expand_home(name, "--config")):

@@ -1,7 +1,7 @@
-"""Standard streams that may be closed from the start, or whose reader may leave: no reason to lose work.
+"""Robust standard streams: they may be closed from the start, or lose their reader, without losing work.
 
-A closed stream becomes the null device, so that no file of the program gets its number and is written to by
-mistake. When a write to standard output or standard error fails, the rest goes to the null device as well.
+A closed stream is replaced by the null device, so that no file of the program gets its descriptor by mistake.
+When a write to standard output or standard error fails, the rest goes to the null device as well.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import sys
 from typing import Any
 
 GONE = {errno.EPIPE, errno.EIO, errno.EBADF, errno.ENXIO}
-"""The reader has ended, or the terminal is closed: nobody can miss what is not shown."""
+"""The reader has ended, or the terminal is closed, so that nobody misses the output."""
 
 
 class Outlet(io.FileIO):
     """A standard stream's descriptor, whose writes never fail.
 
     Attributes:
-        lost: the first error by which output was lost that somebody may miss, as on a full disk.
+        lost: the first error that lost output which somebody may miss, such as a full disk.
     """
 
     def __init__(self, descriptor: int, title: str) -> None:
@@ -44,7 +44,7 @@ class Outlet(io.FileIO):
 
 
 def prepare() -> None:
-    """Makes the standard streams safe to use. What is no real stream, as while testing, stays as it is."""
+    """Makes the standard streams safe to use. Replaced streams, as in tests, are left alone."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
@@ -55,11 +55,11 @@ def prepare() -> None:
     sys.stdout = _outlet(sys.stdout, sys.__stdout__, 1, "standard output")
     sys.stderr = _outlet(sys.stderr, sys.__stderr__, 2, "standard error")
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # for letters that the terminal lacks
+        sys.stdout.reconfigure(errors="backslashreplace")  # for characters that the terminal lacks
 
 
 def finish() -> OSError | None:
-    """Writes out what is buffered; returns why standard output is not whole, if somebody may miss it."""
+    """Flushes the streams; returns why standard output is incomplete, if somebody may miss it."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(ValueError):  # a test has closed it
             stream.flush()

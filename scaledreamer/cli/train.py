@@ -1,7 +1,7 @@
-"""Trains a generator, or goes on with a run that was interrupted: `scaledreamer train`, `train.py`.
+"""Trains a generator, or resumes an interrupted run: `scaledreamer train`, `train.py`.
 
-Nothing here needs torch until the configuration has been found good. Exit status: 0 finished, or stopped and
-saved; 2 bad input, or a run that cannot go on; 130 interrupted for a second time.
+Needs no torch until the configuration is validated. Exit status: 0 finished, or stopped and saved; 2 bad
+input, or a run that cannot continue; 130 interrupted for a second time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def make_parser() -> argparse.ArgumentParser:
     """All options."""
     parser = Parser(
         prog="scaledreamer train",
-        description="Trains a text-to-3D generator. The same command again goes on with an interrupted run.",
+        description="Trains a text-to-3D generator. The same command again resumes an interrupted run.",
         epilog="Example: deepspeed train.py --config configs/tiny.yaml training.max_steps=500",
         allow_abbrev=False,
     )
@@ -35,7 +35,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--config",
         required=True,
         metavar="FILE",
-        help="YAML file of what differs from the defaults, or a shipped one's name (tiny)",
+        help="YAML file with what differs from the defaults, or the name of a shipped one (tiny)",
     )
     add("settings", nargs="*", metavar="key.path=value", help="settings that go before the file's")
     add(
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def out_of_memory(error: Exception, config: Config) -> str:
-    """What could not be had, in the allocator's numbers, and the three settings that help most."""
+    """The message for out of memory, with the allocator's numbers and the three settings that help most."""
     said = " ".join(str(error).split())
     number = r"(?:[^.]|\.\d)*"  # of a sentence, whose numbers may have a point
     found = re.findall(rf"[Tt]ried to allocate {number}|GPU \d+ has {number}", said)
