@@ -1,4 +1,4 @@
-"""The benchmark of the hash grid's twins: its numbers add up, and what it compares computes the same."""
+"""The benchmark of the hash grid's backends: its numbers add up, and what it compares computes the same."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def test_numbers_add_up(dtype: str, tmp_path: Path, capsys: pytest.CaptureFixtur
     for order in ("random", "rays"):
         found = report["grids"]["tiny"][order]
         assert {"naive torch", "torch"} <= set(found)
-        for twin in found.values():
-            both = twin["forward_seconds"] + twin["backward_seconds"]
-            assert twin["points_per_second"] == pytest.approx(200 / both)
+        for backend in found.values():
+            both = backend["forward_seconds"] + backend["backward_seconds"]
+            assert backend["points_per_second"] == pytest.approx(200 / both)
             naive = sum(found["naive torch"][f"{part}_seconds"] for part in ("forward", "backward"))
-            assert twin["times_naive"] == pytest.approx(naive / both)
+            assert backend["times_naive"] == pytest.approx(naive / both)
             tolerance = 1e-5 if dtype == "float32" else 3e-3
-            assert max(twin["features_error"], twin["gradient_error"]) < tolerance
+            assert max(backend["features_error"], backend["gradient_error"]) < tolerance
     printed = capsys.readouterr().out
     assert "naive torch" in printed and f"200 points, features in {dtype}" in printed
 

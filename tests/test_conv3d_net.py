@@ -313,19 +313,19 @@ def test_truncation_works_under_autocast() -> None:
 
 
 def test_the_mean_style_is_the_same_each_time_and_a_part_of_the_state() -> None:
-    generator, twin = trained(), trained()
+    generator, loaded = trained(), trained()
     generator.prepare_export()
-    twin.prepare_export()
-    assert torch.equal(generator.mapping.mean, twin.mapping.mean) and bool(generator.mapping.mean.any())
+    loaded.prepare_export()
+    assert torch.equal(generator.mapping.mean, loaded.mapping.mean) and bool(generator.mapping.mean.any())
     assert "mapping.mean" in generator.state_dict()
 
 
 def test_config_rebuilds_the_generator() -> None:
     generator = trained(mapping_depth=3, background="none", resolution=16)
-    twin = build_generator("conv3d_net", generator.config)
-    twin.load_state_dict(generator.state_dict())
+    loaded = build_generator("conv3d_net", generator.config)
+    loaded.load_state_dict(generator.state_dict())
     z = noise(generator, 1)
-    assert torch.equal(twin(condition(1), z).sdf(points(1)), generator(condition(1), z).sdf(points(1)))
+    assert torch.equal(loaded(condition(1), z).sdf(points(1)), generator(condition(1), z).sdf(points(1)))
     assert generator.has_noise is True and generator.noise_dim == 5 + 5
     assert torch.equal(generator(condition(1), z).background(points(1)), torch.ones(1, 50, 3))
 

@@ -103,10 +103,10 @@ def test_jittered_colours_are_differentiable_in_the_points() -> None:
     """Where the grid is asked beside a point, its slope is that beside the point."""
     field, z = make_field(color_jitter=0.1), noise(2)
     at = (points(2) / 2).requires_grad_()
-    twin = (at + 0.1 * noise_at(at, z)).detach().requires_grad_()
+    moved_points = (at + 0.1 * noise_at(at, z)).detach().requires_grad_()
     slopes = [
         torch.autograd.grad(scene.query(where)[1].pow(3).sum(), where)[0]
-        for scene, where in ((field(condition(2), z), at), (field(condition(2)), twin))
+        for scene, where in ((field(condition(2), z), at), (field(condition(2)), moved_points))
     ]
     assert float(slopes[1].norm()) > 0.1
     torch.testing.assert_close(slopes[0], slopes[1])

@@ -55,14 +55,14 @@ def test_values_and_table_gradients_equal_the_naive_loop(log2_table_size: int) -
 def test_point_gradients_equal_the_naive_loop() -> None:
     grid = make_grid(log2_table_size=9)
     points = some_points()[8:24].requires_grad_()
-    twin = points.detach().clone().requires_grad_()
+    copied = points.detach().clone().requires_grad_()
     upstream = torch.randn(
         len(points), grid.num_features, generator=torch.Generator().manual_seed(3)
     ).double()
     grid(points).backward(upstream)
-    reference(grid, twin, grid.table.detach(), 9).backward(upstream)
-    assert twin.grad is not None and float(twin.grad.norm()) > 1
-    torch.testing.assert_close(points.grad, twin.grad, rtol=1e-10, atol=1e-10)
+    reference(grid, copied, grid.table.detach(), 9).backward(upstream)
+    assert copied.grad is not None and float(copied.grad.norm()) > 1
+    torch.testing.assert_close(points.grad, copied.grad, rtol=1e-10, atol=1e-10)
 
 
 def test_gradients_pass_gradcheck() -> None:
@@ -206,7 +206,7 @@ def test_entries_are_rounded_up_and_bounded() -> None:
 def test_auto_takes_plain_torch_for_points_that_the_others_do_not_read(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on a GPU, where auto is a twin that reads points in float32 alone, and says so where it is meant."""
+    """As on a GPU, where auto is a backend that only reads points in float32, and says so if it is named."""
     plain = choose_backend("torch", torch.device("cpu"))
 
     def encode(table: Tensor, points: Tensor, pyramid: Any, dtype: Any = None) -> Tensor:

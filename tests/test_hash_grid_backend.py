@@ -1,4 +1,4 @@
-"""Which twin computes a hash grid: what auto takes, what users are told, what checkpoints know of it."""
+"""Which backend computes a hash grid: what auto takes, what users are told, what checkpoints know of it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No choice is remembered, before and after, and no twin imported."""
+    """No choice is remembered, before and after, and no backend imported."""
     package = sys.modules["scaledreamer.fields"]
     for name in ("hash_grid_triton", "hash_grid_tcnn"):
         monkeypatch.delitem(sys.modules, f"scaledreamer.fields.{name}", raising=False)
@@ -86,7 +86,7 @@ def test_a_missing_one_asked_for_by_name_says_how_to_get_it(name: str, monkeypat
 def test_an_import_that_raises_environment_error_is_understood(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """As tinycudann's does on a machine without a GPU; nor is the twin's own then an ImportError."""
+    """As tinycudann's does on a machine without a GPU; nor is the backend's own then an ImportError."""
     put_module(monkeypatch, tmp_path, "tinycudann", "raise EnvironmentError('Unknown compute capability.')")
     with pytest.raises(EnvironmentError, match="Unknown compute capability"):
         import scaledreamer.fields.hash_grid_tcnn  # noqa: F401

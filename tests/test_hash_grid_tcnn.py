@@ -58,7 +58,7 @@ class Encoding(nn.Module):
 
 
 @pytest.fixture
-def twin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The adapter, importing the stand-in."""
     stand_in: Any = types.ModuleType("tinycudann")
     stand_in.Encoding, stand_in.__version__ = Encoding, "1.7"
@@ -86,10 +86,10 @@ def case() -> tuple[Pyramid, Tensor, Tensor]:
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float16, 2e-3)])
-def test_values_and_gradients_equal_the_torch_twin(twin: Any, dtype: torch.dtype, tolerance: float):
+def test_values_and_gradients_equal_the_torch_backend(backend: Any, dtype: torch.dtype, tolerance: float):
     pyramid, table, points = case()
     outcomes = []
-    for encode in (twin.encode, hash_grid_torch.encode):
+    for encode in (backend.encode, hash_grid_torch.encode):
         features = encode(table, points, pyramid, dtype)
         assert features.dtype == dtype and features.shape == (13, 6)
         upstream = torch.randn(13, 6, generator=torch.Generator().manual_seed(1)).to(dtype)
@@ -99,30 +99,30 @@ def test_values_and_gradients_equal_the_torch_twin(twin: Any, dtype: torch.dtype
         assert float(error) < tolerance
 
 
-def test_parameters_convert_both_ways(twin: Any):
+def test_parameters_convert_both_ways(backend: Any):
     """A table is the vector of a grid of its own: same features, and back again the same table."""
     pyramid, table, points = case()
-    encoding = Encoding(3, twin.encoding_config(pyramid, 2), dtype=torch.float32)
-    flat = twin.to_tcnn(table, pyramid)
+    encoding = Encoding(3, backend.encoding_config(pyramid, 2), dtype=torch.float32)
+    flat = backend.to_tcnn(table, pyramid)
     assert flat.shape == encoding.params.shape
     encoding.params = nn.Parameter(flat.detach().clone())
     inside = points.detach().clamp(-1, 1)
     torch.testing.assert_close(encoding((inside + 1) / 2), hash_grid_torch.encode(table, inside, pyramid))
-    assert torch.equal(twin.from_tcnn(encoding.params, pyramid), table)
+    assert torch.equal(backend.from_tcnn(encoding.params, pyramid), table)
 
 
-def test_offsets_are_multiples_of_8_and_sizes_must_fit(twin: Any):
+def test_offsets_are_multiples_of_8_and_sizes_must_fit(backend: Any):
     pyramid, table, _ = case()
     assert pyramid.entries == (64, 256, 256) and pyramid.starts == (0, 64, 320)
     odd = make_pyramid(num_levels=2, base_resolution=5, growth=1.4, log2_table_size=12)
     assert odd.entries == (128, 344) and odd.starts[1] == 128  # 5^3 = 125 and 7^3 = 343
     with pytest.raises(ValueError, match="the table has 576 entries, its levels have 472"):
-        twin.to_tcnn(table, odd)
+        backend.to_tcnn(table, odd)
     with pytest.raises(ValueError, match="1153 parameters do not belong to a grid of 576 entries"):
-        twin.from_tcnn(torch.zeros(1153), pyramid)
+        backend.from_tcnn(torch.zeros(1153), pyramid)
 
 
-def test_the_module_runs_on_it_and_keeps_its_state(twin: Any):
+def test_the_module_runs_on_it_and_keeps_its_state(backend: Any):
     grid = HashGrid(features_per_level=2, **SHAPE, backend="tinycudann")
     other = HashGrid(features_per_level=2, **SHAPE, backend="torch")
     assert list(grid.state_dict()) == ["table"]
@@ -134,14 +134,14 @@ def test_the_module_runs_on_it_and_keeps_its_state(twin: Any):
     assert line == "hash grid: tinycudann 1.7 on cpu"
 
 
-def test_points_that_are_not_finite_and_second_derivatives(twin: Any):
+def test_points_that_are_not_finite_and_second_derivatives(backend: Any):
     pyramid, table, points = case()
-    (gradient,) = torch.autograd.grad(twin.encode(table, points, pyramid).sum(), points, create_graph=True)
+    (gradient,) = torch.autograd.grad(backend.encode(table, points, pyramid).sum(), points, create_graph=True)
     with pytest.raises(RuntimeError, match="can be differentiated once only"):
         gradient.square().sum().backward()
     far = torch.tensor([[float("inf"), 0.2, float("-inf")]])
     face = torch.tensor([[1, 0.2, -1]])
-    torch.testing.assert_close(twin.encode(table, far, pyramid), twin.encode(table, face, pyramid))
+    torch.testing.assert_close(backend.encode(table, far, pyramid), backend.encode(table, face, pyramid))
 
 
 @pytest.mark.parametrize(
@@ -151,14 +151,14 @@ def test_points_that_are_not_finite_and_second_derivatives(twin: Any):
         (2, torch.bfloat16, "float32 or float16, got torch.float32 and torch.bfloat16"),
     ],
 )
-def test_what_it_does_not_have_is_named(twin: Any, features: int, dtype: torch.dtype, message: str):
+def test_what_it_does_not_have_is_named(backend: Any, features: int, dtype: torch.dtype, message: str):
     pyramid, _, points = case()
     table = torch.zeros(pyramid.num_entries, features)
     with pytest.raises(ValueError, match=message):
-        twin.encode(table, points, pyramid, dtype)
+        backend.encode(table, points, pyramid, dtype)
 
 
-def test_a_level_of_another_size_is_refused(twin: Any, monkeypatch: pytest.MonkeyPatch):
+def test_a_level_of_another_size_is_refused(backend: Any, monkeypatch: pytest.MonkeyPatch):
     """As where float32 rounds a scale across a whole number."""
 
     class Rounded(Encoding):
@@ -168,6 +168,6 @@ def test_a_level_of_another_size_is_refused(twin: Any, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(sys.modules["tinycudann"], "Encoding", Rounded)
     pyramid, table, points = case()
-    twin._encoding.cache_clear()
+    backend._encoding.cache_clear()
     with pytest.raises(ValueError, match="8 parameters instead of 1152.*Change growth slightly"):
-        twin.encode(table, points, pyramid)
+        backend.encode(table, points, pyramid)

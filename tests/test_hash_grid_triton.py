@@ -1,4 +1,4 @@
-"""The Triton twin against the torch twin: on a GPU, or else in Triton's interpreter, in a process of its own
+"""The Triton backend against the torch backend: on a GPU, or else in Triton's interpreter, in its own process
 (whose tests are the ones below that are skipped here), and compiled for GPUs that are not here.
 """
 
@@ -61,7 +61,7 @@ def test_kernels_in_the_interpreter():
 @pytest.mark.parametrize(
     ("features", "log2_table_size", "levels"), [(2, 9, 4), (4, 15, 2), (1, 3, 1), (3, 9, 2), (16, 9, 1)]
 )
-def test_values_and_gradients_equal_the_torch_twin(features: int, log2_table_size: int, levels: int):
+def test_values_and_gradients_equal_the_torch_backend(features: int, log2_table_size: int, levels: int):
     """Dense and hashed levels; one feature, an odd number, and more than fill a sector."""
     pyramid, table, points = case(features, log2_table_size, num_levels=levels)
     got = outcome(hash_grid_triton.encode, table, points, pyramid)
@@ -73,7 +73,7 @@ def test_values_and_gradients_equal_the_torch_twin(features: int, log2_table_siz
 
 @runs
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_equals_the_torch_twin(dtype: torch.dtype):
+def test_half_precision_equals_the_torch_backend(dtype: torch.dtype):
     """Entries and features are rounded alike, and gradients are added up in float32 by both."""
     pyramid, table, points = case(num_levels=3)
     got = outcome(hash_grid_triton.encode, table, points, pyramid, dtype)
@@ -124,10 +124,10 @@ def test_no_points_and_no_second_derivative():
 @runs
 def test_the_module_runs_on_it_and_keeps_its_state():
     grid = HashGrid(features_per_level=2, log2_table_size=9, **SHAPE, backend="triton").to(DEVICE)
-    twin = HashGrid(features_per_level=2, log2_table_size=9, **SHAPE, backend="torch").to(DEVICE)
-    twin.load_state_dict(grid.state_dict())
+    backend = HashGrid(features_per_level=2, log2_table_size=9, **SHAPE, backend="torch").to(DEVICE)
+    backend.load_state_dict(grid.state_dict())
     points = case()[2].detach().view(2, 20, 3)
-    torch.testing.assert_close(grid(points), twin(points))
+    torch.testing.assert_close(grid(points), backend(points))
     with pytest.raises(ValueError, match="takes points in float32.*float64"):
         grid(points.double())
 

@@ -179,9 +179,9 @@ def test_backgrounds_are_learned_per_prompt_and_direction_or_white() -> None:
 
 def test_config_rebuilds_the_generator() -> None:
     generator = trained(hyper_depth=2, background="none")
-    twin = HyperINGP(**generator.config)
-    twin.load_state_dict(generator.state_dict())
-    assert torch.equal(twin(condition(1)).sdf(points(1)), generator(condition(1)).sdf(points(1)))
+    loaded = HyperINGP(**generator.config)
+    loaded.load_state_dict(generator.state_dict())
+    assert torch.equal(loaded(condition(1)).sdf(points(1)), generator(condition(1)).sdf(points(1)))
     assert generator.has_noise is False
 
 

@@ -1,4 +1,4 @@
-"""The constants of a hash grid: all indices of all settings fit the integers that the twins use."""
+"""The constants of a hash grid: all indices of all settings fit the integers that the backends use."""
 
 from __future__ import annotations
 

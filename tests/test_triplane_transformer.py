@@ -289,9 +289,9 @@ def test_every_parameter_gets_a_gradient() -> None:
 
 def test_config_rebuilds_the_generator() -> None:
     generator = trained(mlp_depth=2, background="none")
-    twin = TriplaneTransformer(**generator.config)
-    twin.load_state_dict(generator.state_dict())
-    assert torch.equal(twin(condition(1)).sdf(points(1)), generator(condition(1)).sdf(points(1)))
+    loaded = TriplaneTransformer(**generator.config)
+    loaded.load_state_dict(generator.state_dict())
+    assert torch.equal(loaded(condition(1)).sdf(points(1)), generator(condition(1)).sdf(points(1)))
     assert generator.has_noise is False
 
 

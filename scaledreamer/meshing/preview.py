@@ -174,7 +174,7 @@ def _render_one(lit: Lit, eye: _Eye) -> Float[np.ndarray, "h w 4"]:
     shaded = _shade(lit, eye)
     row, column = (index.ravel() for index in np.indices((size, size), dtype=np.float32))
     directions = eye.directions(row, column)
-    image = _look(lit, eye, shaded, directions).reshape(size, size, 4)
+    image = _cast(lit, eye, shaded, directions).reshape(size, size, 4)
     reach = (3, 3, 1)
     differs = (maximum_filter(image, reach) - minimum_filter(image, reach)).max(axis=-1) > CONTRAST
     row, column = (index.astype(np.float32) for index in differs.nonzero())
@@ -182,7 +182,7 @@ def _render_one(lit: Lit, eye: _Eye) -> Float[np.ndarray, "h w 4"]:
         offsets = (np.arange(SUBSAMPLES, dtype=np.float32) + 0.5) / SUBSAMPLES - 0.5
         down, right = (each.reshape(-1, 1) for each in np.meshgrid(offsets, offsets, indexing="ij"))
         fine = eye.directions((row + down).ravel(), (column + right).ravel())
-        image[differs] = _look(lit, eye, shaded, fine).reshape(SUBSAMPLES**2, -1, 4).mean(axis=0)
+        image[differs] = _cast(lit, eye, shaded, fine).reshape(SUBSAMPLES**2, -1, 4).mean(axis=0)
     image[..., 3] += (1 - image[..., 3]) * _shadow(lit, eye, directions).reshape(size, size)
     return image
 
@@ -200,7 +200,7 @@ def _shade(lit: Lit, eye: _Eye) -> Float[np.ndarray, "vertex 3"]:
     return (matt[:, None] * color + gloss[:, None]).clip(0, 1).astype(np.float32)
 
 
-def _look(
+def _cast(
     lit: Lit, eye: _Eye, shaded: Float[np.ndarray, "vertex 3"], directions: Float[np.ndarray, "ray 3"]
 ) -> Float[np.ndarray, "ray 4"]:
     """Colour and opacity along rays; 0 where they miss the object."""

@@ -234,16 +234,18 @@ class LatentDiffusionPrior(abc.ABC):
 
     def on_meta(self, *, is_tiled: bool = False) -> LatentDiffusionPrior:
         """This prior without weights on the meta device, with undivided calls, to count its cost."""
-        twin = copy.copy(self)
+        copied = copy.copy(self)
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
-                setattr(twin, name, value.to("meta"))
-        twin._schedule = replace(self._schedule, alpha_bar=self._schedule.alpha_bar.to("meta"))
-        twin._autoencoder, twin._unet = (_meta_copy(network) for network in (self._autoencoder, self._unet))
-        twin._parts = Parts()
+                setattr(copied, name, value.to("meta"))
+        copied._schedule = replace(self._schedule, alpha_bar=self._schedule.alpha_bar.to("meta"))
+        copied._autoencoder, copied._unet = (
+            _meta_copy(network) for network in (self._autoencoder, self._unet)
+        )
+        copied._parts = Parts()
         if is_tiled:
-            twin._tile()
-        return twin
+            copied._tile()
+        return copied
 
     # ---- the contract
 
@@ -356,5 +358,5 @@ class LatentDiffusionPrior(abc.ABC):
 
 def _meta_copy(network: Any) -> Any:
     with torch.device("meta"):
-        twin = type(network).from_config(network.config)
-    return nn.Module.to(twin, network.dtype).eval().requires_grad_(False)
+        copied = type(network).from_config(network.config)
+    return nn.Module.to(copied, network.dtype).eval().requires_grad_(False)

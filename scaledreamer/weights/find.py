@@ -143,7 +143,7 @@ def _first(models: Sequence[str], request: _Request, *, is_download: bool) -> _F
     problems = []
     for name in models:
         try:
-            return _look(name, request, is_download)
+            return _find_at(name, request, is_download)
         except PlaceError as problem:
             problems.append((name, problem))
     names: dict[str, list[str]] = {}  # by reason, since an unreachable hub affects all of its models
@@ -157,13 +157,13 @@ def _first(models: Sequence[str], request: _Request, *, is_download: bool) -> _F
     raise WeightsError(f"{many}{reasons}; {'; '.join(hints)}.")
 
 
-def _look(name: str, request: _Request, is_download: bool) -> _Found:
+def _find_at(name: str, request: _Request, is_download: bool) -> _Found:
     path = Path(os.path.expanduser(name))
     if os.path.isdir(path):
-        found = _look_into(path, request)
+        found = _check_folder(path, request)
         return Availability(name, "folder", variant=found), Weights(name, path, variant=found)
     if os.path.isfile(path):
-        return _look_at_file(name, path, request, is_download)
+        return _find_file(name, path, request, is_download)
     if name.endswith((".safetensors", *layout.PICKLED)):
         raise PlaceError(f"no such file{_where_it_ends(path)}", "check the path")
     if name.startswith(("/", ".", "~")) or name.count("/") > 1 or "\\" in name:
@@ -174,7 +174,7 @@ def _look(name: str, request: _Request, is_download: bool) -> _Found:
             "neither a folder nor a file here, nor a hub id (owner/name)",
             "check its spelling, or give a path",
         )
-    return _look_at_hub(name, request, is_download)
+    return _find_on_hub(name, request, is_download)
 
 
 def _where_it_ends(path: Path) -> str:
@@ -188,7 +188,7 @@ def _where_it_ends(path: Path) -> str:
 # --- folders -----------------------------------------------------------------------------------------------
 
 
-def _look_into(folder: Path, request: _Request, *, is_snapshot: bool = False) -> str | None:
+def _check_folder(folder: Path, request: _Request, *, is_snapshot: bool = False) -> str | None:
     """The variant in a folder whose needed files are all present and intact.
 
     Raises: PlaceError.
@@ -230,7 +230,7 @@ def _joined(names: Sequence[str]) -> str:
 # --- checkpoints in one file -------------------------------------------------------------------------------
 
 
-def _look_at_file(name: str, path: Path, request: _Request, is_download: bool) -> _Found:
+def _find_file(name: str, path: Path, request: _Request, is_download: bool) -> _Found:
     if path.suffix in layout.PICKLED:
         raise PlaceError(
             "is a pickled checkpoint, which can run code when it is loaded and is refused",
@@ -261,7 +261,7 @@ def _look_at_file(name: str, path: Path, request: _Request, is_download: bool) -
     for folder in (beside, path.parent):
         if os.path.isdir(folder / "unet"):
             try:
-                _look_into(folder, configurations)
+                _check_folder(folder, configurations)
             except PlaceError as problem:
                 raise PlaceError(f"its configurations in {folder}: {problem.reason}", problem.hint) from None
             check_marks(marks, layout.read_json(folder / SCHEDULER, SCHEDULER), folder)
@@ -276,7 +276,7 @@ def _look_at_file(name: str, path: Path, request: _Request, is_download: bool) -
         raise PlaceError(f"is {kind}, which needs the settings of its own scheduler", put)
     model = CONFIGURATIONS[family]
     try:
-        found, weights = _look_at_hub(model, configurations, is_download)
+        found, weights = _find_on_hub(model, configurations, is_download)
     except PlaceError as problem:
         reason = f"needs the configurations and tokenizers of {model}, which are not on this disk"
         raise PlaceError(f"{reason} ({problem.reason})", f"{problem.hint}; or {put}") from None
@@ -289,7 +289,7 @@ def _look_at_file(name: str, path: Path, request: _Request, is_download: bool) -
 # --- models of a hub ---------------------------------------------------------------------------------------
 
 
-def _look_at_hub(name: str, request: _Request, is_download: bool) -> _Found:
+def _find_on_hub(name: str, request: _Request, is_download: bool) -> _Found:
     def choose(names: Collection[str], read: layout.Read) -> layout.Files:
         _check_family(names, request, read)
         files = layout.needed_files(
@@ -300,7 +300,7 @@ def _look_at_hub(name: str, request: _Request, is_download: bool) -> _Found:
             raise PlaceError(f"no {_joined(files.missing)} in it", hint)
         return files
 
-    wanted = Wanted(choose, lambda folder: _look_into(folder, request, is_snapshot=True))
+    wanted = Wanted(choose, lambda folder: _check_folder(folder, request, is_snapshot=True))
     found = find_model(name, wanted, request.access, is_download=is_download)
     available = Availability(name, "hub", found.missing_files, found.num_bytes, found.variant)
     return available, Weights(name, found.folder, variant=found.variant)

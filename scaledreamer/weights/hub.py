@@ -107,7 +107,7 @@ def list_files(hub: Hub, model: str, revision: str | None, seconds: float) -> Li
     from huggingface_hub import HfApi
 
     api = HfApi(endpoint=hub.address, token=None if hub.has_token else False)
-    info = _ask(
+    info = _within(
         hub,
         model,
         seconds,
@@ -134,7 +134,7 @@ def read_file(hub: Hub, model: str, name: str, commit: str, seconds: float) -> b
         hf_raise_for_status(answer)
         return answer.content
 
-    return _ask(hub, model, seconds, get)
+    return _within(hub, model, seconds, get)
 
 
 def download(hub: Hub, model: str, revision: str | None, names: Sequence[str]) -> Path:
@@ -174,7 +174,7 @@ def check_space(num_bytes: int) -> None:
         )
 
 
-def _ask(hub: Hub, model: str, seconds: float, function: Callable[[], T]) -> T:
+def _within(hub: Hub, model: str, seconds: float, function: Callable[[], T]) -> T:
     """The result of a request, with a limit on the total wait, which includes slow name servers.
 
     The request's own time limit should be longer, so that only this one determines the error.

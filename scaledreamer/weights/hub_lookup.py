@@ -36,11 +36,11 @@ class Wanted:
 
     Attributes:
         choose: selects the needed files from a list of names, given a function that reads a JSON file.
-        look_into: the variant of which a folder has all files. Raises PlaceError if some are missing.
+        check_folder: the variant of which a folder has all files. Raises PlaceError if some are missing.
     """
 
     choose: Callable[[Collection[str], layout.Read], layout.Files]
-    look_into: Callable[[Path], str | None]
+    check_folder: Callable[[Path], str | None]
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def find_model(name: str, wanted: Wanted, access: Access, *, is_download: bool) 
     folder = hub.cached_folder(name, access.revision)
     try:
         if folder is not None:
-            return Found(folder, wanted.look_into(folder))
+            return Found(folder, wanted.check_folder(folder))
         on_disk = f"nothing of it is in {hub.cache_folder()}"
     except PlaceError as problem:
         on_disk = f"{folder} {problem.reason}"
@@ -113,7 +113,7 @@ def _is_cached(name: str, wanted: Wanted, access: Access) -> bool:
     if folder is None:
         return False
     try:
-        wanted.look_into(folder)
+        wanted.check_folder(folder)
     except PlaceError:
         return False
     return True
@@ -150,7 +150,7 @@ def _find_at(
     if is_download:  # even if nothing is missing: it records the revision's commit for offline use
         folder = hub.download(place, name, access.revision, files.present)
     assert folder is not None
-    return Found(folder, wanted.look_into(folder))
+    return Found(folder, wanted.check_folder(folder))
 
 
 def _parsed(content: bytes, file: str, place: hub.Hub) -> Any:

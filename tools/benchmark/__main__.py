@@ -11,7 +11,7 @@
 `step`: each part's share of a training step. `render`: volume rendering beside nerfacc's in pure torch.
 `generator`: every architecture. `prompts`: how fast prompts come out of shards, beside a plain
 webdataset pipeline over the same ones, and what a corpus of 10^9 costs. `prior`: how fast a full-size prior
-runs, of what the device can do; no weights need to be there. `field`: the hash grid's twins beside a naive
+runs, of what the device can do; no weights need to be there. `field`: the hash grid's backends beside a naive
 grid. `meshes`: topology and distances of simplified meshes of unseen prompts.
 Nothing is written but the file of --json.
 Exit status: 0 done; 2 bad input; 130 interrupted.

@@ -1,4 +1,4 @@
-"""How fast the hash grid's twins are, beside a naive grid in torch: `python -m tools.benchmark field`."""
+"""How fast the hash grid's backends are, beside a naive grid in torch: `python -m tools.benchmark field`."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def measure_field(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Every twin that works on the device, and the naive grid, on the same points, taking turns.
+    """Every backend that works on the device, and the naive grid, on the same points, taking turns.
 
     Returns: `grids` by name, each with its settings, its table's entries, and by the points' order and the
-        twin: forward and backward seconds (median), points per second of both together, how many times as
+        backend: forward and backward seconds (median), points per second of both together, how many times as
         fast as the naive grid that is, and the relative error of features and of the table's gradient against
-        the torch twin; `left_out`, why a twin is missing; and what was measured.
+        the torch backend; `left_out`, why a backend is missing; and what was measured.
 
     Raises: ValueError for options that are out of range.
     """
@@ -238,9 +238,9 @@ def format_field(report: dict[str, Any]) -> str:
             f"  {'points':8}{'grid':14}{'forward ms':>11}{'backward':>10}{'M points/s':>12}{'naive':>8}"
         )
         for order in ORDERS:
-            for twin, found in grid[order].items():
+            for backend, found in grid[order].items():
                 lines.append(
-                    f"  {order:8}{twin:14}{1000 * found['forward_seconds']:11.2f}"
+                    f"  {order:8}{backend:14}{1000 * found['forward_seconds']:11.2f}"
                     f"{1000 * found['backward_seconds']:10.2f}{found['points_per_second'] / 1e6:12.2f}"
                     f"{found['times_naive']:7.1f}x"
                 )

@@ -54,7 +54,7 @@ def measure_generators(config: Config, arguments: argparse.Namespace) -> dict[st
         z = make_noise(generator, batch)
         best: list[float] = []
 
-        def ask(scene: Any) -> Tensor:
+        def query(scene: Any) -> Tensor:
             sdf, features = scene.query(points)
             return sdf.square().sum() + features.square().sum()
 
@@ -62,7 +62,7 @@ def measure_generators(config: Config, arguments: argparse.Namespace) -> dict[st
             times = [clock()]
             scene = generator(condition, z)
             times.append(clock())
-            loss = ask(scene)
+            loss = query(scene)
             times.append(clock())
             loss.backward()
             times.append(clock())
@@ -74,7 +74,7 @@ def measure_generators(config: Config, arguments: argparse.Namespace) -> dict[st
         rows[name]["points_per_second"] = batch * num_points / sum(best)
         rows[name]["parameters"] = sum(parameter.numel() for parameter in generator.parameters())
         rows[name]["peak_bytes"] = count(
-            lambda generator=generator, condition=condition, z=z: ask(generator(condition, z)).backward()
+            lambda generator=generator, condition=condition, z=z: query(generator(condition, z)).backward()
         ).peak_bytes
     return {"what": "generator", "rows": rows, "prompts": batch, "points": num_points} | machine()
 

@@ -63,7 +63,7 @@ def measure_prior(arguments: argparse.Namespace) -> dict[str, Any]:
     device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     name = arguments.dtype or ("bfloat16" if device.type == "cuda" else "float32")
     dtype = getattr(torch, name)
-    prior, twin = load(arguments, dtype, device)
+    prior, unweighted = load(arguments, dtype, device)
     prior.run_as(
         compile=arguments.compile,
         cuda_graphs=arguments.cuda_graphs,
@@ -74,7 +74,7 @@ def measure_prior(arguments: argparse.Namespace) -> dict[str, Any]:
     )
     rate = matrix_rate(dtype, device)
     # Counted undivided on the meta device: what is computed twice to save memory is no more work done.
-    counted = StepInputs(twin, arguments.batch, branches=BRANCHES)
+    counted = StepInputs(unweighted, arguments.batch, branches=BRANCHES)
     step = StepInputs(prior, arguments.batch, branches=BRANCHES)
     parts = {}
     for part, method in PARTS.items():
@@ -89,7 +89,9 @@ def measure_prior(arguments: argparse.Namespace) -> dict[str, Any]:
             "memory_mib": memory,
             "counted_mib": cost.peak_bytes / MIB,
         }
-    sizes = {part: sum(p.nbytes for p in network.parameters()) for part, network in twin.networks().items()}
+    sizes = {
+        part: sum(p.nbytes for p in network.parameters()) for part, network in unweighted.networks().items()
+    }
     return {
         "prior": arguments.model or arguments.prior + (" (small)" if arguments.small else ""),
         "parts": parts,
@@ -131,13 +133,13 @@ def load(arguments: argparse.Namespace, dtype: Any, device: Any) -> tuple[Any, A
         return prior, prior.on_meta()
     options: Any = {"small": arguments.small, "image_size": arguments.image_size}
     networks = full_size(arguments.prior, dtype, **options)
-    twin = assemble(arguments.prior, networks)
+    unweighted = assemble(arguments.prior, networks)
     # The text encoders stay without weights: texts are encoded once in a run, not in its steps.
     filled = {
         part: fill_with_noise(full_size(arguments.prior, dtype, **options)[part], device)
         for part in ("vae", "unet")
     }
-    return assemble(arguments.prior, networks | filled), twin
+    return assemble(arguments.prior, networks | filled), unweighted
 
 
 def matrix_rate(dtype: Any, device: Any) -> float:
