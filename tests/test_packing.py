@@ -1,4 +1,4 @@
-"""Asking a scene where it is worth it against asking everywhere; memory budgets against counted memory."""
+"""Masked queries of a scene against queries everywhere; memory budgets against counted memory."""
 
 from __future__ import annotations
 

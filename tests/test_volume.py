@@ -187,7 +187,7 @@ def test_dropped_rays_are_next_to_invisible() -> None:
 
 
 def test_an_empty_scene_shows_its_background_and_can_be_differentiated() -> None:
-    """It is asked for one point at least, so that there is something to differentiate."""
+    """It is queried at one point at least, so that there is something to differentiate."""
     bias = torch.zeros((), requires_grad=True)
 
     def far_away(p: Tensor) -> Tensor:
@@ -246,9 +246,9 @@ def test_chunks_make_no_difference() -> None:
 
 
 def test_a_chunk_asks_for_the_samples_of_its_rays_alone() -> None:
-    scene, asked = recorded(bumpy)
+    scene, queried = recorded(bumpy)
     volume_renderer(min_opacity=0.0)(scene, front(), 10, 8, chunk_size=37)
-    assert [points.shape[1] for points in asked] == [37 * 16, 37 * 16, 6 * 16]
+    assert [points.shape[1] for points in queried] == [37 * 16, 37 * 16, 6 * 16]
 
 
 def test_a_budget_bounds_what_is_done_before_the_samples_too() -> None:
@@ -292,10 +292,10 @@ def test_gradients_of_chunks_are_those_of_the_whole(settings: dict[str, Any]) ->
 
 
 def test_samples_that_are_left_out_stay_below_the_opacity_that_may_be_missed() -> None:
-    scene, asked = recorded(bumpy)
+    scene, queried = recorded(bumpy)
     whole = volume_renderer(min_opacity=0.0)(scene, front(), 24, 24)
     kept = volume_renderer()(scene, front(), 24, 24)
-    num_all, num_kept = (points.shape[1] for points in asked)
+    num_all, num_kept = (points.shape[1] for points in queried)
     num_rays = int((kept.opacity > 0).sum())
     assert num_all == 24**2 * 16 and num_kept < 0.85 * num_rays * 16
     # Of a ray of the coarse pass' opinion; that of the scene itself may be a little more.
@@ -305,14 +305,14 @@ def test_samples_that_are_left_out_stay_below_the_opacity_that_may_be_missed() -
 
 def test_nothing_is_asked_behind_an_opaque_surface_or_far_in_front_of_it() -> None:
     """Of a ball of radius 0.7: nothing near its centre, nothing where its density has gone."""
-    scene, asked = recorded(lambda p: p.norm(dim=-1) - 0.7)
+    scene, queried = recorded(lambda p: p.norm(dim=-1) - 0.7)
     out = volume_renderer(beta=1 / 60, num_resampled=32)(scene, front(), 24, 24)
-    radii = asked[0].norm(dim=-1)
+    radii = queried[0].norm(dim=-1)
     assert float(out.opacity.max()) > 0.999
     assert float(radii.min()) > 0.4 and float(radii.max()) < 0.95
-    asked.clear()
+    queried.clear()
     volume_renderer(beta=1 / 60, num_resampled=32, min_opacity=0)(scene, front(), 24, 24)
-    assert float(asked[0].norm(dim=-1).min()) < 0.3 and float(asked[0].norm(dim=-1).max()) > 1.0
+    assert float(queried[0].norm(dim=-1).min()) < 0.3 and float(queried[0].norm(dim=-1).max()) > 1.0
 
 
 def test_prompts_one_by_one_are_prompts_together() -> None:

@@ -1,4 +1,4 @@
-"""Where the volume renderer looks: between near and far, at the proposals and what is resampled from them."""
+"""Samples of the volume renderer: from near to far, at the proposals and at what is resampled from them."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def test_nothing_is_asked_before_near_or_behind_far() -> None:
     cameras, size = close_up(), 8
     origins, directions = (rays.flatten(1, 3) for rays in cameras.rays(size, size))
     for near, far in ((0.05, 2.0), (0.3, 0.7)):
-        scene, asked = recorded(bumpy)
+        scene, queried = recorded(bumpy)
         published(near=near, far=far)(scene, cameras, size, size, jitter=torch.rand(1, 1, size, size))
-        depths = (asked[0].unflatten(1, (size**2, -1)) - origins[:, :, None]).norm(dim=-1)
+        depths = (queried[0].unflatten(1, (size**2, -1)) - origins[:, :, None]).norm(dim=-1)
         enter, leave, _ = cube_interval(origins, directions, 1.0, near, far)
         assert float(depths.min()) >= near - 1e-6 and float(depths.max()) <= far + 1e-6
         assert bool((depths >= enter[..., None] - 1e-5).all() & (depths <= leave[..., None] + 1e-5).all())
@@ -74,13 +74,13 @@ def test_the_nearest_camera_sees_the_initial_sphere_in_front_of_the_near_plane_u
 
 
 def test_the_union_has_each_interval_of_the_proposals_and_of_what_is_resampled() -> None:
-    """193 of a ray, which tile it, cut at all the proposals' edges; all are asked with gradients."""
+    """193 of a ray, which tile it, cut at all the proposals' edges; all are queried with gradients."""
     assert published().renderer.num_samples == 193
     cameras, size = close_up(), 6
-    scene, asked = recorded(bumpy)
+    scene, queried = recorded(bumpy)
     renderer = published()
     renderer(scene, cameras, size, size)
-    assert [points.shape[1] for points in asked] == [193 * size**2]
+    assert [points.shape[1] for points in queried] == [193 * size**2]
 
     origins, directions = (rays.flatten(1, 3) for rays in cameras.rays(size, size))
     middle = torch.full_like(origins[..., 0], 0.5)
@@ -110,7 +110,7 @@ def test_resampled_intervals_lie_where_the_light_is_stopped() -> None:
 
 
 def test_proposals_carry_no_gradient() -> None:
-    """A scene whose distance for the proposals has a parameter of its own; no graph while they are asked."""
+    """A scene whose distance for the proposals has a parameter of its own; no graph for its queries."""
     proposed, rendered = torch.zeros((), requires_grad=True), torch.zeros((), requires_grad=True)
     with_graph: list[bool] = []
 
@@ -155,10 +155,10 @@ def test_chunks_of_a_union_make_no_difference(settings: dict[str, Any]) -> None:
 
 def test_samples_of_a_union_that_nobody_sees_may_be_left_out() -> None:
     """Limit of min_opacity: shares below it, over all 193 intervals, are what a ray may lose."""
-    scene, asked = recorded(bumpy)
+    scene, queried = recorded(bumpy)
     whole = published(far=6.0)(scene, front(), 12, 12)
     kept = published(far=6.0, min_opacity=0.01)(scene, front(), 12, 12)
-    assert asked[1].shape[1] < 0.5 * asked[0].shape[1]
+    assert queried[1].shape[1] < 0.5 * queried[0].shape[1]
     assert float((whole.opacity - kept.opacity).max()) < 0.02
 
 

@@ -38,7 +38,6 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -46,7 +45,8 @@ from torch.utils.checkpoint import checkpoint
 from scaledreamer.cameras import Cameras
 from scaledreamer.contracts import Rendering, Scene
 from scaledreamer.draws import Draws
-from scaledreamer.fields.sdf import volsdf_density, volsdf_depths
+from scaledreamer.fields.sdf import volsdf_depths
+from scaledreamer.rendering.lattice import CoarseLattice
 from scaledreamer.rendering.packing import (
     COMPOSITING_BYTES,
     bytes_per_sample,
@@ -245,18 +245,6 @@ class VolumeRenderer:
         return Rendering(rgb + (1 - opacity) * behind, opacity, depth, maps.get("normal"))
 
     @torch.no_grad()
-    def _lattice(
-        self, scene: Scene, like: Float[Tensor, "batch n 3"], at_once: int
-    ) -> Float[Tensor, "batch 1 z y x"]:
-        """Signed distances at the points of a lattice over the cube, shared by the batch."""
-        size = self.lattice_resolution
-        axis = torch.linspace(-self.radius, self.radius, size, dtype=like.dtype, device=like.device)
-        z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
-        points = torch.stack([x, y, z], -1).view(1, -1, 3).expand(len(like), -1, -1)
-        sdf = torch.cat([scene.sdf(piece) for piece in points.split(at_once, 1)], 1)
-        return sdf.view(-1, 1, size, size, size)
-
-    @torch.no_grad()
     def _plan(
         self,
         scene: Scene,
@@ -285,7 +273,9 @@ class VolumeRenderer:
             at_once = min(at_once, int(room / most / COMPOSITING_BYTES))
             lattice_at_once = min(lattice_at_once, int(room / sample_bytes))
         at_once = max(at_once, 1)
-        lattice = self._lattice(scene, origins, max(lattice_at_once, 1))
+        lattice = CoarseLattice.sample(
+            scene, self.lattice_resolution, self.radius, origins, max(lattice_at_once, 1)
+        )
         enter, leave, _ = cube_interval(origins, directions, self.radius, self.near, self.far)
         rays = (origins, directions, enter, leave)
         pieces = zip(*(values.split(at_once, 1) for values in rays), strict=True)
@@ -305,7 +295,7 @@ class VolumeRenderer:
 
     def _coarse_weights(
         self,
-        lattice: Float[Tensor, "batch 1 z y x"],
+        lattice: CoarseLattice,
         origins: Float[Tensor, "batch ray 3"],
         directions: Float[Tensor, "batch ray 3"],
         enter: Float[Tensor, "batch ray"],
@@ -314,11 +304,11 @@ class VolumeRenderer:
         """Compositing weights of equal intervals from the lattice."""
         depths = stratified_depths(enter, leave, self.num_proposals)
         lengths = ((leave - enter) / self.num_proposals)[..., None].expand_as(depths)
-        return self._weights_at(lattice, origins, directions, depths, lengths)
+        return lattice.weights_at(self.beta, origins, directions, depths, lengths)
 
     def _samples(
         self,
-        lattice: Float[Tensor, "batch 1 z y x"],
+        lattice: CoarseLattice,
         origins: Float[Tensor, "batch ray 3"],
         directions: Float[Tensor, "batch ray 3"],
         weights: Float[Tensor, "batch ray bin"],
@@ -335,26 +325,9 @@ class VolumeRenderer:
         depths = edges[..., :-1] + lengths * position[..., None]
         is_seen = is_visible[..., None].expand_as(depths)
         if self.min_opacity > 0:
-            share = self._weights_at(lattice, origins, directions, depths, lengths)
+            share = lattice.weights_at(self.beta, origins, directions, depths, lengths)
             is_seen = is_seen & (share > self.min_opacity / self.num_samples)
         return depths, lengths, is_seen
-
-    def _weights_at(
-        self,
-        lattice: Float[Tensor, "batch 1 z y x"],
-        origins: Float[Tensor, "batch ray 3"],
-        directions: Float[Tensor, "batch ray 3"],
-        depths: Float[Tensor, "batch ray sample"],
-        lengths: Float[Tensor, "batch ray sample"],
-    ) -> Float[Tensor, "batch ray sample"]:
-        """Compositing weights from the lattice's distances, with a density no sharper than it resolves."""
-        points = torch.addcmul(
-            (origins / self.radius)[:, :, None], (directions / self.radius)[:, :, None], depths[..., None]
-        )
-        sdf = F.grid_sample(lattice, points[:, None], align_corners=True, padding_mode="border")
-        spacing = 2 * self.radius / (self.lattice_resolution - 1)
-        density = volsdf_density(sdf[:, 0, 0], max(self.beta, spacing / 4))
-        return compositing_weights(density, lengths)
 
     def _edges(
         self,
