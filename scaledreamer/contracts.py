@@ -12,7 +12,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -78,10 +78,18 @@ class Generator(nn.Module, abc.ABC):
     Attributes:
         has_noise: whether it takes noise z.
         noise_dim: length of the noise of one prompt.
+        repeats_on_gpu: whether torch can repeat its gradients on a GPU bit for bit; it cannot repeat those of
+            `grid_sample` and of trilinear interpolation, see `torch.use_deterministic_algorithms`.
+        makes_features_first: whether most of a forward pass comes before the first query of the scene, which
+            then has `features`: a dataclass with what was made.
+        config: its constructor's arguments as an export keeps them: all but what depends on the machine.
     """
 
     has_noise: bool = False
     noise_dim: int = 0
+    repeats_on_gpu: ClassVar[bool] = True
+    makes_features_first: ClassVar[bool] = False
+    config: dict[str, Any]
 
     @abc.abstractmethod
     def forward(self, text: GeneratorText, z: Float[Tensor, "batch noise_dim"] | None = None) -> SceneBatch:
@@ -89,6 +97,40 @@ class Generator(nn.Module, abc.ABC):
 
         Raises: ValueError for noise that it does not take, missing noise, or noise of another shape.
         """
+
+    @classmethod
+    def text_settings(cls, condition_dim: int, token_dim: int) -> dict[str, int]:
+        """Constructor arguments that the text conditioner decides; here of one that reads the pooled vector.
+
+        Args:
+            condition_dim: length of the conditioner's pooled vector.
+            token_dim: length of its token vectors.
+        """
+        del token_dim
+        return {"condition_dim": condition_dim}
+
+    @classmethod
+    def backend_line(cls, settings: dict[str, Any], device: torch.device) -> str | None:
+        """One line on what computes its slowest part on a device; None where there is no choice.
+
+        Args:
+            settings: its constructor's.
+
+        Raises: ValueError, beginning with the setting's name, if its choice does not work there.
+        """
+        del settings, device
+        return None
+
+    @classmethod
+    def small_settings(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        """Settings with which a query costs the same and everything before it next to nothing.
+
+        Estimates of memory and time count a few passes of such a generator.
+        """
+        return dict(settings)
+
+    def prepare_export(self) -> None:
+        """Computes what an exported generator needs beside its trained weights."""
 
 
 # --- rendering --------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scaledreamer.config import GeneratorSettings, free_settings
 from scaledreamer.home import expand_home
 from scaledreamer.weights.hub import PATIENCE
 from scaledreamer.weights.hub_lookup import Access, Found, Wanted, find_model, is_hub_id
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from torch import Tensor, nn
+
+    from scaledreamer.contracts import Generator
 
 CLASS_NAME = "TextTo3D"
 FORMAT_VERSION = 1
@@ -260,6 +263,35 @@ def load_weights(generator: nn.Module, folder: Path) -> None:
             f"checkpoint {folder}: {WEIGHTS} does not belong to its {INDEX}: {wrong}; export it again"
         )
     generator.load_state_dict(weights)
+
+
+def start_from(
+    generator: Generator, settings: GeneratorSettings, place: str, access: Access | None = None
+) -> None:
+    """Gives a new generator the weights of a run or of an exported generator (a warm restart: no optimizer).
+
+    Args:
+        settings: those that the generator was made with.
+        place, access: as of `find_generator`.
+
+    Raises: ValueError if there is none, or one of other settings.
+    """
+    free = free_settings(type(settings.chosen))
+    try:
+        found = find_generator(place, access)
+        index = read_index(found)
+        check_files(found, index)
+        theirs = {"name": index["generator"]["name"]} | index["generator"]["settings"]
+        ours = {"name": settings.name} | generator.config
+        wrong = [key for key in ours if key not in free and ours[key] != theirs.get(key)]
+        if wrong:
+            raise ValueError(
+                f"{found} has {wrong[0]} {theirs.get(wrong[0])!r}, this configuration {ours[wrong[0]]!r}; "
+                "set the same, or generator.start=null"
+            )
+        load_weights(generator, found)
+    except ValueError as error:
+        raise ValueError(f"generator.start: {error}") from None
 
 
 def differences(generator: nn.Module, weights: Mapping[str, Tensor]) -> str | None:

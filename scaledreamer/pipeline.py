@@ -23,9 +23,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from scaledreamer import rendering
+from scaledreamer import generators, rendering
 from scaledreamer.asset import Asset
-from scaledreamer.build import make_generator
 from scaledreamer.contracts import GeneratorText, Renderer, Scene, SceneBatch
 from scaledreamer.exported import (
     CLASS_NAME,
@@ -42,7 +41,7 @@ from scaledreamer.exported import (
 )
 from scaledreamer.files import replacing_folder
 from scaledreamer.os_errors import advice, reason
-from scaledreamer.prompts.check import check_prompt
+from scaledreamer.prompt_text import check_prompt
 from scaledreamer.prompts.conditioner import TextConditioner
 from scaledreamer.prompts.interpolation import interpolate_conditions
 from scaledreamer.prompts.stream import SampleRandom
@@ -110,7 +109,7 @@ class TextTo3D:
         index = read_index(folder)
         check_files(folder, index)
         try:
-            generator = make_generator(index["generator"]["name"], index["generator"]["settings"])
+            generator = generators.make(index["generator"]["name"], index["generator"]["settings"])
         except ValueError as error:
             raise ValueError(
                 f"checkpoint {folder}: {error} Use the version of scaledreamer that exported it, or export "
@@ -319,8 +318,7 @@ class TextTo3D:
             "renderer": self.renderer,
             "step": self.step,
         }
-        if hasattr(self.generator, "prepare_export"):
-            self.generator.prepare_export()
+        self.generator.prepare_export()
         tensors = {
             name: (value.to(dtype) if value.is_floating_point() else value).cpu().contiguous()
             for name, value in self.generator.state_dict().items()

@@ -9,8 +9,8 @@ import pytest
 import torch
 import yaml
 
-from scaledreamer import build
 from scaledreamer.config import Config, load_config
+from scaledreamer.evaluation.validation import make_validation
 
 ROOT = Path(__file__).parent.parent
 
@@ -26,7 +26,7 @@ def check(path: Path, overrides: list[str]) -> Config:
     """Reads a configuration and checks what needs no weights."""
     config = load_config(path, overrides)
     if config.evaluation.every is not None and not config.prompts.is_tinyworld:
-        build.build_validation(config, torch.device("cpu"))
+        make_validation(config, torch.device("cpu"))
     return config
 
 
@@ -64,7 +64,8 @@ def test_settings_that_a_message_advises_cure_what_a_file_sets(
 
 def test_no_message_on_a_setting_says_to_leave_it_out() -> None:
     package = ROOT / "scaledreamer"
-    named = ["build", "priors/running", "priors/latent_diffusion", "weights/find"]
+    named = ["assemble", "downloads", "exported", "generators/__init__", "prompts/assembly"]
+    named += ["evaluation/validation", "priors/running", "priors/latent_diffusion", "weights/find"]
     for module in [*(package / "config").glob("*.py"), *(package / f"{name}.py" for name in named)]:
         text = module.read_text(encoding="utf-8")
         assert not re.search(r"leave (it|them) out|leave out one|[Ll]eave \{\w+\} out", text), module

@@ -8,10 +8,10 @@ import sys
 import pytest
 import torch
 
-from scaledreamer.build import TINY_PRIOR
 from scaledreamer.prompts.conditioner import TextConditioner
 from scaledreamer.tinyworld import grammar
 from scaledreamer.tinyworld.text import attribute_labels, build_tokenizer
+from scaledreamer.weights.places import TINY_PRIOR
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from scaledreamer import build
+from scaledreamer import generators
 from scaledreamer.config import Config, dump_config, flatten, load_config, parse_config, read_yaml, valid_keys
 from scaledreamer.config.renamed import RENAMED
 from scaledreamer.schedules import Constant, Linear
@@ -121,7 +121,8 @@ def test_image_size_is_a_number_or_a_schedule_and_memory_is_for_the_largest() ->
 
 def test_config_and_help_need_no_torch() -> None:
     code = (
-        "import sys, contextlib, scaledreamer.config, scaledreamer.build, scaledreamer.cli.train as t\n"
+        "import sys, contextlib, scaledreamer.config, scaledreamer.downloads, scaledreamer.generators\n"
+        "import scaledreamer.cli.train as t\n"
         "with contextlib.suppress(SystemExit): t.main(['--help'])\n"
         "assert 'torch' not in sys.modules and 'numpy' not in sys.modules\n"
     )
@@ -136,14 +137,14 @@ def test_what_cannot_repeat_on_a_gpu_is_refused_there_if_it_has_to() -> None:
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     for name in ("conv3d_net", "triplane_transformer"):
         config = load_config(None, [f"generator.name={name}", "training.deterministic=true"])
-        build.check_deterministic(config, cpu)
+        generators.check_repeats(config.generator, cpu)
         message = (
             f"training.deterministic: got true, .* generator.name={name} do not repeat on a GPU; set it to"
         )
         with pytest.raises(ValueError, match=message):
-            build.check_deterministic(config, cuda)
-        build.check_deterministic(load_config(None, [f"generator.name={name}"]), cuda)
-    build.check_deterministic(load_config(None, ["training.deterministic=true"]), cuda)
+            generators.check_repeats(config.generator, cuda)
+    generators.check_repeats(load_config(None, ["generator.name=field"]).generator, cuda)
+    generators.check_repeats(Config().generator, cuda)
 
 
 def test_schedules_arrive_parsed_and_come_back_as_they_were_given(tmp_path: Path) -> None:

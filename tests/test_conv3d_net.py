@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from scaledreamer.build import make_generator as build_generator
+from scaledreamer import generators
 from scaledreamer.cli.train import main
 from scaledreamer.config import load_config
 from scaledreamer.contracts import GeneratorText, Scene
@@ -322,7 +322,7 @@ def test_the_mean_style_is_the_same_each_time_and_a_part_of_the_state() -> None:
 
 def test_config_rebuilds_the_generator() -> None:
     generator = trained(mapping_depth=3, background="none", resolution=16)
-    loaded = build_generator("conv3d_net", generator.config)
+    loaded = generators.make("conv3d_net", generator.config)
     loaded.load_state_dict(generator.state_dict())
     z = noise(generator, 1)
     assert torch.equal(loaded(condition(1), z).sdf(points(1)), generator(condition(1), z).sdf(points(1)))
@@ -364,7 +364,7 @@ def test_missing_noise_and_other_shapes_are_refused() -> None:
 def pipe() -> TextTo3D:
     pipe = tiny_pipeline()
     pipe.generator_name = "conv3d_net"
-    pipe.generator = build_generator("conv3d_net", {"condition_dim": 16, **SMALL})
+    pipe.generator = generators.make("conv3d_net", {"condition_dim": 16, **SMALL})
     with torch.no_grad():
         pipe.generator.get_submodule("decoder.sdf.2").get_parameter("weight").normal_(0, 0.1)
     return pipe

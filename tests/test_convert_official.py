@@ -16,11 +16,11 @@ import yaml
 from torch import Tensor
 from torch.nn import functional as F
 
-from scaledreamer import build
-from scaledreamer.build import make_generator
+from scaledreamer import generators
 from scaledreamer.cli import convert_official
+from scaledreamer.config import GeneratorSettings
 from scaledreamer.contracts import GeneratorText
-from scaledreamer.exported import load_weights, read_index
+from scaledreamer.exported import load_weights, read_index, start_from
 from scaledreamer.official import hyper_ingp
 from scaledreamer.official.checkpoint import architecture, converter
 from scaledreamer.pipeline import TextTo3D
@@ -163,7 +163,7 @@ def test_hyper_ingp_gives_the_official_numbers() -> None:
     state = hyper_state()
     assert architecture(state) == "hyper_ingp"
     settings, weights = converter("hyper_ingp")(state, HYPER_SETTINGS)
-    generator = make_generator("hyper_ingp", settings)
+    generator = generators.make("hyper_ingp", settings)
     generator.load_state_dict(weights)
     sdf, rgb = generator(condition()).query(points())
     expected_sdf, expected_rgb = official_hyper(state, condition().pooled[0], 2 * points()[0])
@@ -177,7 +177,7 @@ def test_triplane_transformer_gives_the_official_numbers() -> None:
     state = triplane_state()
     assert architecture(state) == "triplane_transformer"
     settings, weights = converter("triplane_transformer")(state, TRIPLANE_SETTINGS)
-    generator = make_generator("triplane_transformer", settings)
+    generator = generators.make("triplane_transformer", settings)
     generator.load_state_dict(weights)
     sdf, rgb = generator(condition()).query(points())
     expected_sdf, expected_rgb = official_triplane(state, condition().tokens[0], 2 * points()[0])
@@ -202,12 +202,12 @@ def test_a_conv3d_net_becomes_an_exported_generator(tmp_path: Path) -> None:
     )
     index = read_index(tmp_path / "out")
     assert index["generator"]["name"] == "conv3d_net" and index["step"] == 123
-    generator: Any = make_generator("conv3d_net", index["generator"]["settings"])
+    generator: Any = generators.make("conv3d_net", index["generator"]["settings"])
     load_weights(generator, tmp_path / "out")
     given = condition()._replace(pooled=condition().pooled[:1, :5])
     scene = generator(given, torch.ones(1, generator.noise_dim))
     settings, weights = converter("conv3d_net")(state, {})
-    other: Any = make_generator("conv3d_net", settings)
+    other: Any = generators.make("conv3d_net", settings)
     other.load_state_dict(weights)
     expected = other(given, torch.ones(1, other.noise_dim))
     for found, wanted in zip(scene.query(points()[:1]), expected.query(points()[:1]), strict=True):
@@ -251,8 +251,8 @@ def test_without_a_text_encoder_a_training_can_start_from_it(
     assert convert_official.main([str(checkpoint), "--out", str(out), "--config", str(config)]) == 0
     assert "(no text encoder)" in capsys.readouterr().out
     settings, weights = converter("triplane_transformer")(triplane_state(), TRIPLANE_SETTINGS)
-    generator = make_generator("triplane_transformer", settings)
-    build.start_from(generator, "triplane_transformer", settings, str(out))
+    generator = generators.make("triplane_transformer", settings)
+    start_from(generator, GeneratorSettings(name="triplane_transformer"), str(out))
     torch.testing.assert_close(generator.state_dict(), weights)
 
 

@@ -14,22 +14,22 @@ from typing import Any
 
 import pytest
 
-from scaledreamer.build import TINY_PRIOR
 from scaledreamer.cli import doctor
 from scaledreamer.config import load_config
 from scaledreamer.doctor import files, machine, memory, networks, speed
 from scaledreamer.doctor.child import ChildError, ask
 from scaledreamer.doctor.findings import WIDTH, Finding, Section, num_errors, size, summary
 from scaledreamer.launch.environment import LAUNCHED
+from scaledreamer.weights.places import TINY_PRIOR
 
 ROOT = Path(__file__).parent.parent
 LARGER = ["training.batch_size=16", "renderer.image_size=64", "generator.hyper_ingp.hyper_width=512"]
 STEPS = """
 import sys
-from scaledreamer.build import build_trainer
+from scaledreamer.assemble import make_trainer
 from scaledreamer.config import load_config
 from scaledreamer.launch.process import start_process
-trainer = build_trainer(load_config("tiny", sys.argv[1:]), start_process("cpu"))
+trainer = make_trainer(load_config("tiny", sys.argv[1:]), start_process("cpu"))
 for step in range(3):
     trainer.step(step)
 print(*(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM:")))
@@ -262,11 +262,12 @@ def test_optimizers_keep_what_is_counted():
 
     for name in ("adam", "adamw", "adan", "sgd"):
         module = torch.nn.Linear(3, 5, bias=False)
-        optimizer = make_optimizer(module, name=name)
+        settings = load_config(None, [f"optimizer.name={name}"])
+        optimizer = make_optimizer(module, settings.optimizer)
         module(torch.ones(1, 3)).sum().backward()
         optimizer.step()
         kept = [v for v in optimizer.state[module.weight].values() if getattr(v, "shape", None) == (5, 3)]
-        assert len(kept) == files.num_moments(load_config(None, [f"optimizer.name={name}"])), name
+        assert len(kept) == files.num_moments(settings), name
 
 
 def test_costs_of_rendering_grow_as_counted():

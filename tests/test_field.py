@@ -10,14 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from scaledreamer import build
+from scaledreamer import generators
+from scaledreamer.assemble import make_camera_sampler
 from scaledreamer.config import Config, load_config
 from scaledreamer.contracts import GeneratorText, Scene
 from scaledreamer.doctor.files import check_prompts
 from scaledreamer.generators.field import Field, noise_at
 from scaledreamer.pipeline import TextTo3D
+from scaledreamer.prompts.assembly import make_prompts, make_source
 from scaledreamer.prompts.source import PromptList
 from scaledreamer.rendering.volume import VolumeRenderer
+from scaledreamer.training.regularizers import make_regularizers
 from scaledreamer.training.rendered import RenderedGenerator
 from tests.support import generator_laws, reference_fields
 from tests.support.generator_laws import (
@@ -193,7 +196,7 @@ def test_training_draws_z_from_the_stream_and_a_pipeline_needs_none(tmp_path: Pa
     from scaledreamer.training.batch import Batch
 
     config = load_config(None, ["renderer.image_size=8", "renderer.volume.num_resampled=4"])
-    sampler = build.build_cameras(config.cameras, config.renderer, 1)
+    sampler = make_camera_sampler(config.cameras, config.renderer, 1)
     stream = PromptStream(PromptList(["a"]), seed=0, batch_size=2)
     images = []
     for jitter in (0.2, 0.2, 0.0):
@@ -201,7 +204,7 @@ def test_training_draws_z_from_the_stream_and_a_pipeline_needs_none(tmp_path: Pa
         cameras = sampler.sample(drawn.random.uniform("cameras", 1, 4))
         batch = Batch(range(2), drawn.prompts, drawn.random, condition(2), cameras, (), 8)
         field = make_field(torch.float32, color_jitter=jitter)
-        regularizers = build.build_regularizers(config.regularizers, 1)
+        regularizers = make_regularizers(config.regularizers, 1)
         module = RenderedGenerator(field, VolumeRenderer(num_resampled=4), regularizers)
         images.append(module(batch, frozenset(), frozenset())[0].rgb)
     assert torch.equal(images[0], images[1]) and not torch.allclose(images[0], images[2])
@@ -216,12 +219,12 @@ def test_training_draws_z_from_the_stream_and_a_pipeline_needs_none(tmp_path: Pa
 
 def test_one_prompt_is_trained_and_more_are_refused() -> None:
     config = load_config(ROOT / "configs" / "single_prompt.yaml", ["prompts.text=a blue mug"])
-    assert build.build_prompts(config.prompts) == ["a blue mug"]
-    build.check_num_prompts(config, build.build_prompt_source(config.prompts).num_distinct)
+    assert make_prompts(config.prompts) == ["a blue mug"]
+    generators.check_num_prompts(config.generator, make_source(config.prompts).num_distinct)
     message = "generator.name: 'field' is one scene.* there are 2 prompts; give one .prompts.text="
     with pytest.raises(ValueError, match=message):
-        build.check_num_prompts(config, 2)
-    build.check_num_prompts(Config(), 2)
+        generators.check_num_prompts(config.generator, 2)
+    generators.check_num_prompts(Config().generator, 2)
 
 
 def test_the_doctor_finds_more_prompts_than_scenes() -> None:
@@ -262,7 +265,7 @@ def test_bad_configurations_are_named(overrides: list[str], message: str) -> Non
 )
 def test_bad_settings_are_named(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        build.make_generator("field", {**SMALL, **settings})
+        generators.make("field", {**SMALL, **settings})
 
 
 @pytest.mark.parametrize("shape", [(3, 3), (1, 2), (6,)])

@@ -20,7 +20,7 @@ from scaledreamer.config import Config, dump_config, flatten, load_config, valid
 from scaledreamer.exported import INDEX, WEIGHTS, read_index
 from scaledreamer.meshing.export import file_stem
 from scaledreamer.pipeline import TextTo3D
-from scaledreamer.prompts.check import check_prompt
+from scaledreamer.prompt_text import check_prompt
 from scaledreamer.training.checkpoint import Checkpoint, load_newest, save_checkpoint
 from tests.support.tiny_export import tiny_pipeline
 

@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 import torch
 
-from scaledreamer import build
-from scaledreamer.config import differing_keys, free_settings, load_config
+from scaledreamer import generators
+from scaledreamer.config import GeneratorSettings, differing_keys, free_settings, load_config
+from scaledreamer.exported import start_from
 from scaledreamer.fields import hash_grid_backend
 from scaledreamer.fields.hash_grid import HashGrid
 from scaledreamer.fields.hash_grid_backend import INSTALL, choose_backend
+from scaledreamer.weights.places import ASSETS
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -80,7 +82,7 @@ def test_a_missing_one_asked_for_by_name_says_how_to_get_it(name: str, monkeypat
     with pytest.raises(
         ValueError, match=f"^generator.hyper_ingp.grid_backend is '{name}', and {name} is not"
     ):
-        build.grid_line(config.generator, CPU)
+        generators.backend_line(config.generator, CPU)
 
 
 def test_an_import_that_raises_environment_error_is_understood(
@@ -118,9 +120,9 @@ def test_exports_and_checkpoints_do_not_depend_on_it():
     """The choice is the machine's: it is not exported, and a run may go on with another."""
     section = load_config(None, []).generator.hyper_ingp
     settings = section.model_dump() | {"condition_dim": 8}
-    generator: Any = build.make_generator("hyper_ingp", settings | {"grid_backend": "triton"})
+    generator: Any = generators.make("hyper_ingp", settings | {"grid_backend": "triton"})
     assert set(settings) - set(generator.config) == free_settings(type(section)) == {"grid_backend"}
-    other = build.make_generator("hyper_ingp", settings | {"grid_backend": "torch"})
+    other = generators.make("hyper_ingp", settings | {"grid_backend": "torch"})
     other.load_state_dict(generator.state_dict())
     old, new = (
         load_config(None, [f"generator.hyper_ingp.grid_backend={name}"]).model_dump()
@@ -130,11 +132,11 @@ def test_exports_and_checkpoints_do_not_depend_on_it():
 
 
 def test_a_start_may_be_another_machines():
-    shipped = str(build.ASSETS / "tiny_generator")
-    index = json.loads((build.ASSETS / "tiny_generator" / "model_index.json").read_text())["generator"]
-    generator = build.make_generator(index["name"], index["settings"])
+    shipped = str(ASSETS / "tiny_generator")
+    index = json.loads((ASSETS / "tiny_generator" / "model_index.json").read_text())["generator"]
+    generator = generators.make(index["name"], index["settings"] | {"grid_backend": "triton"})
     with torch.no_grad():
         for parameter in generator.parameters():
             parameter.zero_()
-    build.start_from(generator, index["name"], index["settings"] | {"grid_backend": "triton"}, shipped)
+    start_from(generator, GeneratorSettings(name=index["name"]), shipped)
     assert all(bool(parameter.any()) for parameter in generator.parameters())

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from scaledreamer import build
 from scaledreamer.cli.infer_options import make_parser
 from scaledreamer.config import load_config
 from scaledreamer.doctor import files as doctor
 from scaledreamer.exported import find_generator
 from scaledreamer.home import expand_home
+from scaledreamer.prompts.assembly import make_source
 from scaledreamer.prompts.remote import shard_files
 from scaledreamer.weights import hub
 from scaledreamer.weights.find import WeightsError, check_weights
@@ -54,7 +54,7 @@ def test_a_home_that_is_empty_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_shards_are_not_made_in_a_folder_of_that_name() -> None:
     config = load_config("tiny", SHARDS)
     with pytest.raises(ValueError, match=r"^prompts\.cache: got '~/.* set HOME, or give prompts\.cache a"):
-        build.build_prompt_source(config.prompts)
+        make_source(config.prompts)
     section = doctor.check_disk(config, num_parameters=1, download_bytes=0, num_prompts=4)
     assert [text for text in map(str, section.findings) if "prompts.cache: got '~/" in text]
 
@@ -66,7 +66,7 @@ def test_shards_are_not_copied_to_a_folder_of_that_name() -> None:
 
 def test_what_needs_no_home_folder_is_not_refused() -> None:
     config = load_config("tiny", [*SHARDS[1:], "priors.0.model=a~b"])
-    assert build.build_prompt_source(config.prompts).num_prompts > 0
+    assert make_source(config.prompts).num_prompts > 0
 
 
 def test_the_cache_of_downloads_needs_a_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:

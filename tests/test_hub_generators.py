@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from scaledreamer import build
+from scaledreamer import assemble, generators
 from scaledreamer.cli import evaluate, infer
 from scaledreamer.config import Config, GeneratorSettings, WeightSettings, load_config
 from scaledreamer.doctor.files import check_models as doctor_check_models
-from scaledreamer.exported import check_files, check_generator, find_generator, read_index
+from scaledreamer.downloads import check_models
+from scaledreamer.exported import check_files, check_generator, find_generator, read_index, start_from
 from scaledreamer.launch.engine import Process
 from scaledreamer.pipeline import TextTo3D
 from scaledreamer.weights.hub_lookup import Access
@@ -136,17 +137,16 @@ def test_programs_take_a_hub_id(program: str, hub: FakeHub, monkeypatch: pytest.
 
 def test_training_starts_from_a_hub_id(hub: FakeHub, exported: Path) -> None:
     config = config_with("owner/frogs")
-    (line,) = build.check_models(config)
+    (line,) = check_models(config)
     assert line.startswith("generator.start: owner/frogs: ") and line.endswith(" are to be downloaded")
     section, _ = doctor_check_models(config)
     assert "generator.start: owner/frogs: " in str(section) and section.numbers["download_bytes"] != 0
     index = read_index(exported)
-    settings = index["generator"]["settings"]
-    generator = build.make_generator(index["generator"]["name"], settings)
-    build.start_from(generator, index["generator"]["name"], settings, "owner/frogs")
+    generator = generators.make(index["generator"]["name"], index["generator"]["settings"])
+    start_from(generator, GeneratorSettings(name=index["generator"]["name"]), "owner/frogs")
     theirs = TextTo3D.from_pretrained(exported, device="cpu").generator.state_dict()
     assert all(torch.equal(value, theirs[name]) for name, value in generator.state_dict().items())
-    assert build.check_models(config) == []
+    assert check_models(config) == []
 
 
 def test_training_asks_mirrors_and_keeps_offline(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,14 +154,14 @@ def test_training_asks_mirrors_and_keeps_offline(hub: FakeHub, monkeypatch: pyte
     with pytest.raises(
         ValueError, match=r"^generator\.start: checkpoint owner/frogs: no hub is asked \(weights\."
     ):
-        build.check_models(config_with("owner/frogs", offline=True, mirrors=[hub.address]))
+        check_models(config_with("owner/frogs", offline=True, mirrors=[hub.address]))
     assert hub.num_requests == 0
-    (line,) = build.check_models(config_with("owner/frogs", mirrors=[hub.address]))
+    (line,) = check_models(config_with("owner/frogs", mirrors=[hub.address]))
     assert "are to be downloaded" in line
     with pytest.raises(
         ValueError, match=r"^generator\.start: .* cannot be reached .* a mirror in weights\.mirr"
     ):
-        build.check_models(config_with("owner/frogs"))
+        check_models(config_with("owner/frogs"))
 
 
 def test_the_trainer_asks_hubs_as_configured(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,11 +173,11 @@ def test_the_trainer_asks_hubs_as_configured(monkeypatch: pytest.MonkeyPatch) ->
         raise StopError
 
     taken: list[Any] = []
-    monkeypatch.setattr(build, "start_from", stop)
+    monkeypatch.setattr(assemble, "start_from", stop)
     weights = ["weights.offline=true", "weights.mirrors=[https://mirror]"]
     config = load_config("tiny", [*weights, "generator.start=owner/frogs", "prompts.limit=2"])
     with pytest.raises(StopError):
-        build.build_trainer(config, Process(0, 1, torch.device("cpu")))
+        assemble.make_trainer(config, Process(0, 1, torch.device("cpu")))
     assert taken == ["owner/frogs", Access(mirrors=["https://mirror"], offline=True)]
 
 

@@ -24,8 +24,8 @@ from hypothesis import strategies as st
 
 from scaledreamer.cli import import_prompts as import_prompts_command
 from scaledreamer.files import TEMPORARY
+from scaledreamer.prompt_text import MAX_CHARACTERS, normalize_prompt
 from scaledreamer.prompts import importing, prompt_file
-from scaledreamer.prompts.check import MAX_CHARACTERS, normalize_prompt
 from scaledreamer.prompts.corpus import comparison_key, read_prompts, split_prompts
 from scaledreamer.prompts.foreign import entries, json_files
 from scaledreamer.prompts.importing import (

@@ -15,7 +15,7 @@ import pytest
 import torch
 import trimesh
 
-from scaledreamer.build import make_generator
+from scaledreamer import generators
 from scaledreamer.cli.infer import main
 from scaledreamer.cli.infer_options import make_parser
 from tests.support.tiny_export import tiny_pipeline
@@ -163,7 +163,7 @@ def noisy_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pipe = tiny_pipeline()
     pipe.generator_name = "conv3d_net"
     sizes = {"resolution": 8, "max_channels": 8, "style_dim": 8, "num_features": 4}
-    pipe.generator = make_generator("conv3d_net", {"condition_dim": 16, **sizes})
+    pipe.generator = generators.make("conv3d_net", {"condition_dim": 16, **sizes})
     with torch.no_grad():
         pipe.generator.get_submodule("decoder.sdf.2").get_parameter("weight").mul_(5)
     pipe.save_pretrained(folder)

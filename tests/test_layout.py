@@ -18,9 +18,9 @@ LOW = ("distillation", "fields", "cameras", "draws", "schedules", "contracts", "
 """Import nothing of the package above them: only each other, of their own folder or of this list."""
 FAMILIES = ("generators", "rendering", "priors", "methods")
 """Do not import each other."""
-EVERYTHING = ("build", "training", "pipeline", "evaluation", "cli", "doctor", "__main__")
+EVERYTHING = ("assemble", "training", "pipeline", "evaluation", "cli", "doctor", "__main__")
 """Only these, and the package's own front, may see everything."""
-JOINT = "build"
+JOINT = "assemble"
 """Makes the parts of a run, and is called by what starts one: it is on both sides of `training`."""
 
 Graph = Mapping[str, Iterable[str]]

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from scaledreamer.build import build_prompts
 from scaledreamer.config import load_config
-from scaledreamer.prompts.check import check_prompt
+from scaledreamer.prompt_text import check_prompt
+from scaledreamer.prompts import assembly
 from scaledreamer.prompts.corpus import comparison_key, split_prompts
 from tools.corpora import daily, lexicon, make_prompts, open_vocabulary
 
@@ -114,7 +114,7 @@ def test_readme_states_how_many_prompts_each_file_has(stored: Any) -> None:
 
 def test_fifteen_prompts_of_core_15_are_trained_on(stored: Any) -> None:
     assert len(stored["core_15"]["train"]) == 15
-    assert len(build_prompts(load_config("mg15").prompts)) == 15
+    assert len(assembly.make_prompts(load_config("mg15").prompts)) == 15
 
 
 @pytest.mark.skipif(not LIBRARIES.is_dir(), reason="the shared prompt libraries are not here")

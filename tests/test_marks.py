@@ -11,13 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from scaledreamer import build
 from scaledreamer.cli import train
 from scaledreamer.config import load_config
 from scaledreamer.doctor.files import check_models
 from scaledreamer.priors.sdxl import SDXLPrior
 from scaledreamer.weights import layout
 from scaledreamer.weights.find import WeightsError, check_weights, find_weights
+from scaledreamer.weights.places import TINY_PRIOR
 from scaledreamer.weights.scheduler import CONFIG, read_marks
 from tests.support.ldm_checkpoint import save_single_file
 from tests.support.random_models import save_sdxl
@@ -154,4 +154,4 @@ def test_training_and_doctor_refuse_alike(
 def test_marks_are_tensors_of_their_own_names() -> None:
     plain = read_marks(["model.v_pred.weight", "x.edm_mean"], {"format": "pt"})
     assert plain.is_plain and not plain.edm and not plain.predictions
-    assert build.TINY_PRIOR.is_dir() and check_weights([str(build.TINY_PRIOR)], parts=layout.STABLE_DIFFUSION)
+    assert TINY_PRIOR.is_dir() and check_weights([str(TINY_PRIOR)], parts=layout.STABLE_DIFFUSION)

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
+from scaledreamer.config import OptimizerSettings, load_config
 from scaledreamer.launch.engine import total_norm
 from scaledreamer.schedules import Constant, Linear
 from scaledreamer.training.optimizers import (
     AveragedWeights,
     LearningRates,
+    make_learning_rates,
     make_optimizer,
     parameter_groups,
     set_learning_rates,
 )
+
+
+def settings(name: str, **others: Any) -> OptimizerSettings:
+    return OptimizerSettings.model_validate({"name": name, **others})
 
 
 class Model(nn.Module):
@@ -38,17 +46,17 @@ def test_groups_hold_every_trained_parameter_once() -> None:
     ("name", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)]
 )
 def test_names_are_exactly_torchs_classes(name: str, kind: type) -> None:
-    assert type(make_optimizer(Model(), name=name)) is kind
+    assert type(make_optimizer(Model(), settings(name))) is kind
 
 
 def test_unknown_name_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"optimizer\.name: got 'lion'"):
-        make_optimizer(Model(), name="lion")
+    with pytest.raises(ValueError, match=r"optimizer\.name: got 'lion'; accepted is 'adam', 'adamw', 'adan'"):
+        load_config(None, ["optimizer.name=lion"])
 
 
 def test_groups_step_with_their_own_rates() -> None:
     model = Model()
-    optimizer = make_optimizer(model, name="sgd")
+    optimizer = make_optimizer(model, settings("sgd"))
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     set_learning_rates(optimizer, {"generator": 0.1, "background": 0.5})
     for p in model.parameters():
@@ -65,7 +73,7 @@ def test_weight_decay_of_adam_is_a_gradient_and_of_adamw_is_not() -> None:
     for name in ("adam", "adamw"):
         model = nn.Linear(1, 1, bias=False)
         nn.init.constant_(model.weight, 2.0)
-        optimizer = make_optimizer(model, name=name, betas=[0.0, 0.0], weight_decay=0.1)
+        optimizer = make_optimizer(model, settings(name, betas=[0.0, 0.0], weight_decay=0.1))
         set_learning_rates(optimizer, {"generator": 0.5})
         model.weight.grad = torch.full((1, 1), -0.1)
         optimizer.step()
@@ -79,6 +87,14 @@ def test_learning_rates_warm_up_and_follow_their_schedules() -> None:
     assert rates.at(0) == {"generator": pytest.approx(0.25), "background": pytest.approx(0.1)}
     assert rates.at(3)["background"] == pytest.approx(0.4)
     assert rates.at(5) == {"generator": pytest.approx(0.5), "background": pytest.approx(0.4)}
+
+
+def test_learning_rates_of_a_run_are_its_settings_over_its_steps() -> None:
+    config = load_config(
+        None, ["optimizer.lr=[1, 0]", "optimizer.background_lr=0.4", "optimizer.warmup_steps=4"]
+    )
+    expected = LearningRates(Linear(1.0, 0.0, 0, 10), Constant(0.4), warmup_steps=4)
+    assert make_learning_rates(config.optimizer, 10) == expected
 
 
 def test_average_of_a_constant_is_the_constant_and_follows_a_jump() -> None:
@@ -107,8 +123,8 @@ def test_total_norm_is_that_of_one_vector() -> None:
 @pytest.mark.parametrize("name", ["adam", "adamw"])
 def test_the_background_may_have_betas_of_its_own(name: str) -> None:
     module = nn.ModuleDict({"body": nn.Linear(2, 2), "background": nn.Linear(2, 2)})
-    optimizer = make_optimizer(module, name=name, betas=(0.5, 0.9), background_betas=(0.0, 0.99))
+    optimizer = make_optimizer(module, settings(name, betas=[0.5, 0.9], background_betas=[0.0, 0.99]))
     found = {group["group_name"]: group["betas"] for group in optimizer.param_groups}
     assert found == {"generator": (0.5, 0.9), "background": (0.0, 0.99)}
-    same = make_optimizer(module, name=name, betas=(0.5, 0.9))
+    same = make_optimizer(module, settings(name, betas=[0.5, 0.9]))
     assert {group["betas"] for group in same.param_groups} == {(0.5, 0.9)}

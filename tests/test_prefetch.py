@@ -8,9 +8,9 @@ import time
 import pytest
 import torch
 
-from scaledreamer.build import TINY_PRIOR
 from scaledreamer.prompts.conditioner import TextConditioner
 from scaledreamer.training.prefetch import PrefetchThread
+from scaledreamer.weights.places import TINY_PRIOR
 from tests.support.judges import make_judge
 from tests.support.training_fakes import FakeConditioner, RandomPrior, make_trainer
 

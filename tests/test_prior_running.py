@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from scaledreamer import priors
 from scaledreamer.accounting import count
-from scaledreamer.build import build_judges, build_prior
+from scaledreamer.assemble import make_judges
 from scaledreamer.config import Config, PriorSettings, WeightSettings
 from scaledreamer.contracts import PriorInputs
 from scaledreamer.priors import latent_diffusion
@@ -176,7 +177,7 @@ def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch):
         r"^priors\.0\.tinyworld\.compile: needs a compiler, and none of g\+\+, clang\+\+, c\+\+ is there"
     )
     with pytest.raises(ValueError, match=message):
-        build_judges(Config(priors=[PriorSettings(tinyworld={"compile": True})]), torch.device("cpu"), 10)
+        make_judges(Config(priors=[PriorSettings(tinyworld={"compile": True})]), torch.device("cpu"), 10)
     with pytest.raises(ValueError, match=r"^x: needs a compiler, and none of gcc, clang, cc is there"):
         check_compiler("x", torch.device("cuda"))
     check_compiler("x", torch.device("cpu"), backend="eager")
@@ -184,7 +185,7 @@ def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch):
 
 def test_cuda_graphs_need_a_gpu():
     with pytest.raises(ValueError, match=r"^priors\.N\.tinyworld\.cuda_graphs: needs a GPU, .* on cpu"):
-        build_prior(PriorSettings(tinyworld={"compile": True, "cuda_graphs": True}), WeightSettings(), "cpu")
+        priors.make(PriorSettings(tinyworld={"compile": True, "cuda_graphs": True}), WeightSettings(), "cpu")
 
 
 @pytest.mark.gpu
@@ -202,7 +203,7 @@ def test_replayed_networks_give_the_same():
 def test_full_precision_is_refused_on_a_gpu(folder: Path):
     config = PriorSettings(name="sdxl", model=str(folder), sdxl={"dtype": "float32"})
     with pytest.raises(ValueError, match=r"^priors\.0\.sdxl\.dtype: got 'float32' on a GPU"):
-        build_judges(Config(priors=[config]), torch.device("cuda"), 10)
+        make_judges(Config(priors=[config]), torch.device("cuda"), 10)
     for name, dtype, device in (
         ("tinyworld", torch.float32, "cuda:1"),
         ("sdxl", torch.bfloat16, "cuda"),
@@ -258,7 +259,7 @@ def test_images_of_another_size_are_refused(folder: Path):
 def test_a_freed_text_encoder_is_gone_and_missed(folder: Path, name: str):
     model = str(folder) if name == "sdxl" else None
     config = PriorSettings(name=name, model=model, sdxl={"dtype": "float32"})
-    (judge,) = build_judges(Config(priors=[config]), torch.device("cpu"), 10)
+    (judge,) = make_judges(Config(priors=[config]), torch.device("cpu"), 10)
     prior: Any = judge.prior
     before = judge.texts.encode(["a red cat", ""])
     assert "text_encoder" in prior.networks()

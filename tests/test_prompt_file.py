@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from scaledreamer.build import build_prompts
 from scaledreamer.cli.infer_options import make_parser
 from scaledreamer.cli.infer_prompts import read_prompts
 from scaledreamer.cli.make_shards import load_corpus
 from scaledreamer.config import PromptSettings
+from scaledreamer.prompts.assembly import make_prompts
 from scaledreamer.prompts.importing import import_prompts
 from scaledreamer.prompts.prompt_file import (
     MAX_NAMED,
@@ -34,7 +34,7 @@ def of_import(path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def of_training(path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    return build_prompts(PromptSettings(file=str(path)))
+    return make_prompts(PromptSettings(file=str(path)))
 
 
 def of_inference(path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:

@@ -9,16 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scaledreamer.build import TINY_PRIOR, build_prompt_source, check_embeddings
 from scaledreamer.cli.train import main
 from scaledreamer.config import PromptSettings, parse_config
-from scaledreamer.prompts.check import normalize_prompt
+from scaledreamer.prompt_text import normalize_prompt
+from scaledreamer.prompts.assembly import check_embeddings, make_source
 from scaledreamer.prompts.conditioner import TextConditioner
 from scaledreamer.prompts.corpus import comparison_key, read_prompts, split_prompts
 from scaledreamer.prompts.order import EpochOrder
 from scaledreamer.prompts.shard_format import Encoder, shard_name
 from scaledreamer.prompts.shard_writer import build_shards
 from scaledreamer.prompts.source import PromptList
+from scaledreamer.weights.places import TINY_PRIOR
 from tests.support.random_models import write_random_prior
 from tests.support.runs import write_config
 
@@ -34,8 +35,8 @@ def corpus(tmp_path: Path) -> Path:
 
 
 def test_a_file_in_memory_and_in_shards_holds_the_same_prompts(corpus: Path, tmp_path: Path) -> None:
-    plain = build_prompt_source(PromptSettings(file=str(corpus)))
-    sharded = build_prompt_source(PromptSettings(file=str(corpus), shard_size=8, cache=str(tmp_path)))
+    plain = make_source(PromptSettings(file=str(corpus)))
+    sharded = make_source(PromptSettings(file=str(corpus), shard_size=8, cache=str(tmp_path)))
     assert isinstance(plain, PromptList)
     read = [sharded.read(i // 8, [i % 8]).prompts[0] for i in range(30)]
     assert sorted(read) == sorted(plain.read(0, range(30)).prompts) == sorted(PROMPTS)
@@ -46,12 +47,12 @@ def test_shards_of_a_corpus_are_made_once_and_anew_when_it_changes(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = PromptSettings(file=str(corpus), shard_size=8, cache=str(tmp_path / "cache"))
-    first = build_prompt_source(config)
+    first = make_source(config)
     assert "made shard 4 of" in capsys.readouterr().out
-    assert build_prompt_source(config).fingerprint == first.fingerprint
+    assert make_source(config).fingerprint == first.fingerprint
     assert capsys.readouterr().out == ""
     corpus.write_text("\n".join([*PROMPTS, "one more"]))
-    again = build_prompt_source(config)
+    again = make_source(config)
     assert (again.num_prompts, first.num_prompts) == (31, 30)
     assert again.fingerprint != first.fingerprint
 
@@ -71,7 +72,7 @@ def test_stored_embeddings_belong_to_the_conditioner(tmp_path: Path) -> None:
         encode=encode,
         encoder=Encoder("tinyworld", conditioner.fingerprint()),
     )
-    source = build_prompt_source(PromptSettings(shards=str(tmp_path / "shards")))
+    source = make_source(PromptSettings(shards=str(tmp_path / "shards")))
     assert check_embeddings(source, conditioner)
     with pytest.raises(ValueError, match=r"prompts\.shards: they carry embeddings of the encoder tinyworld"):
         check_embeddings(source, other)

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from scaledreamer.build import build_cameras, make_renderer
+from scaledreamer import rendering
+from scaledreamer.assemble import make_camera_sampler
 from scaledreamer.config import Config, flatten, load_config
 from scaledreamer.rendering.volume import VolumeRenderer
 from scaledreamer.schedules import parse_schedule
@@ -247,19 +248,19 @@ def test_steps_and_schedules_are_the_published_ones(name: str, config: Config) -
 
 def test_a_ray_has_193_intervals(config: Config) -> None:
     """129 edges of proposals and 65 of what is resampled from them (ESTIMATOR: sampling)."""
-    assert make_renderer(config.renderer).num_samples == (129 + 65) - 1
+    assert rendering.configured(config.renderer).num_samples == (129 + 65) - 1
 
 
 def test_a_step_draws_its_cameras_and_renders_as_the_settings_say(config: Config) -> None:
     """Half of 2,000 elevations are even on the sphere (their mean sine is that of the interval's middle)."""
-    sampler = build_cameras(config.cameras, config.renderer, config.training.max_steps)
+    sampler = make_camera_sampler(config.cameras, config.renderer, config.training.max_steps)
     uniforms = torch.rand(2000, 1, 4, generator=torch.Generator().manual_seed(0))
     cameras = sampler.sample(uniforms)
     on_sphere = cameras.elevation[uniforms[..., 0] < 0.5].sin()
     middle = (math.sin(math.radians(-10)) + math.sin(math.radians(45))) / 2
     assert float(on_sphere.mean()) == pytest.approx(middle, abs=0.02)
     assert float(on_sphere.min()) < -0.16 and float(on_sphere.max()) > 0.69
-    renderer = make_renderer(config.renderer)
+    renderer = rendering.configured(config.renderer)
     assert isinstance(renderer, VolumeRenderer)
     assert (renderer.near, renderer.far, renderer.rendered) == (0.05, 2.0, "union")
     scored = renderer.for_scores()

@@ -16,7 +16,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from scaledreamer.build import build_judges, build_prior
+from scaledreamer import priors
+from scaledreamer.assemble import make_judges
 from scaledreamer.cli.train import main
 from scaledreamer.config import Config, PriorSettings, WeightSettings
 from scaledreamer.contracts import PriorInputs, PriorText
@@ -227,7 +228,7 @@ def test_autoencoder_is_float32_unless_marked_safe(
     copy: Path, force_upcast: bool, expected: torch.dtype
 ) -> None:
     change_json(copy / "vae" / "config.json", force_upcast=force_upcast)
-    prior = build_prior(
+    prior = priors.make(
         PriorSettings(name="sdxl", model=str(copy), sdxl={"dtype": "bfloat16"}), WeightSettings(), "cpu"
     )
     assert isinstance(prior, SDXLPrior)
@@ -338,14 +339,14 @@ def test_the_key_of_a_prior_that_cannot_be_loaded_is_named(folder: Path, copy: P
         PriorSettings(name="sdxl", model=str(path), sdxl={"dtype": "float32"}, weight=2.0)
         for path in (folder, copy)
     ]
-    (judge,) = build_judges(Config(priors=priors[:1]), torch.device("cpu"), 10)
+    (judge,) = make_judges(Config(priors=priors[:1]), torch.device("cpu"), 10)
     assert (
         isinstance(judge.prior, SDXLPrior)
         and judge.weight == 2
         and judge.texts.encode(["a cat"]).pooled is not None
     )
     with pytest.raises(ValueError, match=r"^priors\.1: prior .*copy: no text_encoder_2/ in this folder"):
-        build_judges(Config(priors=priors), torch.device("cpu"), 10)
+        make_judges(Config(priors=priors), torch.device("cpu"), 10)
 
 
 def test_the_model_has_to_be_given() -> None:

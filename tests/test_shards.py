@@ -481,8 +481,8 @@ def test_tool_makes_and_verifies(tmp_path: Path) -> None:
 
 
 def test_tool_stores_the_embeddings_of_an_encoder(tmp_path: Path) -> None:
-    from scaledreamer.build import TINY_PRIOR
     from scaledreamer.prompts.conditioner import TextConditioner
+    from scaledreamer.weights.places import TINY_PRIOR
 
     (tmp_path / "a.txt").write_text("a red frog\na blue cat\na robot\n")
     made = tool(

@@ -90,7 +90,7 @@ def test_a_run_that_cannot_begin_leaves_neither_its_folder_nor_its_lock(
         raise ValueError("of the user's")
 
     with monkeypatch.context() as patch:
-        patch.setattr(running, "build_trainer", fail)
+        patch.setattr(running, "make_trainer", fail)
         assert main(config) == 2
     assert not (tmp_path / "a").exists()
     held = RunLock(tmp_path / "a" / "run")

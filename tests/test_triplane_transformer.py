@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from scaledreamer import build
+from scaledreamer import generators
 from scaledreamer.config import GeneratorSettings, load_config
 from scaledreamer.contracts import GeneratorText, Scene
+from scaledreamer.exported import start_from
 from scaledreamer.generators.triplane_transformer import TriplaneTransformer
 from scaledreamer.pipeline import TextTo3D
 from tests.support.generator_laws import (
@@ -92,8 +93,10 @@ def test_activations_begin_with_a_deviation_near_one_at_any_depth(num_layers: in
 
 
 def test_default_sizes_fit_into_six_megabytes() -> None:
-    settings = build.conditioned_settings(GeneratorSettings(name="triplane_transformer"), condition_dim=128)
-    generator = build.make_generator("triplane_transformer", settings)
+    settings = generators.constructor_settings(
+        GeneratorSettings(name="triplane_transformer"), condition_dim=128
+    )
+    generator = generators.make("triplane_transformer", settings)
     assert sum(p.numel() for p in generator.parameters()) < 3_000_000
 
 
@@ -313,11 +316,11 @@ def test_how_a_generator_runs_may_differ_from_where_it_starts(tmp_path: Path) ->
     base = tiny_pipeline()
     name, changed = "triplane_transformer", trained(products="bfloat16")
     TextTo3D(base.conditioner, generator, generator_name=name).save_pretrained(tmp_path / "g")
-    build.start_from(changed, name, changed.config, str(tmp_path / "g"))
+    start_from(changed, GeneratorSettings(name="triplane_transformer"), str(tmp_path / "g"))
     torch.testing.assert_close(changed.positions, generator.positions, rtol=1e-3, atol=1e-3)
     larger = make_generator(num_layers=3)
     with pytest.raises(ValueError, match=r"generator.start: .* has num_layers 2, this configuration 3"):
-        build.start_from(larger, name, larger.config, str(tmp_path / "g"))
+        start_from(larger, GeneratorSettings(name="triplane_transformer"), str(tmp_path / "g"))
 
 
 @pytest.mark.parametrize(
@@ -332,7 +335,7 @@ def test_how_a_generator_runs_may_differ_from_where_it_starts(tmp_path: Path) ->
 def test_bad_settings_are_named(settings: dict[str, Any], message: str) -> None:
     given = {"token_dim": DIM, **SMALL, **settings}
     with pytest.raises(ValueError, match=message):
-        build.make_generator("triplane_transformer", given)
+        generators.make("triplane_transformer", given)
 
 
 def test_heads_that_cannot_share_the_width_are_refused_by_the_configuration() -> None:

@@ -19,14 +19,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from scaledreamer import build
+from scaledreamer import priors
 from scaledreamer.config import ConditionerSettings, Config, PriorSettings, WeightSettings
 from scaledreamer.contracts import PriorInputs
+from scaledreamer.downloads import check_models
 from scaledreamer.priors.sdxl import SDXLPrior
 from scaledreamer.priors.stable_diffusion import StableDiffusionPrior
-from scaledreamer.prompts.conditioner import TextConditioner
+from scaledreamer.prompts.conditioner import TextConditioner, make_conditioner
 from scaledreamer.weights import layout
 from scaledreamer.weights.find import WeightsError, check_weights, find_weights
+from scaledreamer.weights.places import TINY_PRIOR
 from tests.support.fake_hub import COMMIT, FakeHub, serve
 from tests.support.ldm_checkpoint import save_single_file
 from tests.support.random_models import save_sdxl, save_stable_diffusion
@@ -128,13 +130,13 @@ def test_a_folder_is_taken_as_it_is(pipelines: Path) -> None:
     assert (found.kind, found.missing_files, found.num_bytes, found.variant) == ("folder", (), 0, None)
     weights = find_weights([str(pipelines / "sd")], parts=SD)
     assert (weights.folder, weights.single_file, weights.variant) == (pipelines / "sd", None, None)
-    assert find_weights([str(build.TINY_PRIOR)], parts=SD, is_half=True).variant is None
+    assert find_weights([str(TINY_PRIOR)], parts=SD, is_half=True).variant is None
 
 
 def test_nothing_is_imported_but_what_is_needed() -> None:
     code = "import sys; from scaledreamer.weights import find; find.check_weights(sys.argv[1:], "
     code += "parts=('vae', 'unet')); assert not {'torch', 'diffusers', 'huggingface_hub'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code, str(build.TINY_PRIOR)], cwd=ROOT, check=True)
+    subprocess.run([sys.executable, "-c", code, str(TINY_PRIOR)], cwd=ROOT, check=True)
 
 
 @pytest.mark.parametrize(
@@ -180,11 +182,11 @@ def test_weights_in_several_files_are_found(pipelines: Path, tmp_path: Path, var
 
 def test_build_loads_priors_and_conditioner_of_the_first_place(pipelines: Path, tmp_path: Path) -> None:
     places = [str(tmp_path / "none"), str(pipelines / "fp16")]
-    prior = build.build_prior(PriorSettings(name="stable_diffusion", model=places), WeightSettings(), "cpu")
+    prior = priors.make(PriorSettings(name="stable_diffusion", model=places), WeightSettings(), "cpu")
     assert isinstance(prior, StableDiffusionPrior)
     assert prior._unet.dtype == torch.bfloat16 and not prior._unet.conv_in.weight.any(), "auto takes fp16"
     settings = ConditionerSettings(name="clip", model=places)
-    conditioner = build.build_conditioner(settings, WeightSettings(), "cpu")
+    conditioner = make_conditioner(settings, WeightSettings(), "cpu")
     assert conditioner._encoder.dtype == torch.float32 and any(p.any() for p in conditioner.state().values())
 
 
@@ -288,13 +290,11 @@ def test_a_variant_that_is_not_there_is_named(pipelines: Path, copy: Path) -> No
 
 def test_the_variant_is_of_other_models_than_the_shipped(copy: Path) -> None:
     config = Config(weights=WeightSettings(variant="fp16"))
-    assert build.check_models(config) == []
+    assert check_models(config) == []
     weights = config.weights
-    assert build.build_conditioner(config.conditioner, weights, "cpu").condition_dim == 128
+    assert make_conditioner(config.conditioner, weights, "cpu").condition_dim == 128
     with pytest.raises(ValueError, match=r"^conditioner\.model: .*no safetensors of the variant fp16"):
-        build.check_models(
-            Config(weights=weights, conditioner=ConditionerSettings(name="clip", model=str(copy)))
-        )
+        check_models(Config(weights=weights, conditioner=ConditionerSettings(name="clip", model=str(copy))))
 
 
 def test_the_wrong_family_is_named(pipelines: Path, tmp_path: Path) -> None:
@@ -363,7 +363,7 @@ def test_a_single_file_is_the_same_as_its_pipeline(
     both = []
     for model in (file, pipelines / name):
         settings = {"name": kind, "model": str(model), kind: {"dtype": "float32"}}
-        both.append(build.build_prior(PriorSettings(**settings), WeightSettings(), "cpu"))
+        both.append(priors.make(PriorSettings(**settings), WeightSettings(), "cpu"))
     (mine, other), images = both, torch.rand(1, 3, 16, 16)
     torch.testing.assert_close(eps(mine), eps(other))
     torch.testing.assert_close(mine.encode_image(images), other.encode_image(images))
@@ -525,7 +525,7 @@ def test_only_what_is_needed_is_downloaded(hub: FakeHub, cache: Path, is_half: b
 
 def test_a_conditioner_downloads_its_text_encoder_alone(hub: FakeHub) -> None:
     settings = ConditionerSettings(name="clip", model="owner/sd", revision="main")
-    conditioner = build.build_conditioner(settings, WeightSettings(), "cpu")
+    conditioner = make_conditioner(settings, WeightSettings(), "cpu")
     names = {name.removeprefix("owner/sd/").split("/")[0] for name in hub.files}
     assert names == {INDEX, "text_encoder", "tokenizer"} and conditioner.condition_dim == 16
 
@@ -764,11 +764,11 @@ def test_training_with_a_silent_hub_ends_in_10_seconds(pipelines: Path, tmp_path
 def test_models_to_be_downloaded_are_announced(hub: FakeHub, pipelines: Path) -> None:
     prior = PriorSettings(name="stable_diffusion", model="owner/sd")
     config = Config(priors=[prior, PriorSettings()])
-    (line,) = build.check_models(config)
+    (line,) = check_models(config)
     assert line.startswith("priors.0.model: owner/sd: ") and line.endswith(" GiB are to be downloaded")
-    build.build_prior(prior, config.weights, "cpu")
-    assert build.check_models(config) == []
-    assert build.check_models(Config()) == []
+    priors.make(prior, config.weights, "cpu")
+    assert check_models(config) == []
+    assert check_models(Config()) == []
 
 
 def test_training_downloads_and_runs(hub: FakeHub, pipelines: Path, tmp_path: Path) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
 
-from scaledreamer import build
+from scaledreamer import assemble
 from scaledreamer.config import load_config
 from scaledreamer.contracts import GeneratorText
 from scaledreamer.generators.hyper_ingp import HyperINGP
@@ -86,16 +86,19 @@ def test_a_training_begins_with_a_whitening_fitted_to_its_corpus():
     pooled[2500:] *= -0.5  # another mean in the second half
     table = {str(i): row for i, row in enumerate(pooled)}
 
-    class Conditioner:
-        condition_dim = token_dim = 2
+    class Conditioner(TextConditioner):
+        condition_dim = token_dim = 2  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
+
+        def __init__(self) -> None:
+            """Without an encoder."""
 
         def __call__(self, prompts: list[str]) -> GeneratorText:
             found = torch.stack([table[prompt] for prompt in prompts])
             return GeneratorText(found, found[:, None], torch.ones(len(prompts), 1, dtype=torch.bool))
 
     config = load_config("tiny", ["generator.hyper_ingp.whitening=1"])
-    conditioner, device = cast(TextConditioner, Conditioner()), torch.device("cpu")
-    generator = build.build_generator(config, conditioner, PromptList(list(table)), device)
+    conditioner, device = Conditioner(), torch.device("cpu")
+    generator = assemble.make_generator(config, conditioner, PromptList(list(table)), device)
     assert isinstance(generator, HyperINGP) and generator.whitening is not None
     assert generator.whitening.mean.tolist() == pytest.approx(pooled.mean(0).tolist(), abs=0.05)
     whitened = generator.whitening(pooled)

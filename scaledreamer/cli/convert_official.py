@@ -70,7 +70,7 @@ def _convert(arguments: argparse.Namespace) -> None:
 
     import torch
 
-    from scaledreamer.build import make_generator
+    from scaledreamer import generators
     from scaledreamer.exported import differences
     from scaledreamer.pipeline import TextTo3D
     from scaledreamer.prompts.conditioner import TextConditioner
@@ -86,7 +86,7 @@ def _convert(arguments: argparse.Namespace) -> None:
 
     try:
         found, weights = converter(name)(state, settings)
-        generator = make_generator(name, found)
+        generator = generators.make(name, found)
         wrong = differences(generator, weights)
         if wrong is not None:
             raise ValueError(f"its weights do not fit together ({wrong}); they are damaged, or of a variant.")
@@ -127,14 +127,16 @@ def load_conditioner(place: str) -> TextConditioner:
     """
     from transformers.utils import logging
 
-    from scaledreamer import build, config
+    from scaledreamer import config
+    from scaledreamer.prompts.conditioner import make_conditioner
     from scaledreamer.weights.find import WeightsError, check_weights
+    from scaledreamer.weights.places import conditioner_places
 
     logging.disable_progress_bar()
     section, weights = config.ConditionerSettings(name="clip", model=place), config.WeightSettings()
     try:
-        check_weights(**build.conditioner_places(section, weights))
-        return build.build_conditioner(section, weights, "cpu")
+        check_weights(**conditioner_places(section, weights))
+        return make_conditioner(section, weights, "cpu")
     except WeightsError as error:
         raise ValueError(f"--conditioner {error}") from None
     except ValueError as error:

@@ -118,7 +118,7 @@ def examine(config: Config | None, *, is_quick: bool = False) -> Iterator[Sectio
 
 def _grid_backend(config: Config | None) -> str | None:
     """The backend of the generator's hash grid in the configuration."""
-    generator = None if config is None else getattr(config.generator, config.generator.name)
+    generator = None if config is None else config.generator.chosen
     return getattr(generator, "grid_backend", None)
 
 

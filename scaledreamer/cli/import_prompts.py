@@ -21,7 +21,7 @@ from pathlib import Path
 from scaledreamer.cli import Parser, fail, program, whole_number
 from scaledreamer.files import replace_text
 from scaledreamer.os_errors import advice
-from scaledreamer.prompts.check import MAX_CHARACTERS
+from scaledreamer.prompt_text import MAX_CHARACTERS
 from scaledreamer.prompts.importing import (
     Imported,
     Limits,

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Iterable
 
-from scaledreamer.prompts.check import check_prompt
+from scaledreamer.prompt_text import check_prompt
 from scaledreamer.prompts.prompt_file import (
     PlacedPrompt,
     iter_prompt_file,

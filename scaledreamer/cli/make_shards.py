@@ -51,9 +51,9 @@ def load_encoder(name: str, device: str) -> tuple[Encode, Encoder]:
     """A text encoder by name, and its identification."""
     import torch
 
-    from scaledreamer.build import TINY_PRIOR
     from scaledreamer.prompts.conditioner import TextConditioner
     from scaledreamer.prompts.shard_format import Encoder
+    from scaledreamer.weights.places import TINY_PRIOR
 
     conditioner = TextConditioner.from_pretrained(TINY_PRIOR if name == "tinyworld" else name).to(device)
 

@@ -52,8 +52,8 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status."""
     arguments = make_parser().parse_intermixed_args(argv)
-    from scaledreamer.build import check_models
     from scaledreamer.config import load_config
+    from scaledreamer.downloads import check_models
 
     try:
         config = load_config(arguments.config, arguments.settings)

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from scaledreamer.config.types import KEY, ExpandHome, MayChange, Section
 
 
-class HyperINGPSettings(Section):
+class ArchitectureSettings(Section):
+    """Base of the settings of one architecture.
+
+    Attributes:
+        holds_one_scene: whether it is one scene, whatever the prompt says, and so is trained on one prompt.
+    """
+
+    holds_one_scene: ClassVar[bool] = False
+
+
+class HyperINGPSettings(ArchitectureSettings):
     """A hash grid shared by all prompts, and a hyper-network for each prompt's MLPs (after ATT3D)."""
 
     num_levels: Annotated[int, Field(ge=1, le=32)] = 8
@@ -40,7 +50,7 @@ class HyperINGPSettings(Section):
     """What computes the hash grid; auto is triton on a GPU where it is installed, else torch."""
 
 
-class Conv3DNetSettings(Section):
+class Conv3DNetSettings(ArchitectureSettings):
     """Noise and text to a volume of features by style-modulated 3D convolutions (after CC3D)."""
 
     z_dim: Annotated[int, Field(ge=1, le=4096)] = 32
@@ -71,7 +81,7 @@ class Conv3DNetSettings(Section):
     """Compute the convolutions again in the backward pass: less memory, a third more of their work."""
 
 
-class TriplaneTransformerSettings(Section):
+class TriplaneTransformerSettings(ArchitectureSettings):
     """A transformer from text tokens to three planes of features, which two MLPs decode (after LRM)."""
 
     width: Annotated[int, Field(ge=1, le=8192)] = 160
@@ -111,8 +121,10 @@ class TriplaneTransformerSettings(Section):
         return self
 
 
-class FieldSettings(Section):
+class FieldSettings(ArchitectureSettings):
     """One scene for one prompt: a hash grid and two MLPs, without text."""
+
+    holds_one_scene = True
 
     num_levels: Annotated[int, Field(ge=1, le=32)] = 8
     """Levels of the hash grid."""
@@ -155,6 +167,6 @@ class GeneratorSettings(Section):
     """Settings of field."""
 
     @property
-    def chosen(self) -> Section:
+    def chosen(self) -> ArchitectureSettings:
         """The subsection of its name."""
         return getattr(self, self.name)

@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from scaledreamer.home import expand_home
-from scaledreamer.prompts.check import check_prompt
+from scaledreamer.prompt_text import check_prompt
 from scaledreamer.schedules import RelativeSchedule, parse_schedule
 
 KEY = "<key>"  # stands for the setting's own path in the messages of validators

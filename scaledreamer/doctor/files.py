@@ -10,21 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scaledreamer.build import (
-    build_prompts,
-    check_num_prompts,
-    conditioner_places,
-    hub_access,
-    prior_places,
-)
+from scaledreamer import generators
 from scaledreamer.config import Config, PromptSettings
 from scaledreamer.doctor.findings import Section, one_line, size
 from scaledreamer.exported import check_generator
 from scaledreamer.home import expand_home
+from scaledreamer.priors import prior_places
+from scaledreamer.prompts.assembly import make_prompts
 from scaledreamer.prompts.remote import shard_files
 from scaledreamer.prompts.shard_format import MANIFEST
 from scaledreamer.training.output import check_output
 from scaledreamer.weights.find import Availability, Weights, WeightsError, check_weights, find_weights
+from scaledreamer.weights.places import conditioner_places, hub_access
 
 SHARD_BYTES_PER_PROMPT = 1100
 """A record is a tar member of its own, a header and padded text; 1,048 measured, with the index."""
@@ -124,11 +121,11 @@ def check_prompts(config: Config) -> Section:
     section, prompts = Section("Prompts"), config.prompts
     try:
         if prompts.shards is None:
-            texts = build_prompts(prompts)
+            texts = make_prompts(prompts)
             section.numbers |= {"num_prompts": len(texts), "num_distinct": len(set(texts))}
             if not texts:
                 raise ValueError("prompts: none to train on; give at least one")
-            check_num_prompts(config, len(set(texts)))
+            generators.check_num_prompts(config.generator, len(set(texts)))
             section.add("ok", f"{len(texts):,} prompts, such as {texts[0][:60]!r}")
         elif "://" in prompts.shards or prompts.shards.startswith("pipe:"):
             shard_files(prompts.shards, cache=prompts.cache, cache_gib=prompts.cache_gib)
@@ -144,7 +141,7 @@ def check_prompts(config: Config) -> Section:
             )
             count = manifest["num_prompts"]
             section.numbers |= {"num_prompts": count, "num_distinct": count}
-            check_num_prompts(config, count)
+            generators.check_num_prompts(config.generator, count)
             section.add("ok", f"prompts.shards: {count:,} prompts in shards")
     except (OSError, ValueError, KeyError) as error:
         section.add("error", one_line(error).rstrip("."))

@@ -29,11 +29,12 @@ import os
 from scaledreamer.doctor.child import peak_bytes
 from scaledreamer.doctor.memory import smallest_run
 import scaledreamer.training.run
-from scaledreamer.build import build_prompts, build_trainer
+from scaledreamer.prompts.assembly import make_prompts
+from scaledreamer.assemble import make_trainer
 from scaledreamer.config import parse_config
 from scaledreamer.prompts.source import PromptList
 from scaledreamer.launch.process import start_process
-trainer = build_trainer(smallest_run(), start_process("cpu"))
+trainer = make_trainer(smallest_run(), start_process("cpu"))
 trainer.step(0)
 prior = trainer.judges[0].prior
 weights = [*(p for network in prior.networks().values() for p in network.parameters())]
@@ -41,7 +42,7 @@ base = peak_bytes() - sum(p.nbytes for p in weights)
 before = peak_bytes()
 config = parse_config(argument).prompts
 if config.shards is None:
-    prompts = PromptList(build_prompts(config))
+    prompts = PromptList(make_prompts(config))
 answer({"base": base, "prompts": peak_bytes() - before})
 """
 

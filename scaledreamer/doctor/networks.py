@@ -9,14 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scaledreamer import build, rendering
 from scaledreamer import config as cfg
+from scaledreamer import generators, rendering
 from scaledreamer.accounting import Cost, count
+from scaledreamer.assemble import make_camera_sampler
 from scaledreamer.contracts import GeneratorText
 from scaledreamer.doctor.files import Model
 from scaledreamer.priors.cost import PriorCost, prior_cost
 from scaledreamer.priors.full_size import Name, assemble, full_size
 from scaledreamer.priors.latent_diffusion import LatentDiffusionPrior
+from scaledreamer.training.regularizers import make_regularizers
 
 GUESSED_WIDTH = {"sd15": 768, "sd21": 1024, "sdxl": 768}
 """Of the first text encoder."""
@@ -113,9 +115,9 @@ def _text_encoder(folder: Path, number: str) -> nn.Module:
 
 def num_parameters(config: cfg.GeneratorSettings, width: int) -> dict[str, int]:
     """Of the generator's parts."""
-    settings = build.conditioned_settings(config, condition_dim=width)
+    settings = generators.constructor_settings(config, condition_dim=width)
     with torch.device("meta"):
-        generator = build.make_generator(config.name, settings)
+        generator = generators.make(config.name, settings)
     parts = {name: sum(p.numel() for p in part.parameters()) for name, part in generator.named_children()}
     return parts | {name: p.numel() for name, p in generator.named_parameters(recurse=False)}
 
@@ -136,7 +138,7 @@ class RenderCost:
         size = config.renderer.largest_image_size
         views = config.cameras.num_views
         # Enough rays for a line through two sizes, and no more samples than a few seconds take.
-        num_samples = build.make_renderer(config.renderer).num_samples
+        num_samples = rendering.configured(config.renderer).num_samples
         base = min(size, 32 if num_samples <= 64 else 16)
         two, four, smaller = (
             _passes(config, *arguments) for arguments in ((2, base), (4, base), (2, base // 2))
@@ -159,7 +161,7 @@ class RenderCost:
 
 def _small(config: cfg.GeneratorSettings) -> dict[str, Any]:
     """Settings of a generator whose points cost the same, and everything before them next to nothing."""
-    settings = build.conditioned_settings(config, condition_dim=8)
+    settings = generators.constructor_settings(config, condition_dim=8)
     match config.name:
         case "hyper_ingp":
             small: dict[str, Any] = {"hyper_width": 16, "hyper_depth": 1}
@@ -180,11 +182,11 @@ def _made_before(config: cfg.Config, batch: int) -> Cost:
     """What a generator makes of prompts before a point is asked for, forward and backward, on the meta
     device; nothing where that is a small network. No parameter gradients in it.
     """
-    if config.generator.name in ("hyper_ingp", "field"):
+    if not generators.class_of(config.generator.name).makes_features_first:
         return Cost(0, 0)
-    settings = build.conditioned_settings(config.generator, condition_dim=8)
+    settings = generators.constructor_settings(config.generator, condition_dim=8)
     with torch.device("meta"):
-        generator: Any = build.make_generator(config.generator.name, settings)
+        generator: Any = generators.make(config.generator.name, settings)
         z = torch.empty(batch, generator.noise_dim) if generator.has_noise else None
         ones = torch.empty(batch, 1, dtype=torch.bool)
         text = GeneratorText(torch.empty(batch, 8), torch.empty(batch, 1, 8), ones)
@@ -218,11 +220,11 @@ def _passes(
     from scaledreamer.training.rendered import RenderedGenerator
 
     torch_state = torch.get_rng_state()
-    generator = build.make_generator(config.generator.name, settings or _small(config.generator))
+    generator = generators.make(config.generator.name, settings or _small(config.generator))
     torch.set_rng_state(torch_state)
     cameras = config.cameras.model_copy(update={"num_views": 1})
-    sampler = build.build_cameras(cameras, config.renderer, config.training.max_steps)
-    regularizers = build.build_regularizers(config.regularizers, config.training.max_steps)
+    sampler = make_camera_sampler(cameras, config.renderer, config.training.max_steps)
+    regularizers = make_regularizers(config.regularizers, config.training.max_steps)
     last = config.training.max_steps - 1
     names = frozenset(name for step in {0, last // 2, last} for name in regularizers.factors_at(step))
     undivided = config.renderer.chosen.model_dump() | {"memory_gib": None}

@@ -25,12 +25,12 @@ def measure_steps(data: dict[str, Any]) -> dict[str, Any]:
     """
     import torch
 
-    from scaledreamer.build import build_trainer
+    from scaledreamer.assemble import make_trainer
     from scaledreamer.launch.process import start_process
 
     config = parse_config(data)
     process = start_process(config.training.device)
-    trainer = build_trainer(config, process)
+    trainer = make_trainer(config, process)
     is_cuda = process.device.type == "cuda"
     trainer.step(0)
     trainer.step(1)

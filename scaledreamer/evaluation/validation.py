@@ -8,6 +8,7 @@ from functools import cached_property
 import torch
 
 from scaledreamer import rendering
+from scaledreamer.config import Config
 from scaledreamer.contracts import Renderer
 from scaledreamer.evaluation.clip_scores import (
     ImageTextEncoder,
@@ -84,3 +85,25 @@ class ValidationScore:
     def _true(self) -> Observation:
         draw = self._draw
         return self._observer.observe_truth(draw.meanings, start_azimuth_deg=draw.start_azimuth_deg)
+
+
+def make_validation(config: Config, device: torch.device) -> ValidationScore:
+    """The scores by which a run chooses its best generator, on the part of the tinyworld that is trained.
+
+    Raises: ValueError for prompts of a file, whose meaning nobody knows, or if the evaluator is missing.
+    """
+    if not config.prompts.is_tinyworld:
+        raise ValueError(
+            "evaluation.every: only prompts of the tinyworld have a ground truth to validate by; set "
+            "evaluation.every=null."
+        )
+    if config.evaluation.metric not in SCORES:
+        accepted = ", ".join(map(repr, SCORES))
+        raise ValueError(f"evaluation.metric: got {config.evaluation.metric!r}; accepted are {accepted}.")
+    return ValidationScore(
+        num_prompts=config.evaluation.num_prompts,
+        kinds=config.prompts.kinds,
+        max_extras=config.prompts.max_extras,
+        renderer=rendering.configured(config.renderer).for_scores(),
+        device=device,
+    )

@@ -136,6 +136,8 @@ class Conv3DNet(Generator):
     """
 
     has_noise = True
+    repeats_on_gpu = False
+    makes_features_first = True
 
     def __init__(
         self,
@@ -238,6 +240,13 @@ class Conv3DNet(Generator):
     def prepare_export(self, *, num_samples: int = 10_000) -> None:
         """Computes the mean style for truncation from `num_samples` noise vectors (always the same)."""
         self.mapping.compute_mean(num_samples)
+
+    @classmethod
+    def small_settings(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        """See `Generator.small_settings`."""
+        small = {"style_dim": 8, "mapping_depth": 1, "resolution": 8, "position_bias_resolution": 4}
+        small |= {"max_channels": 4, "channel_base": 32, "gradient_checkpointing": False}
+        return {**settings, **small}
 
 
 def _check(config: dict[str, Any]) -> None:

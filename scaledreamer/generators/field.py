@@ -17,6 +17,7 @@ from torch import Tensor
 
 from scaledreamer.contracts import Generator, GeneratorText
 from scaledreamer.fields.hash_grid import HashGrid
+from scaledreamer.fields.hash_grid_backend import choose_backend
 from scaledreamer.generators.decoded import DecodedScene, Decoder, check_settings
 
 
@@ -154,6 +155,26 @@ class Field(Generator):
                 f"{shape} (batch, noise_dim)."
             )
         return JitteredScene(scene, z, self.config["color_jitter"])
+
+    @classmethod
+    def text_settings(cls, condition_dim: int, token_dim: int) -> dict[str, int]:
+        """See `Generator.text_settings`: it reads no text."""
+        del condition_dim, token_dim
+        return {}
+
+    @classmethod
+    def backend_line(cls, settings: dict[str, Any], device: torch.device) -> str | None:
+        """See `Generator.backend_line`: what computes the hash grid."""
+        try:
+            return choose_backend(settings["grid_backend"], device).line
+        except ValueError as error:
+            raise ValueError(f"grid_{error}") from None
+
+    @classmethod
+    def small_settings(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        """See `Generator.small_settings`."""
+        entries = min(settings["log2_table_size"], 12)
+        return {**settings, "log2_table_size": entries, "grid_backend": "torch"}
 
 
 # --- noise without a generator ------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from scaledreamer.contracts import Generator, GeneratorText
 from scaledreamer.fields.hash_grid import HashGrid
+from scaledreamer.fields.hash_grid_backend import choose_backend
 from scaledreamer.fields.sdf import sphere_bias
 from scaledreamer.generators.decoded import check_settings
 from scaledreamer.generators.whitening import TextWhitening
@@ -191,6 +192,21 @@ class HyperINGP(Generator):
             name: _prompt_mlp(scale * head(hidden), self.layers[name]) for name, head in self.heads.items()
         }
         return HyperINGPScene(self.grid, mlps["sdf"], mlps["rgb"], mlps.get("background"), self.sphere_radius)
+
+    @classmethod
+    def backend_line(cls, settings: dict[str, Any], device: torch.device) -> str | None:
+        """See `Generator.backend_line`: what computes the hash grid."""
+        try:
+            return choose_backend(settings["grid_backend"], device).line
+        except ValueError as error:
+            raise ValueError(f"grid_{error}") from None
+
+    @classmethod
+    def small_settings(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        """See `Generator.small_settings`."""
+        entries = min(settings["log2_table_size"], 12)
+        small = {"log2_table_size": entries, "grid_backend": "torch", "hyper_width": 16, "hyper_depth": 1}
+        return {**settings, **small}
 
 
 def _layers(widths: list[int]) -> list[tuple[int, int]]:

@@ -55,6 +55,9 @@ class TriplaneTransformer(Generator):
     Raises: ValueError naming the argument that is out of range.
     """
 
+    repeats_on_gpu = False
+    makes_features_first = True
+
     def __init__(
         self,
         *,
@@ -144,6 +147,18 @@ class TriplaneTransformer(Generator):
         with torch.autocast(x.device.type, enabled=False):
             x = self.norm(x).unflatten(1, (3, size, size)).movedim(-1, 2)
             return self.deconvolution(x.flatten(0, 1)).unflatten(0, (-1, 3))
+
+    @classmethod
+    def text_settings(cls, condition_dim: int, token_dim: int) -> dict[str, int]:
+        """See `Generator.text_settings`: it reads the tokens."""
+        del condition_dim
+        return {"token_dim": token_dim}
+
+    @classmethod
+    def small_settings(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        """See `Generator.small_settings`."""
+        small = {"width": 8, "num_heads": 1, "num_layers": 1, "token_resolution": 4}
+        return {**settings, **small, "gradient_checkpointing": False, "dtype": "float32"}
 
 
 class _Layer(nn.Module):

@@ -8,9 +8,13 @@ section 4.3).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from scaledreamer.contracts import GeneratorText
 
 MIN_DEVIATION = 0.1
 """Directions below this share of the largest standard deviation are not amplified further: they are noise, or
@@ -55,3 +59,13 @@ class TextWhitening(nn.Module):
     def forward(self, pooled: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
         """The whitened texts."""
         return (pooled - self.mean) @ self.matrix
+
+
+def fit_whitening(
+    generator: nn.Module, encode: Callable[[list[str]], GeneratorText], prompts: Sequence[str]
+) -> None:
+    """Fits a generator's text whitening, if it has one, to prompts of its corpus; the same on every rank."""
+    chunks = [list(prompts[first : first + 256]) for first in range(0, len(prompts), 256)]
+    for module in generator.modules():
+        if isinstance(module, TextWhitening):
+            module.fit(torch.cat([encode(chunk).pooled for chunk in chunks]))

@@ -10,9 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scaledreamer.config import ConditionerSettings, WeightSettings
 from scaledreamer.contracts import GeneratorText
 from scaledreamer.prompts.words import WORDS_FILE, read_words, unknown_words
+from scaledreamer.weights.find import WeightsError, find_weights
 from scaledreamer.weights.loading import load_text_encoder
+from scaledreamer.weights.places import conditioner_places
 
 
 class TextConditioner:
@@ -119,3 +122,18 @@ class TextConditioner:
             digest.update(name.encode())
             digest.update(value.detach().cpu().float().contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+
+def make_conditioner(
+    settings: ConditionerSettings, weights: WeightSettings, device: torch.device | str
+) -> TextConditioner:
+    """The generator's text encoder, frozen, on a device; downloaded if need be.
+
+    Raises: ValueError if it cannot be had.
+    """
+    try:
+        found = find_weights(**conditioner_places(settings, weights))
+    except WeightsError as error:
+        raise ValueError(f"conditioner {error}") from None
+    assert found.folder is not None
+    return TextConditioner.from_pretrained(found.folder, variant=found.variant).to(device)

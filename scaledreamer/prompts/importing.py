@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from scaledreamer.files import replacing_file
-from scaledreamer.prompts.check import MAX_CHARACTERS, normalize_prompt
+from scaledreamer.prompt_text import MAX_CHARACTERS, normalize_prompt
 from scaledreamer.prompts.corpus import comparison_key, split_prompts
 from scaledreamer.prompts.foreign import check_input, entries
 from scaledreamer.prompts.foreign.entry import (

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from scaledreamer.prompts.check import check_prompt, normalize_prompt
+from scaledreamer.prompt_text import check_prompt, normalize_prompt
 
 TO_IMPORT = (".jsonl", ".csv", ".tsv", ".parquet", ".tar")
 """Formats that only `scaledreamer import-prompts` reads."""

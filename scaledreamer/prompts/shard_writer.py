@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from scaledreamer.files import TEMPORARY, clean_up, replace_text, sync
 from scaledreamer.os_errors import advice, reason
-from scaledreamer.prompts.check import check_prompt
+from scaledreamer.prompt_text import check_prompt
 from scaledreamer.prompts.shard_format import (
     MANIFEST,
     Encoder,

@@ -19,7 +19,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from scaledreamer.prompts.check import check_prompt
+from scaledreamer.prompt_text import check_prompt
 from scaledreamer.prompts.shard_format import (
     CONDITION_PARTS,
     MANIFEST,

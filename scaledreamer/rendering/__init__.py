@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from scaledreamer.config import RendererSettings
+
 if TYPE_CHECKING:
     from scaledreamer.contracts import Renderer
 
@@ -24,3 +26,13 @@ def make(name: str = "volume", settings: Mapping[str, Any] | None = None) -> Ren
     if unknown:
         raise ValueError(f"renderer {name}: no such setting: {', '.join(unknown)}.")
     return Renderer(**settings)
+
+
+def configured(settings: RendererSettings) -> Renderer:
+    """The renderer of a configuration."""
+    return make(settings.name, settings.chosen.model_dump())
+
+
+def index_section(settings: RendererSettings) -> dict[str, Any]:
+    """Name and settings of a configuration's renderer, as `model_index.json` holds them."""
+    return {"name": settings.name} | settings.chosen.model_dump()

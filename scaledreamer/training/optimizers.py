@@ -6,13 +6,14 @@ DeepSpeed gets these objects rather than a name, because its "Adam" would silent
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
 
+from scaledreamer.config import OptimizerSettings
 from scaledreamer.schedules import Schedule
 from scaledreamer.training.adan import Adan
 
@@ -33,51 +34,34 @@ def parameter_groups(module: nn.Module) -> dict[str, list[nn.Parameter]]:
     return {name: parameters for name, parameters in groups.items() if parameters}
 
 
-def make_optimizer(
-    module: nn.Module,
-    *,
-    name: str = "adam",
-    betas: Sequence[float] = (0.5, 0.99),
-    eps: float = 1e-15,
-    weight_decay: float = 0.0,
-    momentum: float = 0.0,
-    adan_betas: Sequence[float] = (0.98, 0.92, 0.99),
-    background_betas: Sequence[float] | None = None,
-) -> torch.optim.Optimizer:
+def make_optimizer(module: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
     """An optimizer of the parameters in the groups of `parameter_groups`; the step sets learning rates.
 
-    Args:
-        name: "adam" (weight decay is added to the gradient), "adamw" (decoupled weight decay), "adan" or
-            "sgd".
-        betas: of adam and adamw.
-        eps: of adam, adamw and adan.
-        momentum: of sgd.
-        adan_betas: of adan.
-        background_betas: of adam and adamw, in the background's group; None is the same.
+    "adam" adds weight decay to the gradient; "adamw" and "adan" decouple it.
     """
     groups: list[dict[str, Any]] = [
         {"params": list(ps), "group_name": key} for key, ps in parameter_groups(module).items()
     ]
-    beta_pair = (betas[0], betas[1])
-    if background_betas is not None and name in ("adam", "adamw"):
+    eps, weight_decay = settings.eps, settings.weight_decay
+    first, second = settings.betas
+    if settings.background_betas is not None and settings.name in ("adam", "adamw"):
         for group in groups:
             if group["group_name"] == "background":
-                group["betas"] = (background_betas[0], background_betas[1])
-    match name:
+                group["betas"] = tuple(settings.background_betas)
+    match settings.name:
         case "adam":
             return torch.optim.Adam(
-                groups, lr=0.0, betas=beta_pair, eps=eps, weight_decay=weight_decay, fused=True
+                groups, lr=0.0, betas=(first, second), eps=eps, weight_decay=weight_decay, fused=True
             )
         case "adamw":
             return torch.optim.AdamW(
-                groups, lr=0.0, betas=beta_pair, eps=eps, weight_decay=weight_decay, fused=True
+                groups, lr=0.0, betas=(first, second), eps=eps, weight_decay=weight_decay, fused=True
             )
         case "adan":
-            first, second, third = adan_betas
+            first, second, third = settings.adan.betas
             return Adan(groups, lr=0.0, betas=(first, second, third), eps=eps, weight_decay=weight_decay)
         case "sgd":
-            return torch.optim.SGD(groups, lr=0.0, momentum=momentum, weight_decay=weight_decay)
-    raise ValueError(f"optimizer.name: got {name!r}; accepted are 'adam', 'adamw', 'adan' and 'sgd'.")
+            return torch.optim.SGD(groups, lr=0.0, momentum=settings.momentum, weight_decay=weight_decay)
 
 
 @dataclass(frozen=True)
@@ -94,6 +78,15 @@ class LearningRates:
             "generator": warmup * self.generator.value_at(step),
             "background": warmup * self.background.value_at(step),
         }
+
+
+def make_learning_rates(settings: OptimizerSettings, max_steps: int) -> LearningRates:
+    """Learning rates over a training of `max_steps` steps."""
+    return LearningRates(
+        generator=settings.lr.over(max_steps),
+        background=settings.background_lr.over(max_steps),
+        warmup_steps=settings.warmup_steps,
+    )
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, rates: Mapping[str, float]) -> None:

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from scaledreamer.cameras import Cameras
+from scaledreamer.config import RegularizerSettings
 from scaledreamer.contracts import Rendering, Scene
 from scaledreamer.fields.sdf import finite_difference_gradient
 from scaledreamer.rendering.sampling import running_sum
@@ -117,3 +118,15 @@ class Regularizers:
             _, directions = cameras.rays(*rendering.normal.shape[-2:])
             terms["orientation"] = orientation(rendering.normal, directions)
         return terms
+
+
+def make_regularizers(settings: RegularizerSettings, max_steps: int) -> Regularizers:
+    """All regularizers with their schedules over a training of `max_steps` steps."""
+    return Regularizers(
+        eikonal=settings.eikonal.weight.over(max_steps),
+        sparsity=settings.sparsity.weight.over(max_steps),
+        opaque=settings.opaque.weight.over(max_steps),
+        orientation=settings.orientation.weight.over(max_steps),
+        num_points=settings.eikonal.num_points,
+        epsilon=settings.eikonal.epsilon,
+    )

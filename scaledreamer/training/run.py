@@ -18,9 +18,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from scaledreamer.build import build_trainer, build_validation, hub_access, make_renderer, renderer_section
+from scaledreamer import rendering
+from scaledreamer.assemble import make_trainer
 from scaledreamer.config import Config, differing_keys, dump_config, flatten
 from scaledreamer.contracts import Scene
+from scaledreamer.evaluation.validation import make_validation
 from scaledreamer.exported import find_generator
 from scaledreamer.files import replace_text
 from scaledreamer.launch.engine import Update
@@ -37,6 +39,7 @@ from scaledreamer.training.output import check_output, claim_output
 from scaledreamer.training.samples import sample_turntables
 from scaledreamer.training.signals import StopSignals
 from scaledreamer.training.step import Trainer
+from scaledreamer.weights.places import hub_access
 
 SceneOf = Callable[[Sequence[str]], Scene]
 Evaluate = Callable[[SceneOf, int], Mapping[str, float]]
@@ -235,7 +238,7 @@ class Run:
     def _samples(self) -> tuple[torch.Tensor, Sequence[str]]:
         """Turntables of a few prompts, "row view 3 h w", and the prompts."""
         prompts = self.config.training.sample_prompts or self.trainer.batches.stream.source.examples(8)
-        renderer = make_renderer(self.config.renderer).for_display()
+        renderer = rendering.configured(self.config.renderer).for_display()
         size = self.trainer.judges[0].prior.image_size
         cameras = self.trainer.batches.cameras
         scenes = (self.scene_of([prompt]) for prompt in prompts)
@@ -289,7 +292,7 @@ class Run:
             self.trainer.averaged.module,
             generator_name=self.config.generator.name,
             cameras=self.config.cameras.model_dump(),
-            renderer=renderer_section(self.config.renderer),
+            renderer=rendering.index_section(self.config.renderer),
             step=step,
             trained_on=self.trained_on,
         )
@@ -331,8 +334,8 @@ def prepare(config: Config, evaluate: Evaluate | None = None, *, is_dry_run: boo
     lock = None if is_dry_run else _claim(process, Path(config.training.output))
     try:
         if config.evaluation.every is not None and evaluate is None:
-            evaluate = build_validation(config, process.device)
-        run = Run(config, process, build_trainer(config, process), evaluate, lock=lock)
+            evaluate = make_validation(config, process.device)
+        run = Run(config, process, make_trainer(config, process), evaluate, lock=lock)
         notes = run.resume()
     except BaseException:
         if lock is not None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from scaledreamer.config import OptimizerSettings
 from scaledreamer.contracts import Generator, Method, PriorText
 from scaledreamer.launch.engine import Engine, Update
 from scaledreamer.launch.process import start_process
@@ -135,7 +136,7 @@ def make_rig(settings: StepSettings) -> Rig:
     engine = Engine(
         RenderedGenerator(generator, renderer, regularizers, settings.random_background),
         generator,
-        make_optimizer(generator, name=settings.optimizer),
+        make_optimizer(generator, OptimizerSettings.model_validate({"name": settings.optimizer})),
         process,
         micro_batch_size=settings.batch_size // settings.accumulation_steps,
         accumulation_steps=settings.accumulation_steps,

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scaledreamer.config import OptimizerSettings
 from scaledreamer.contracts import (
     Conditions,
     Generator,
@@ -154,10 +155,12 @@ def make_trainer(
         (-10.0, 45.0), (-180.0, 180.0), (2.5, 2.7), (38.0, 44.0), num_views=num_views, image_size=Constant(8)
     )
     renderer = renderer or VolumeRenderer(num_proposals=8, num_resampled=6, lattice_resolution=8)
+    momentum = 0.5 if optimizer == "sgd" else 0.0
+    settings = OptimizerSettings.model_validate({"name": optimizer, "betas": [*betas], "momentum": momentum})
     engine = Engine(
         RenderedGenerator(generator, renderer, regularizers),
         generator,
-        make_optimizer(generator, name=optimizer, betas=betas, momentum=0.5),
+        make_optimizer(generator, settings),
         process,
         micro_batch_size=batch_size // process.world_size // accumulation_steps,
         accumulation_steps=accumulation_steps,

@@ -102,15 +102,16 @@ def make_generator(config: Config, name: str) -> tuple[Any, Any]:
     """A generator of the configuration's settings, with the configuration's conditioner."""
     import torch
 
-    from scaledreamer import build
+    from scaledreamer import generators
+    from scaledreamer.prompts.conditioner import make_conditioner
 
-    conditioner = build.build_conditioner(config.conditioner, config.weights, "cpu")
+    conditioner = make_conditioner(config.conditioner, config.weights, "cpu")
     section = config.generator.model_copy(update={"name": name})
     torch.manual_seed(config.seed)
-    settings = build.conditioned_settings(
+    settings = generators.constructor_settings(
         section, condition_dim=conditioner.condition_dim, token_dim=conditioner.token_dim
     )
-    return build.make_generator(name, settings), conditioner
+    return generators.make(name, settings), conditioner
 
 
 def make_noise(generator: Any, batch: int) -> Tensor | None:

@@ -98,17 +98,18 @@ def measure_render(config: Config, arguments: argparse.Namespace) -> dict[str, A
     """
     import torch
 
+    from scaledreamer import rendering
     from scaledreamer.accounting import count
-    from scaledreamer.build import build_cameras, make_renderer
+    from scaledreamer.assemble import make_camera_sampler
     from scaledreamer.rendering.volume import VolumeRenderer
 
     check_options(arguments)
     make_scene = _field(config, arguments)
-    renderer = make_renderer(config.renderer)
+    renderer = rendering.configured(config.renderer)
     assert isinstance(renderer, VolumeRenderer)
     size, batch = arguments.image_size, arguments.prompts
     uniforms = torch.rand(batch, 1, 4, generator=torch.Generator().manual_seed(0))
-    cameras = build_cameras(config.cameras, config.renderer, config.training.max_steps).sample(uniforms)
+    cameras = make_camera_sampler(config.cameras, config.renderer, config.training.max_steps).sample(uniforms)
     with torch.no_grad():
         reference = _even(make_scene(), renderer, cameras, size, arguments.even_samples)
 

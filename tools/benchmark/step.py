@@ -37,12 +37,12 @@ def measure_step(config: Config, num_steps: int, num_warmup: int) -> dict[str, A
     import torch
     from transformers.utils import logging as transformers_logging
 
-    from scaledreamer.build import build_trainer
+    from scaledreamer.assemble import make_trainer
     from scaledreamer.launch.process import start_process
 
     transformers_logging.disable_progress_bar()
     process = start_process(config.training.device)
-    trainer = build_trainer(config, process)
+    trainer = make_trainer(config, process)
     timer = trainer.timer
 
     trainer.judges = [replace(judge, prior=TimedPrior(judge.prior, timer)) for judge in trainer.judges]

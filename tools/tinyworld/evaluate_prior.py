@@ -20,7 +20,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from scaledreamer.build import TINY_PRIOR
 from scaledreamer.cameras import Cameras
 from scaledreamer.cli import program
 from scaledreamer.evaluation.clip_scores import TINY_CLIP, TinyClip, hard_retrieval, pool_views
@@ -29,6 +28,7 @@ from scaledreamer.priors.stable_diffusion import StableDiffusionPrior
 from scaledreamer.prompts.view_words import VIEW_WORDS, view_index, with_view
 from scaledreamer.tinyworld import dataset, grammar
 from scaledreamer.tinyworld.grammar import KINDS, Meaning
+from scaledreamer.weights.places import TINY_PRIOR
 
 CHUNK = 64
 

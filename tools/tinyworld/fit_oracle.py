@@ -23,13 +23,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from scaledreamer import build
+from scaledreamer import generators, rendering
 from scaledreamer.cameras import Cameras
 from scaledreamer.cli import Parser, fail, program
 from scaledreamer.config import load_config
 from scaledreamer.draws import GivenDraws
 from scaledreamer.exported import INDEX
 from scaledreamer.pipeline import TextTo3D
+from scaledreamer.prompts.conditioner import make_conditioner
 from scaledreamer.tinyworld import dataset, grammar
 from scaledreamer.training.optimizers import AveragedWeights
 from tools.tinyworld.training import ViewPool, cosine_rate
@@ -117,15 +118,15 @@ def fit(args: argparse.Namespace) -> list[float]:
 
     logging.disable_progress_bar()
     config = load_config(args.config, args.overrides)
-    build.grid_line(config.generator, torch.device("cpu"))
+    generators.backend_line(config.generator, torch.device("cpu"))
     check_out(args.out)
     torch.manual_seed(config.seed)
-    conditioner = build.build_conditioner(config.conditioner, config.weights, "cpu")
-    settings = build.conditioned_settings(
+    conditioner = make_conditioner(config.conditioner, config.weights, "cpu")
+    settings = generators.constructor_settings(
         config.generator, condition_dim=conditioner.condition_dim, token_dim=conditioner.token_dim
     )
-    generator = build.make_generator(config.generator.name, settings)
-    renderer = build.make_renderer(config.renderer)
+    generator = generators.make(config.generator.name, settings)
+    renderer = rendering.configured(config.renderer)
     size = config.renderer.largest_image_size
     pool = ViewPool(args.work / "views", "seen", args.num_shards, "cpu")
     held_out = ViewPool(args.work / "views", "validation", 1, "cpu")
@@ -173,7 +174,7 @@ def fit(args: argparse.Namespace) -> list[float]:
         averaged.module,
         generator_name=config.generator.name,
         cameras=config.cameras.model_dump(),
-        renderer=build.renderer_section(config.renderer),
+        renderer=rendering.index_section(config.renderer),
         step=len(losses),
     )
     pipe.save_pretrained(args.out / "generator")

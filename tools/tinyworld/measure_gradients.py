@@ -24,7 +24,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from scaledreamer import rendering
-from scaledreamer.build import TINY_PRIOR
 from scaledreamer.cameras import Cameras, sample_cameras
 from scaledreamer.cli import fail, program
 from scaledreamer.distillation import clip_gradient, sample_timestep_shift
@@ -38,6 +37,7 @@ from scaledreamer.schedules import Constant
 from scaledreamer.tinyworld import dataset, grammar
 from scaledreamer.tinyworld.scene import WorldScene
 from scaledreamer.training.judge import upsample
+from scaledreamer.weights.places import TINY_PRIOR
 
 T_MIN = 0.02
 """Lower end of t that ASD's shift is measured from."""
