@@ -69,7 +69,7 @@ def make_judges(
         judges.append(
             Judge(
                 prior,
-                methods.make(shared.method, timesteps, settings, shared.shift_steps),
+                methods.make(settings, timesteps),
                 texts,
                 weight=settings.weight,
                 samples_latents=shared.sample_latents,

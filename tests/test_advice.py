@@ -44,7 +44,6 @@ def check(path: Path, overrides: list[str]) -> Config:
         {"prompts": {"shards": "folder", "limit": 4}},
         {"prompts": {"text": "a mug"}, "evaluation": {"every": 10}},
         {"priors": [{"tinyworld": {"cuda_graphs": True}}]},
-        {"distillation": {"method": "sds", "shift_steps": 4}},
         {"optimizer": {"name": "adam", "momentum": 0.5}},
     ],
     ids=str,

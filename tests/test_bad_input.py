@@ -565,10 +565,12 @@ TRAIN = [
     setting_case(
         "training.zero_stage=3", message="training.zero_stage: got 3; accepted are 0, 1 and 2. Stage 3"
     ),
+    setting_case("priors.0.method=vsd", message="priors.0.method: 'vsd' is not in this version; accepted a"),
+    setting_case("priors.0.method=foo", message="method: got 'foo'; accepted is 'asd', 'sds' or 'csd'"),
     setting_case(
-        "distillation.method=vsd", message="distillation.method: 'vsd' is not in this version; accep"
+        "distillation.method=sds",
+        message="distillation.method: no such setting; it is now priors.0.method, for each prior its",
     ),
-    setting_case("distillation.method=foo", message="method: got 'foo'; accepted is 'asd', 'sds' or 'csd'"),
     setting_case("renderer.image_size=2048", message="renderer.image_size: got 2048; accepted are whole num"),
     setting_case("renderer.image_size=32.5", message="renderer.image_size: got 32.5; accepted are whole num"),
     setting_case("renderer.image_size=[32, 62]", message="from 4 to 1024, in a schedule multiples of 4"),
@@ -631,10 +633,7 @@ TRAIN = [
         *("prompts.file=null", "evaluation={every: 2, metric: beauty}"),
         message="evaluation.metric: got 'beauty'; accepted are 'score', 'hard_r1'",
     ),
-    setting_case(
-        *("distillation.method=sds", "distillation.shift_steps=1000"),
-        message="distillation.shift_steps: rounds the shift of asd, and distillation.method is 'sds'; set d",
-    ),
+    setting_case("priors.0.eta=0.2", message="priors.0.eta: no such setting; it is now priors.0.asd.eta."),
     setting_case(
         "optimizer.momentum=0.9", message="optimizer.momentum: belongs to sgd, and optimizer.name is"
     ),

@@ -38,6 +38,13 @@ def test_a_setting_of_another_name_is_refused_with_the_name_of_today(old: str, n
     assert new.split(",")[0] in valid_keys() and old not in valid_keys()
 
 
+def test_a_renamed_setting_of_a_later_prior_keeps_its_number() -> None:
+    with pytest.raises(
+        ValueError, match=r"^priors\.1\.eta: no such setting; it is now priors\.1\.asd\.eta\.$"
+    ):
+        load_config(None, ["priors=[{}, {eta: 1}]"])
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
 def test_shipped_configs_are_valid_and_short(path: Path) -> None:
     load_config(path)
@@ -48,9 +55,13 @@ def test_shipped_configs_are_valid_and_short(path: Path) -> None:
 def test_file_then_command_line_then_defaults(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("training: {max_steps: 7, batch_size: 2}\npriors: [{guidance_scale: 3}]\n")
-    config = load_config(path, ["training.max_steps=9", "priors.0.eta=0.2"])
+    config = load_config(path, ["training.max_steps=9", "priors.0.asd.eta=0.2"])
     assert (config.training.max_steps, config.training.batch_size) == (9, 2)
-    assert (config.priors[0].guidance_scale, config.priors[0].eta, config.priors[0].weight) == (3.0, 0.2, 1.0)
+    assert (config.priors[0].guidance_scale, config.priors[0].asd.eta, config.priors[0].weight) == (
+        3.0,
+        0.2,
+        1.0,
+    )
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def test_rows_are_the_settings_with_the_defaults_that_a_run_has():
         ("prompts.kinds", "`null` or list of texts, not empty"),
         ("cameras.fov_deg", "Range, within 1 to 170"),
         ("generator.hyper_ingp.growth", "number, above 1 and at most 4"),
-        ("priors.0.eta", "number, 0 to 100"),
+        ("priors.0.asd.eta", "number, 0 to 100"),
         ("distillation.t_min", "Schedule, 0 to 1"),
         ("optimizer.lr", "Schedule, at least 0"),
         ("optimizer.betas", "two numbers, each from 0 to below 1"),

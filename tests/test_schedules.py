@@ -74,21 +74,21 @@ def test_parse_schedule_works_for_a_run_of_one_step():
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("6.0", r"priors\.0\.eta='6\.0'.*expected a number"),
-        (True, r"priors\.0\.eta=True.*expected a number"),
-        (None, r"priors\.0\.eta=None.*expected a number"),
-        (float("nan"), r"priors\.0\.eta=nan.*finite"),
-        ([1.0, 2.0, 3.0], r"priors\.0\.eta=\[1\.0, 2\.0, 3\.0\].*list"),
-        ({"start": 1.0}, r"priors\.0\.eta.*'end' is missing"),
-        ({"start": 1.0, "end": "x"}, r"priors\.0\.eta\.end='x'.*finite number"),
-        ({"start": 1.0, "end": 2.0, "until": 1.0}, r"priors\.0\.eta\.until.*from and to"),
-        ({"start": 1.0, "end": 2.0, "to": 500}, r"priors\.0\.eta: from=0\.0 and to=500\.0.*fractions"),
-        ({"start": 1.0, "end": 2.0, "from": 0.5, "to": 0.1}, r"priors\.0\.eta: from=0\.5 and to=0\.1"),
+        ("6.0", r"optimizer\.lr='6\.0'.*expected a number"),
+        (True, r"optimizer\.lr=True.*expected a number"),
+        (None, r"optimizer\.lr=None.*expected a number"),
+        (float("nan"), r"optimizer\.lr=nan.*finite"),
+        ([1.0, 2.0, 3.0], r"optimizer\.lr=\[1\.0, 2\.0, 3\.0\].*list"),
+        ({"start": 1.0}, r"optimizer\.lr.*'end' is missing"),
+        ({"start": 1.0, "end": "x"}, r"optimizer\.lr\.end='x'.*finite number"),
+        ({"start": 1.0, "end": 2.0, "until": 1.0}, r"optimizer\.lr\.until.*from and to"),
+        ({"start": 1.0, "end": 2.0, "to": 500}, r"optimizer\.lr: from=0\.0 and to=500\.0.*fractions"),
+        ({"start": 1.0, "end": 2.0, "from": 0.5, "to": 0.1}, r"optimizer\.lr: from=0\.5 and to=0\.1"),
     ],
 )
 def test_parse_schedule_names_the_key_and_what_is_accepted(value, message):
     with pytest.raises(ValueError, match=message):
-        parse_schedule(value, key="priors.0.eta")
+        parse_schedule(value, key="optimizer.lr")
 
 
 @pytest.mark.parametrize("form", [6, 0.1, [0.5, 0.02], {"start": 1, "end": 2, "to": 0.5}])

@@ -110,7 +110,7 @@ def test_what_cannot_be_the_value_is_refused(setting: str, message: str) -> None
             "training.max_steps: 3",
             r"files nest sections; write training: \{max_steps: 3\} in place of 'train",
         ),
-        ("priors.0.eta: 0.2", r"write priors: \[\{eta: 0\.2\}\] in place of 'priors\.0\.eta'"),
+        ("priors.0.weight: 0.2", r"write priors: \[\{weight: 0\.2\}\] in place of 'priors\.0\.weight'"),
         ("prompts: {name.x: 3}", r"prompts\.name\.x: no such setting"),
         (
             "generator: {field.mlp_width: 8}",

@@ -236,7 +236,9 @@ def _section(field: FieldInfo) -> type[BaseModel] | None:
 def _unknown(path: str) -> str:
     """Message for a key that does not exist, with the nearest one that does."""
     if numbered_0(path) in RENAMED:
-        return f"{path}: no such setting; it is now {RENAMED[numbered_0(path)]}."
+        number = next((part for part in path.split(".") if part.isdigit()), "0")
+        new = RENAMED[numbered_0(path)].replace("priors.0.", f"priors.{number}.")
+        return f"{path}: no such setting; it is now {new}."
     keys = list(valid_keys())
     *parents, name = numbered_0(path).split(".")
     siblings = {key.split(".")[-1]: key for key in keys if key.split(".")[:-1] == parents}

@@ -74,6 +74,15 @@ class WeightSettings(Section):
     """Files of a model: auto is those of half precision where there are some and the dtype is no wider."""
 
 
+class ASDSettings(Section):
+    """Settings of asynchronous score distillation."""
+
+    eta: Annotated[float, Field(ge=0, le=100)] = 0.1
+    """Growth of the timestep shift with t - t_min."""
+    shift_steps: Annotated[int | None, Field(ge=1)] = None
+    """Floor the shift to 1/shift_steps; None is continuous."""
+
+
 class PriorSettings(Section):
     """One of the frozen diffusion priors that judge the rendered images."""
 
@@ -91,10 +100,12 @@ class PriorSettings(Section):
     """What guidance leads away from; "" is the unconditional text."""
     perp_neg: Annotated[float, Field(ge=0, le=10)] = 0.0
     """Strength of guidance away from the neighbouring views (arXiv 2304.04968); 0 is none."""
-    eta: Annotated[float, Field(ge=0, le=100)] = 0.1
-    """Growth of ASD's timestep shift with t - t_min."""
+    method: Annotated[Literal["asd", "sds", "csd"], BeforeValidator(refuse_later_methods)] = "asd"
+    """Rule of score distillation."""
     weight: Annotated[float, Field(ge=0)] = 1.0
     """Weight of its gradient, after pixel clipping."""
+    asd: ASDSettings = ASDSettings()
+    """Settings of asd."""
     tinyworld: TinyworldSettings = TinyworldSettings()
     """Settings of tinyworld."""
     stable_diffusion: StableDiffusionSettings = StableDiffusionSettings()
@@ -135,24 +146,11 @@ class PixelClipSettings(Section):
 class DistillationSettings(Section):
     """How the prior's predictions become a gradient."""
 
-    method: Annotated[Literal["asd", "sds", "csd"], BeforeValidator(refuse_later_methods)] = "asd"
-    """Rule of score distillation."""
     t_min: Fraction = schedule([0.5, 0.02])
     """Lowest timestep, a fraction of the prior's schedule."""
     t_max: Fraction = schedule([0.98, 0.5])
     """Highest timestep."""
-    shift_steps: Annotated[int | None, Field(ge=1)] = None
-    """Floor ASD's shift to 1/shift_steps; None is continuous."""
     sample_latents: bool = False
     """Sample the autoencoder's posterior instead of taking its mean."""
     pixel_clip: PixelClipSettings = PixelClipSettings()
     """Pixel-wise gradient clipping."""
-
-    @model_validator(mode="after")
-    def _shift_belongs_to_asd(self) -> DistillationSettings:
-        if self.shift_steps is not None and self.method != "asd":
-            raise ValueError(
-                f"{KEY}.shift_steps: rounds the shift of asd, and {KEY}.method is {self.method!r}; set "
-                f"{KEY}.shift_steps=null or {KEY}.method=asd."
-            )
-        return self

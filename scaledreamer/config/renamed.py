@@ -14,5 +14,10 @@ RENAMED: dict[str, str] = {
         "min_opacity",
         "memory_gib",
     )
-} | {"renderer.inverse_deviation": "renderer.volume.beta, which is 1 / inverse_deviation"}
+} | {
+    "distillation.method": "priors.0.method, for each prior its own",
+    "distillation.shift_steps": "priors.0.asd.shift_steps, for each prior its own",
+    "priors.0.eta": "priors.0.asd.eta",
+    "renderer.inverse_deviation": "renderer.volume.beta, which is 1 / inverse_deviation",
+}
 """By the old path, with items of lists as number 0: the new path, and what has to be done to the value."""

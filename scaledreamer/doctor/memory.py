@@ -123,7 +123,7 @@ def estimate(
     text_bytes = cached * 77 * 4 * width
     for settings, model in zip(config.priors, models[1:], strict=True):
         prior = networks.meta_prior(settings, model)
-        cost = networks.cost_of(prior, settings, config.distillation.method, images)
+        cost = networks.cost_of(prior, settings, images)
         for part, num_bytes in cost.parameter_bytes.items():
             is_dropped = settings.networks.drop_text_encoder and part.startswith("text")
             parts[f"{model.key}: {part}"] = 0 if is_dropped else num_bytes

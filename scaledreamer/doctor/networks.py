@@ -75,10 +75,10 @@ def meta_prior(config: cfg.PriorSettings, model: Model) -> LatentDiffusionPrior:
     return prior
 
 
-def cost_of(prior: LatentDiffusionPrior, config: cfg.PriorSettings, method: str, images: int) -> PriorCost:
+def cost_of(prior: LatentDiffusionPrior, config: cfg.PriorSettings, images: int) -> PriorCost:
     """A prior's part of one backward pass of a step."""
-    branches = {"asd": 3}.get(method, 2)
-    if config.perp_neg > 0 and method != "csd":
+    branches = 3 if config.method == "asd" else 2
+    if config.perp_neg > 0 and config.method != "csd":
         branches += 2
     return prior_cost(prior, images, branches=branches)
 

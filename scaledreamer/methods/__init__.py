@@ -15,17 +15,18 @@ if TYPE_CHECKING:
     from scaledreamer.config import PriorSettings
 
 
-def make(name: str, timesteps: Timesteps, settings: PriorSettings, shift_steps: int | None) -> Method:
+def make(settings: PriorSettings, timesteps: Timesteps) -> Method:
     """The method of one prior of a run.
 
-    Raises: ValueError for an unknown name.
+    Args:
+        settings: of the prior: the method's name and settings, and the guidance.
+        timesteps: from where t is drawn.
     """
     guidance = Guidance(settings.guidance_scale, settings.guidance_rescale)
-    match name:
+    match settings.method:
         case "asd":
-            return ASD(timesteps, guidance, settings.eta, shift_steps)
+            return ASD(timesteps, guidance, settings.asd.eta, settings.asd.shift_steps)
         case "sds":
             return SDS(timesteps, guidance)
         case "csd":
             return CSD(timesteps)
-    raise ValueError(f"distillation.method: got {name!r}; accepted are 'asd', 'sds' and 'csd'.")

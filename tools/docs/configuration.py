@@ -87,8 +87,7 @@ Some rules concern several settings:
 - `conditioner.name: clip` needs `conditioner.model`, and `priors.N.name: stable_diffusion` or `sdxl` needs
   `priors.N.model`.
 - `distillation.t_min` may at no time be above `distillation.t_max`.
-- `distillation.shift_steps` belongs to `distillation.method: asd`, and `optimizer.momentum` to
-  `optimizer.name: sgd`.
+- `optimizer.momentum` belongs to `optimizer.name: sgd`.
 - `training.batch_size` is a multiple of the number of ranks times `training.accumulation_steps`.
 - `generator.hyper_ingp`: `base_resolution` times `growth` to the power of `num_levels - 1` is at most 65,536.
 - `generator.conv3d_net`: `channel_base` is at least `resolution`.
