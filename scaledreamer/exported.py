@@ -282,7 +282,7 @@ def start_from(
         index = read_index(found)
         check_files(found, index)
         theirs = {"name": index["generator"]["name"]} | index["generator"]["settings"]
-        ours = {"name": settings.name} | generator.config
+        ours = {"name": settings.name} | settings.chosen.model_dump() | generator.config
         wrong = [key for key in ours if key not in free and ours[key] != theirs.get(key)]
         if wrong:
             raise ValueError(

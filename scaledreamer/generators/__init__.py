@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, get_args
 
+from scaledreamer import memory
 from scaledreamer.config import GeneratorSettings
-from scaledreamer.memory import memory_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -120,7 +120,7 @@ def _missing_memory(architecture: type[Generator], settings: Mapping[str, Any]) 
     with torch.device("meta"):
         sketch = architecture(**settings)
     num_bytes = sum(value.numel() * value.element_size() for value in sketch.state_dict().values())
-    free = memory_bytes()[0]
+    free = memory.memory_bytes()[0]
     if num_bytes <= free:
         return None
     taken, left = f"{num_bytes / 2**30:.1f}", f"{free / 2**30:.1f}"
