@@ -14,7 +14,17 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "scaledreamer"
-LOW = ("distillation", "fields", "cameras", "draws", "schedules", "contracts", "memory", "rendering.sampling")
+LOW = (
+    "distillation",
+    "fields",
+    "cameras",
+    "draws",
+    "texts",
+    "schedules",
+    "contracts",
+    "memory",
+    "rendering.sampling",
+)
 """Import nothing of the package above them: only each other, of their own folder or of this list."""
 FAMILIES = ("generators", "rendering", "priors", "methods")
 """Do not import each other."""
@@ -147,5 +157,5 @@ def test_only_the_top_sees_everything(module: str):
     assert [name for name in MODULES[module] if belongs(name, EVERYTHING)] == []
 
 
-def test_contracts_know_cameras_and_draws_alone():
-    assert MODULES["contracts"] == {"cameras", "draws"}
+def test_contracts_know_cameras_draws_and_texts_alone():
+    assert MODULES["contracts"] == {"cameras", "draws", "texts"}
