@@ -45,9 +45,9 @@ def test_more_texts_than_fit_are_encoded_all_the_same() -> None:
 def test_without_capacity_each_request_is_one_batch() -> None:
     encoder = Encoder()
     cache = EncodingCache(encoder, torch.cat, capacity=0)
-    cache(["a", "bb"])
-    cache(["a"])
-    assert encoder.requests == [["a", "bb"], ["a"]]
+    assert cache(["a", "bb", "a"]).tolist() == [1, 2, 1]
+    assert cache(["a"]).tolist() == [1]
+    assert encoder.requests == [["a", "bb", "a"], ["a"]]
 
 
 def test_conditions_are_joined_part_by_part() -> None:
