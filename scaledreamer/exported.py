@@ -58,7 +58,7 @@ def find_generator(place: Path | str | None, access: Access | None = None) -> Pa
         return SHIPPED
     folder = Path(expand_home(place, "checkpoint"))
     if not os.path.exists(folder):  # unlike Path.exists, it is False for invalid names
-        found = _look_at_hub(str(place), access, is_download=True).folder
+        found = _find_on_hub(str(place), access, is_download=True).folder
         assert found is not None
         return found / str(_folder_in(found))
     if not folder.is_dir():
@@ -81,7 +81,7 @@ def check_generator(place: str, access: Access | None = None) -> Found | None:
     if os.path.exists(expand_home(place, "checkpoint")):
         read_index(find_generator(place))
         return None
-    return _look_at_hub(place, access, is_download=False)
+    return _find_on_hub(place, access, is_download=False)
 
 
 def _folder_in(place: Path) -> str | None:
@@ -89,7 +89,7 @@ def _folder_in(place: Path) -> str | None:
     return next((name for name in PLACES if (place / name / INDEX).is_file()), None)
 
 
-def _look_at_hub(name: str, access: Access | None, *, is_download: bool) -> Found:
+def _find_on_hub(name: str, access: Access | None, *, is_download: bool) -> Found:
     """An exported generator on a hub; the files listed in its index are downloaded."""
     if not is_hub_id(name):
         raise ValueError(f"checkpoint {name}: there is no such folder; give {ACCEPTED}")
@@ -100,14 +100,14 @@ def _look_at_hub(name: str, access: Access | None, *, is_download: bool) -> Foun
             raise PlaceError(f"no {files.missing[0]} in it", f"give {ACCEPTED}")
         return files
 
-    def look_into(folder: Path) -> None:
+    def check_folder(folder: Path) -> None:
         names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
         files = _needed_files(names, lambda file: read_json(folder / file, file), name)
         if files.missing:
             raise PlaceError(f"lacks {files.missing[0]}", "download it again")
 
     try:
-        return find_model(name, Wanted(choose, look_into), access or Access(), is_download=is_download)
+        return find_model(name, Wanted(choose, check_folder), access or Access(), is_download=is_download)
     except PlaceError as problem:
         hint = problem.hint
         if access is None and hint == PATIENCE:

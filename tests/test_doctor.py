@@ -17,7 +17,7 @@ import pytest
 from scaledreamer.cli import doctor
 from scaledreamer.config import load_config
 from scaledreamer.doctor import files, machine, memory, networks, speed
-from scaledreamer.doctor.child import ChildError, ask
+from scaledreamer.doctor.child import ChildError, run_code
 from scaledreamer.doctor.findings import WIDTH, Finding, Section, num_errors, size, summary
 from scaledreamer.launch.environment import LAUNCHED
 from scaledreamer.weights.places import TINY_PRIOR
@@ -105,14 +105,16 @@ def answer_of_torch(cuda: str | None, why: str = "") -> dict[str, Any]:
 
 
 def test_a_driver_that_torch_does_not_like_is_an_error(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(machine, "ask", lambda _: answer_of_torch("13.0", "driver too old (found 11040)"))
+    monkeypatch.setattr(
+        machine, "run_code", lambda _: answer_of_torch("13.0", "driver too old (found 11040)")
+    )
     monkeypatch.setattr(machine, "read_text", lambda _: "NVRM version 470.1")
     errors = text_of(machine.check_devices(), "error")
     assert "built for CUDA 13.0" in errors and "driver too old (found 11040)" in errors
 
 
 def test_cuda_that_is_asked_for_and_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(machine, "ask", lambda _: answer_of_torch(None))
+    monkeypatch.setattr(machine, "run_code", lambda _: answer_of_torch(None))
     monkeypatch.setattr(machine, "read_text", lambda _: "")
     assert "torch sees no CUDA device; set it to cpu" in text_of(machine.check_devices("cuda"), "error")
 
@@ -139,7 +141,7 @@ def test_broken_accelerators_are_warnings(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_an_accelerator_asked_for_by_name_and_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(machine, "ask", lambda _, name: {"state": "missing"})
+    monkeypatch.setattr(machine, "run_code", lambda _, name: {"state": "missing"})
     section = machine.check_accelerators("triton")
     errors = text_of(section, "error")
     assert "the configuration asks for triton, and it does not work (not installed)" in errors
@@ -147,7 +149,9 @@ def test_an_accelerator_asked_for_by_name_and_not_there_is_an_error(monkeypatch:
 
 
 def test_a_grid_for_gpus_without_one_is_an_error(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(machine, "ask", lambda *_: answer_of_torch(None) | {"state": "found", "version": "1"})
+    monkeypatch.setattr(
+        machine, "run_code", lambda *_: answer_of_torch(None) | {"state": "found", "version": "1"}
+    )
     config = load_config(None, ["generator.hyper_ingp.grid_backend=triton"])
     sections = doctor.examine(config)
     found = text_of([next(sections) for _ in range(6)][-1], "error")
@@ -156,10 +160,10 @@ def test_a_grid_for_gpus_without_one_is_an_error(monkeypatch: pytest.MonkeyPatch
 
 def test_a_child_that_hangs_or_fails_is_one_line():
     with pytest.raises(ChildError, match="no answer within 1 s"):
-        ask("import time; time.sleep(30)", timeout=1)
+        run_code("import time; time.sleep(30)", timeout=1)
     with pytest.raises(ChildError, match="ValueError: no"):
-        ask("raise ValueError('no')")
-    assert ask("print('noise'); answer([argument, 2])", 1) == [1, 2]
+        run_code("raise ValueError('no')")
+    assert run_code("print('noise'); answer([argument, 2])", 1) == [1, 2]
 
 
 # --- files -------------------------------------------------------------------------------------------------
@@ -326,7 +330,7 @@ def test_variables_of_a_launcher_do_not_reach_what_is_asked(monkeypatch: pytest.
     for name in LAUNCHED:
         monkeypatch.setenv(name, "1")
     code = f"import os; answer(sorted(set(os.environ) & set({LAUNCHED!r})))"
-    assert ask(code) == []
+    assert run_code(code) == []
 
 
 def test_the_machine_alone(tmp_path: Path):

@@ -20,7 +20,7 @@ class ChildError(Exception):
     """A child ended without an answer; the message says how, in one line."""
 
 
-def ask(code: str, argument: object = None, *, timeout: float = 120.0, **environment: str) -> Any:
+def run_code(code: str, argument: object = None, *, timeout: float = 120.0, **environment: str) -> Any:
     """Runs Python code in a process of its own and returns what it gave to `answer`.
 
     Args:

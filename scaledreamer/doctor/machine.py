@@ -8,7 +8,7 @@ import platform
 import shutil
 import tomllib
 
-from scaledreamer.doctor.child import ROOT, ChildError, ask
+from scaledreamer.doctor.child import ROOT, ChildError, run_code
 from scaledreamer.doctor.findings import Section, size
 from scaledreamer.fields import hash_grid_backend
 from scaledreamer.launch import environment
@@ -137,7 +137,7 @@ def check_devices(wanted: str = "auto") -> Section:
     section.add("ok", f"{cores} CPU core(s), {size(total)} of memory, {size(free)} of it free")
     section.numbers |= {"cores": cores, "memory": total, "free_memory": free, "devices": [], "ranks": 1}
     try:
-        found = ask(_DEVICES)
+        found = run_code(_DEVICES)
     except ChildError as error:
         section.add("error", f"torch cannot be imported ({error})", "install torch again")
         return section
@@ -216,7 +216,7 @@ def check_accelerators(needed: str | None = None) -> Section:
     section = Section("Optional accelerators")
     for name, how in INSTALL.items():
         try:
-            found = ask(_IMPORT, name)
+            found = run_code(_IMPORT, name)
         except ChildError as error:
             found = {"state": "broken", "why": f"importing it ended the process, {error}"}
         section.numbers[name] = found

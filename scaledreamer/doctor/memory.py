@@ -7,7 +7,7 @@ from typing import Any
 
 from scaledreamer.config import Config, load_config
 from scaledreamer.doctor import networks
-from scaledreamer.doctor.child import ask
+from scaledreamer.doctor.child import run_code
 from scaledreamer.doctor.files import Model, num_moments
 from scaledreamer.doctor.findings import Section, size
 from scaledreamer.prompts.view_words import VIEW_WORDS
@@ -148,7 +148,7 @@ def estimate(
     }
     fullest = max(moments, key=lambda name: moments[name])
     parts[fullest] = round(moments[fullest])
-    base: dict[str, Any] = ask(_BASE, config.model_dump())
+    base: dict[str, Any] = run_code(_BASE, config.model_dump())
     main = {"Python and libraries": base["base"], "prompts": base["prompts"]}
     device = {"CUDA and its libraries": CUDA_BYTES, **parts} if is_cuda else {}
     return Estimate(main if is_cuda else main | parts, device, flops, parameters, images, tuple(notes))

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from scaledreamer.config import Config, parse_config
-from scaledreamer.doctor.child import ChildError, ask, peak_bytes
+from scaledreamer.doctor.child import ChildError, peak_bytes, run_code
 from scaledreamer.doctor.findings import Section, one_line, size
 from scaledreamer.doctor.memory import Estimate, rank_prompts
 
@@ -100,7 +100,7 @@ def report(config: Config, found: Estimate, *, ranks: int, can_run: bool, is_cud
     if can_run:
         try:
             answer = "from scaledreamer.doctor.speed import measure_steps; answer(measure_steps(argument))"
-            measured = ask(answer, calibration_config(config, ranks).model_dump(), timeout=TIMEOUT)
+            measured = run_code(answer, calibration_config(config, ranks).model_dump(), timeout=TIMEOUT)
         except (ChildError, ValueError) as error:
             section.add("error", f"a few real steps failed: {one_line(error)}", "see the lines above")
             return section
@@ -115,7 +115,7 @@ def report(config: Config, found: Estimate, *, ranks: int, can_run: bool, is_cud
         device = "cuda" if is_cuda else "cpu"
         try:
             answer = "from scaledreamer.doctor.speed import measure_rate; answer(measure_rate(argument))"
-            rate = ask(answer, (device, dtype), timeout=TIMEOUT)
+            rate = run_code(answer, (device, dtype), timeout=TIMEOUT)
         except ChildError as error:
             section.add("warning", f"the rate of products could not be measured: {one_line(error)}")
             return section
