@@ -132,7 +132,7 @@ def test_settings_that_do_not_go_together(prompts: dict[str, object], message: s
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", b"caption\na frog\n", r"\.csv files are not read directly; .*import_prompts\.py"),
+        ("a.csv", b"caption\na frog\n", r"\.csv files are not read directly; .*scaledreamer import-prompts"),
         ("a.jsonl", b'"a"\n', r"\.jsonl files are not read directly"),
         ("a.txt.gz", b"no gzip", "cannot be read"),
         ("a.txt.gz", gzip.compress(b"a frog\n" * 500, mtime=0)[:-9], "cannot be read"),
