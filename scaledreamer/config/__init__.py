@@ -20,6 +20,7 @@ from scaledreamer.config.file import (
     valid_keys,
 )
 from scaledreamer.config.generators import (
+    ArchitectureSettings,
     Conv3DNetSettings,
     FieldSettings,
     GeneratorSettings,
@@ -27,6 +28,7 @@ from scaledreamer.config.generators import (
     TriplaneTransformerSettings,
 )
 from scaledreamer.config.priors import (
+    ASDSettings,
     DistillationSettings,
     LatentDiffusionSettings,
     PixelClipSettings,
@@ -53,7 +55,9 @@ from scaledreamer.config.training import (
 from scaledreamer.config.types import Section
 
 __all__ = [
+    "ASDSettings",
     "AdanSettings",
+    "ArchitectureSettings",
     "CameraSettings",
     "ConditionerSettings",
     "Config",
