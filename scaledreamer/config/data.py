@@ -10,7 +10,7 @@ from scaledreamer.config.types import ExpandHome, MayChange, Model, Section, che
 
 
 class ExtrasSettings(Section):
-    """What captions of the tinyworld say beyond kind and colour. Numbers matter relative to each other."""
+    """What captions of the tinyworld mention beyond kind and colour, as relative frequencies."""
 
     count: Annotated[list[float], Field(min_length=3, max_length=3), AfterValidator(check_weights)] = [
         0.2,
@@ -58,7 +58,7 @@ class PromptSettings(Section):
     max_extras: Annotated[int, Field(ge=0, le=2)] = 2
     """Things said beyond kind and colour, in the tinyworld."""
     extras: ExtrasSettings = ExtrasSettings()
-    """How often captions of the tinyworld say what."""
+    """How often captions of the tinyworld mention what."""
     limit: Annotated[int | None, Field(ge=1)] = None
     """Train on this many prompts (tinyworld: meanings) only."""
 

@@ -27,7 +27,7 @@ class HyperINGPSettings(ArchitectureSettings):
     features_per_level: Annotated[int, Field(ge=1, le=16)] = 4
     """Features of one level."""
     log2_table_size: Annotated[int, Field(ge=4, le=24)] = 14
-    """log2 of the most entries that a level may have."""
+    """log2 of the largest number of entries of a level."""
     base_resolution: Annotated[int, Field(ge=2, le=512)] = 8
     """Grid points a side of the coarsest level."""
     growth: Annotated[float, Field(gt=1, le=4)] = 1.5
@@ -37,7 +37,7 @@ class HyperINGPSettings(ArchitectureSettings):
     hyper_depth: Annotated[int, Field(ge=1, le=8)] = 1
     """Hidden layers of the hyper-network."""
     whitening: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """How far the text's directions are brought to the same variance over the corpus before it: 0 to 1."""
+    """Whitening of the text features over the corpus: 1 gives all directions the same variance."""
     mlp_width: Annotated[int, Field(ge=1, le=4096)] = 32
     """Width of each prompt's MLPs."""
     mlp_depth: Annotated[int, Field(ge=1, le=8)] = 1
@@ -47,7 +47,7 @@ class HyperINGPSettings(ArchitectureSettings):
     background: Literal["learned", "none"] = "learned"
     """What rays see behind the scene."""
     grid_backend: Annotated[Literal["auto", "torch", "triton", "tinycudann"], MayChange()] = "auto"
-    """What computes the hash grid; auto is triton on a GPU where it is installed, else torch."""
+    """Backend of the hash grid; auto is triton on a GPU if it is installed, else torch."""
 
 
 class Conv3DNetSettings(ArchitectureSettings):
@@ -56,7 +56,7 @@ class Conv3DNetSettings(ArchitectureSettings):
     z_dim: Annotated[int, Field(ge=1, le=4096)] = 32
     """Numbers of noise that the mapping network reads."""
     style_dim: Annotated[int, Field(ge=1, le=4096)] = 128
-    """Length of the styles, to which the mapping network brings noise and text."""
+    """Length of the styles that the mapping network makes of noise and text."""
     mapping_depth: Annotated[int, Field(ge=1, le=8)] = 2
     """Layers of the mapping network."""
     resolution: Literal[8, 16, 32, 64, 128, 256] = 32
@@ -64,9 +64,9 @@ class Conv3DNetSettings(ArchitectureSettings):
     num_features: Annotated[int, Field(ge=1, le=256)] = 16
     """Features of a point of the volume."""
     max_channels: Annotated[int, Field(ge=1, le=2048)] = 160
-    """Most channels of a convolution."""
+    """Largest number of channels of a convolution."""
     channel_base: Annotated[int, Field(ge=8, le=65536)] = 768
-    """Over r: channels of a convolution at resolution r, where that is fewer; at least `resolution`."""
+    """Divided by r: channels of a convolution at resolution r, up to max_channels; at least `resolution`."""
     position_bias_resolution: Annotated[int, Field(ge=4, le=256)] = 16
     """Up to this resolution a learned field is added to the channels."""
     mlp_width: Annotated[int, Field(ge=1, le=4096)] = 32
@@ -103,9 +103,9 @@ class TriplaneTransformerSettings(ArchitectureSettings):
     background: Literal["learned", "none"] = "learned"
     """What rays see behind the scene; learned is the same for all prompts."""
     coordinates: bool = True
-    """Give the two MLPs the point's coordinates too; ScaleDreamer's own have the planes' features alone."""
+    """Feed the two MLPs the point's coordinates too; ScaleDreamer's own read only the planes' features."""
     mask_padding: bool = True
-    """Do not look at text tokens that are padding; ScaleDreamer's own weights were trained to."""
+    """Mask text tokens that are padding; ScaleDreamer's own weights were trained without the mask."""
     gradient_checkpointing: Annotated[bool, MayChange()] = False
     """Compute layers again in the backward pass instead of keeping them: slower, much less memory."""
     dtype: Annotated[Literal["float32", "bfloat16"], MayChange(on_resume=False)] = "float32"
@@ -131,7 +131,7 @@ class FieldSettings(ArchitectureSettings):
     features_per_level: Annotated[int, Field(ge=1, le=16)] = 4
     """Features of one level."""
     log2_table_size: Annotated[int, Field(ge=4, le=24)] = 15
-    """log2 of the most entries that a level may have."""
+    """log2 of the largest number of entries of a level."""
     base_resolution: Annotated[int, Field(ge=2, le=512)] = 8
     """Grid points a side of the coarsest level."""
     growth: Annotated[float, Field(gt=1, le=4)] = 1.4
@@ -145,9 +145,9 @@ class FieldSettings(ArchitectureSettings):
     background: Literal["learned", "none"] = "learned"
     """What rays see behind the scene."""
     color_jitter: Annotated[float, Field(ge=0, le=1), MayChange(on_resume=False)] = 0.0
-    """While training, ask the colour field beside the points: standard deviation in scene units."""
+    """While training, query the colour field at jittered points: standard deviation in scene units."""
     grid_backend: Annotated[Literal["auto", "torch", "triton", "tinycudann"], MayChange()] = "auto"
-    """What computes the hash grid; auto is triton on a GPU where it is installed, else torch."""
+    """Backend of the hash grid; auto is triton on a GPU if it is installed, else torch."""
 
 
 class GeneratorSettings(Section):
@@ -156,7 +156,7 @@ class GeneratorSettings(Section):
     name: Literal["hyper_ingp", "conv3d_net", "triplane_transformer", "field"] = "hyper_ingp"
     """Architecture."""
     start: Annotated[str | None, ExpandHome] = None
-    """Run, export or hub id of a generator whose weights the training starts from; None is from nothing."""
+    """Run, export or hub id of a generator to start from; None starts from scratch."""
     hyper_ingp: HyperINGPSettings = HyperINGPSettings()
     """Settings of hyper_ingp."""
     conv3d_net: Conv3DNetSettings = Conv3DNetSettings()

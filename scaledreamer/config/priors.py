@@ -18,7 +18,7 @@ def refuse_later_methods(value: Any) -> Any:
 
 
 class LatentDiffusionSettings(Section):
-    """How the networks of a latent diffusion prior are run; its subsections differ in defaults alone."""
+    """How the networks of a latent diffusion prior are run; the subsections only differ in their defaults."""
 
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Precision of its networks."""
@@ -31,7 +31,7 @@ class LatentDiffusionSettings(Section):
     vae_tiling: bool = False
     """Encode an image in overlapping tiles: much less memory, not quite the same latents."""
     memory_gib: Annotated[float | None, Field(gt=0)] = None
-    """Divide a call's images into parts whose activations fit into it; None is all at once."""
+    """Process a call's images in chunks whose activations fit into it; None is all at once."""
     drop_text_encoder: bool = False
     """Encode all texts before training, then free the encoder; they must fit into training.text_cache."""
 
@@ -53,7 +53,7 @@ class StableDiffusionSettings(LatentDiffusionSettings):
     """Settings of Stable Diffusion 1.x and 2.x."""
 
     dtype: Literal["float32", "float16", "bfloat16"] = "bfloat16"
-    """Precision of its networks; on a GPU float32 is refused, for its memory."""
+    """Precision of its networks; float32 is refused on a GPU because of its memory."""
 
 
 class SDXLSettings(LatentDiffusionSettings):
@@ -67,9 +67,9 @@ class WeightSettings(Section):
     """Where the weights of priors and of clip are looked for."""
 
     offline: bool = False
-    """Never ask a hub: take what is on the disk, or say which files are missing."""
+    """Never contact a hub: use what is on disk, or say which files are missing."""
     mirrors: list[str] = []
-    """Addresses of hubs to ask where the first one cannot be reached (https://...)."""
+    """Addresses of hubs to try if the first cannot be reached (https://...)."""
     variant: Literal["auto", "fp16", "none"] = "auto"
     """Files of a model: auto is those of half precision where there are some and the dtype is no wider."""
 
@@ -95,11 +95,11 @@ class PriorSettings(Section):
     guidance_scale: Annotated[float, Field(ge=0)] = 7.5
     """Classifier-free guidance, 1 is none."""
     guidance_rescale: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """How far guidance is brought back to the spread of the unguided prediction (arXiv 2305.08891)."""
+    """Guidance rescale: 1 restores the unguided prediction's standard deviation (arXiv 2305.08891)."""
     negative_prompt: Annotated[str, AfterValidator(check_negative)] = ""
-    """What guidance leads away from; "" is the unconditional text."""
+    """Negative prompt, in place of the unconditional text ""."""
     perp_neg: Annotated[float, Field(ge=0, le=10)] = 0.0
-    """Strength of guidance away from the neighbouring views (arXiv 2304.04968); 0 is none."""
+    """Strength of Perp-Neg, guidance away from the neighbouring views (arXiv 2304.04968); 0 is none."""
     method: Annotated[Literal["asd", "sds", "csd"], BeforeValidator(refuse_later_methods)] = "asd"
     """Rule of score distillation."""
     weight: Annotated[float, Field(ge=0)] = 1.0

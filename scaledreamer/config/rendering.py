@@ -10,7 +10,7 @@ from scaledreamer.config.types import KEY, Pair, Section, Size, range_from, sche
 
 
 class CameraSettings(Section):
-    """From where training looks at a scene; cameras look at the origin."""
+    """Training cameras, which all look at the origin."""
 
     num_views: Annotated[int, Field(ge=1, le=256)] = 1
     """Views of one prompt in a step, spread around it."""
@@ -34,19 +34,19 @@ class VolumeSettings(Section):
     far: Annotated[float, Field(gt=0)] = 6.0
     """Distance from the camera at which rays end, if they have not left the scene cube before."""
     num_proposals: Annotated[int, Field(ge=2, le=4096)] = 32
-    """Equal intervals of a ray that find, without gradients, where to look."""
+    """Equal intervals of a ray in the proposal pass, which has no gradients."""
     num_resampled: Annotated[int, Field(ge=1, le=4096)] = 16
-    """Intervals of a ray that are chosen by the proposals' weights."""
+    """Intervals of a ray that are resampled by the proposals' weights."""
     rendered: Literal["resampled", "union"] = "resampled"
     """What is rendered, with gradients: the resampled intervals, or both kinds, proposals + resampled + 1."""
     lattice_resolution: Annotated[int, Field(ge=4, le=256)] = 20
     """Points a side of the coarse pass' lattice."""
     min_opacity: Annotated[float, Field(ge=0, lt=1)] = 0.01
-    """Coarse opacity below which a ray is taken for empty, or the rest of its samples for unseen."""
+    """Coarse opacity below which a ray counts as empty, or the rest of its samples as hidden."""
     beta: Annotated[float, Field(gt=0)] = 1 / 30
     """VolSDF's beta in scene units: how far the density reaches around the surface."""
     memory_gib: Annotated[float | None, Field(gt=0)] = None
-    """Render in parts whose samples fit into it, which are made again backward; None is all at once."""
+    """Render chunks whose samples fit into it, recomputed in the backward pass; None is all at once."""
 
     @model_validator(mode="after")
     def _near_before_far(self) -> VolumeSettings:

@@ -24,7 +24,7 @@ class Config(Section):
     """Everything that a run is made of."""
 
     seed: Annotated[int, Field(ge=0)] = 0
-    """Of everything random."""
+    """Seed of everything random."""
     prompts: PromptSettings = PromptSettings()
     """What to train on."""
     conditioner: ConditionerSettings = ConditionerSettings()

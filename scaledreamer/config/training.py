@@ -82,14 +82,14 @@ class AdanSettings(Section):
         0.92,
         0.99,
     ]
-    """Share that its averages of gradient, change of gradient and square keep of themselves."""
+    """Decay of its averages of the gradient, of its change and of its square."""
 
 
 class OptimizerSettings(Section):
     """The optimizer of the generator: torch's, or adan."""
 
     name: Literal["adam", "adamw", "adan", "sgd"] = "adam"
-    """Rule."""
+    """Optimizer."""
     lr: Positive = schedule(1e-3)
     """Learning rate of the generator."""
     background_lr: Positive = schedule(1e-3)
@@ -101,13 +101,13 @@ class OptimizerSettings(Section):
     background_betas: Annotated[Pair | None, AfterValidator(check_optional_betas)] = None
     """Adam's and adamw's of the background; None is the same."""
     eps: Annotated[float, Field(gt=0)] = 1e-15
-    """Of adam, adamw and adan: added to the denominator."""
+    """Added to the denominator by adam, adamw and adan."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Decay of weights (adam: as a gradient, adamw and adan: decoupled)."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Of sgd."""
+    """Momentum of sgd."""
     max_gradient_norm: Annotated[float | None, Field(gt=0)] = None
-    """Longest gradient of all parameters; None is any."""
+    """Clip the norm of the gradient of all parameters to it; None does not clip."""
     adan: AdanSettings = AdanSettings()
     """Settings of adan."""
 
@@ -129,21 +129,21 @@ class TrainingSettings(Section):
     max_steps: Annotated[int, Field(ge=1), MayChange()] = 2000
     """Optimizer steps; schedules stretch with it."""
     minutes: Annotated[float | None, Field(gt=0), MayChange()] = None
-    """Stop cleanly after this long, schedules as they are."""
+    """Stop cleanly after so many minutes; schedules do not change."""
     batch_size: Annotated[int, Field(ge=1, le=65536)] = 4
     """Prompts of a step over all ranks and accumulation steps."""
     accumulation_steps: Annotated[int, Field(ge=1), MayChange()] = 1
-    """Parts in which each rank computes a step."""
+    """Gradient accumulation steps of each rank."""
     zero_stage: Annotated[Literal[0, 1, 2], BeforeValidator(refuse_stage_3), MayChange()] = 0
     """DeepSpeed's ZeRO stage: 1 splits the optimizer among ranks, 2 gradients as well."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.995
-    """Of the averaged weights, which are exported."""
+    """Decay of the moving average of the weights, which is exported."""
     device: Annotated[Literal["auto", "cpu", "cuda"], MayChange()] = "auto"
     """Where to train."""
     deterministic: Annotated[bool, MayChange()] = False
-    """Only repeatable operations, slower; the CPU always repeats."""
+    """Use deterministic operations only, which are slower; a CPU is always deterministic."""
     text_cache: Annotated[int, Field(ge=0), MayChange()] = 2048
-    """Text encodings kept for each encoder, where those of all prompts with all view words are no more."""
+    """Texts cached for each encoder, if all prompts with all view words fit."""
     log_every: Annotated[int, Field(ge=1), MayChange()] = 10
     """Steps between lines of metrics."""
     sample_every: Annotated[int, Field(ge=1), MayChange()] = 200
@@ -153,11 +153,11 @@ class TrainingSettings(Section):
     tensorboard: Annotated[bool, MayChange()] = True
     """Write TensorBoard files too."""
     record_prompts: Annotated[bool, MayChange()] = False
-    """Write down which prompts each rank was given in every step: shown/rank-<n>.jsonl."""
+    """Record which prompts each rank sees in every step: shown/rank-<n>.jsonl."""
     checkpoint_every: Annotated[int, Field(ge=1), MayChange()] = 500
     """Steps between checkpoints."""
     keep_checkpoints: Annotated[int, Field(ge=1), MayChange()] = 2
-    """Newest checkpoints kept."""
+    """Number of the newest checkpoints to keep."""
     max_skipped_steps: Annotated[int, Field(ge=1), MayChange()] = 10
     """Non-finite steps in a row that end the run."""
 
@@ -168,6 +168,6 @@ class EvaluationSettings(Section):
     every: Annotated[int | None, Field(ge=1)] = None
     """Steps between validations; None validates never."""
     metric: str = "score"
-    """Which of the validation's scores is the higher the better."""
+    """The score that selects the best generator; higher is better."""
     num_prompts: Annotated[int, Field(ge=1)] = 64
     """Validation prompts."""
