@@ -40,7 +40,7 @@ class Asset:
         seed: seed of its noise; None if there is no noise.
         scene: the field, a `Scene` of one prompt.
         notes: notes for the user, for example about unknown words.
-        terms: terms of use of its files; a GLB has them as its copyright.
+        terms_of_use: of its files; a GLB has them as its copyright.
 
     Args:
         renderer: the renderer of the training; None is the default one.
@@ -53,14 +53,14 @@ class Asset:
         scene: Scene,
         *,
         notes: list[str] | None = None,
-        terms: str | None = None,
+        terms_of_use: str | None = None,
         renderer: Renderer | None = None,
         distance: float = 2.6,
         fov_deg: float = 41.0,
         device: torch.device | str = "cpu",
     ) -> None:
         self.prompt, self.seed, self.scene, self.notes = prompt, seed, scene, list(notes or [])
-        self.terms = terms
+        self.terms_of_use = terms_of_use
         self._renderer = renderer or rendering.make()
         self._distance, self._fov_deg = distance, fov_deg
         self._device = device
@@ -210,7 +210,9 @@ class Asset:
                 case ".glb":
                     extras = {"prompt": self.prompt, "seed": self.seed, "ground": ground, "scale": scale}
                     extras["mesh"] = dataclasses.asdict(mesh.report)
-                    export.save_glb(path, mesh, extras, name=export.slug(self.prompt), terms=self.terms)
+                    export.save_glb(
+                        path, mesh, extras, name=export.slug(self.prompt), terms_of_use=self.terms_of_use
+                    )
                 case ".obj":
                     export.save_obj(path, mesh)
                 case ".ply":

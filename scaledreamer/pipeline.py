@@ -271,7 +271,7 @@ class TextTo3D:
             seed if self.has_noise else None,
             scene,
             notes=notes,
-            terms=self.terms,
+            terms_of_use=self.terms_of_use,
             renderer=self.make_renderer(),
             distance=_middle(self.cameras.get("distance", 2.6)),
             fov_deg=_middle(self.cameras.get("fov_deg", 41.0)),
@@ -287,7 +287,7 @@ class TextTo3D:
         return rendering.make(settings.pop("name", "volume"), settings)
 
     @property
-    def terms(self) -> str:
+    def terms_of_use(self) -> str:
         """Terms of use of the assets, in one line."""
         if self.folder == SHIPPED:
             return "Free to use for any purpose; made with the generator that scaledreamer ships."

@@ -50,7 +50,7 @@ def textured() -> TexturedMesh:
 @pytest.fixture(scope="module")
 def glb(textured: TexturedMesh, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("glb") / "figure.glb"
-    save_glb(path, textured, {"prompt": "a figure"}, name="a-figure", terms="Free to use")
+    save_glb(path, textured, {"prompt": "a figure"}, name="a-figure", terms_of_use="Free to use")
     return path
 
 

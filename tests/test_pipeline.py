@@ -78,8 +78,8 @@ def test_asset_stands_on_the_ground_as_long_as_asked_for_in_every_format(tmp_pat
 def test_glb_says_under_which_terms_it_may_be_used(tmp_path, pipe, exported):
     read = {}
     for name, source in {"shipped": None, "trained": exported}.items():
-        terms = TextTo3D.from_pretrained(source).terms
-        asset = Asset("A red frog!", 0, nose_asset().scene, terms=terms)
+        terms = TextTo3D.from_pretrained(source).terms_of_use
+        asset = Asset("A red frog!", 0, nose_asset().scene, terms_of_use=terms)
         data = asset.export(tmp_path / f"{name}.glb", resolution=32, texture_size=64).read_bytes()
         read[name] = json.loads(data[20 : 20 + int.from_bytes(data[12:16], "little")])
     assert read["shipped"]["asset"]["copyright"].startswith("Free to use for any purpose")

@@ -83,7 +83,7 @@ def origin(pipe: TextTo3D, arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     return {
-        "terms": pipe.terms,
+        "terms": pipe.terms_of_use,
         "checkpoint": {
             "folder": str(pipe.folder),
             "sha256": pipe.checkpoint_hash,

@@ -102,20 +102,20 @@ def save_glb(
     extras: dict[str, Any] | None = None,
     *,
     name: str = "asset",
-    terms: str | None = None,
+    terms_of_use: str | None = None,
 ) -> None:
     """Binary glTF 2.0, y up, front +z.
 
     Args:
         extras: JSON values for the file's `asset.extras`.
         name: of the mesh and its node, as shown by importers.
-        terms: terms of use, stored as `asset.copyright`.
+        terms_of_use: stored as `asset.copyright`.
     """
 
     def describe(tree: dict[str, Any]) -> None:
         tree["asset"]["generator"] = f"scaledreamer {__version__}"
-        if terms:
-            tree["asset"]["copyright"] = terms
+        if terms_of_use:
+            tree["asset"]["copyright"] = terms_of_use
         if extras:
             tree["asset"]["extras"] = extras
 
