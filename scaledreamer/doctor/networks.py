@@ -1,4 +1,4 @@
-"""The configured networks without their weights, on torch's meta device, and what their calls cost."""
+"""The configured networks without their weights, on torch's meta device, and the cost of their calls."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from scaledreamer.priors.latent_diffusion import LatentDiffusionPrior
 from scaledreamer.training.regularizers import make_regularizers
 
 GUESSED_WIDTH = {"sd15": 768, "sd21": 1024, "sdxl": 768}
-"""Of the first text encoder."""
+"""Assumed width of the (first) text encoder."""
 
 
 def guess_family(name: str, is_sdxl: bool = False) -> Name:
-    """Which published architecture a name may mean."""
+    """Guesses the published architecture from a name."""
     if is_sdxl or re.search(r"sd-?xl|xl-base", name.lower()):
         return "sdxl"
     return "sd21" if re.search(r"diffusion-?v?2|sd-?v?2|v2-|2-1|2\.1", name.lower()) else "sd15"
@@ -41,7 +41,7 @@ def condition_dim(model: Model) -> int:
 
 
 def conditioner_bytes(model: Model) -> int:
-    """Of the conditioner's weights, float32."""
+    """Bytes of the conditioner's weights in float32."""
     if model.here is None or model.here.folder is None:
         network: nn.Module = full_size(guess_family(model.name))["text_encoder"]
     else:
@@ -50,10 +50,10 @@ def conditioner_bytes(model: Model) -> int:
 
 
 def meta_prior(config: cfg.PriorSettings, model: Model) -> LatentDiffusionPrior:
-    """A prior on the meta device, run as configured; of the guessed full-size family where its files are not
-    here.
+    """A prior on the meta device with the configured execution; of the guessed full-size family if its files
+    are not available.
 
-    Raises: ValueError if it cannot be run that way.
+    Raises: ValueError if it cannot be executed that way.
     """
     settings, is_sdxl = config.networks, config.name == "sdxl"
     dtype = getattr(torch, settings.dtype)
@@ -84,7 +84,7 @@ def cost_of(prior: LatentDiffusionPrior, config: cfg.PriorSettings, images: int)
 
 
 def _networks(folder: Path, is_sdxl: bool) -> tuple[dict[str, nn.Module], bool]:
-    """Networks of a pipeline's folder by its configurations, and whether its autoencoder needs float32."""
+    """Networks from the configurations in a pipeline's folder, and whether the autoencoder needs float32."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
     vae_config: Any = AutoencoderKL.load_config(folder, subfolder="vae")
@@ -114,7 +114,7 @@ def _text_encoder(folder: Path, number: str) -> nn.Module:
 
 
 def num_parameters(config: cfg.GeneratorSettings, width: int) -> dict[str, int]:
-    """Of the generator's parts."""
+    """Numbers of parameters of the generator's parts."""
     settings = generators.constructor_settings(config, condition_dim=width)
     with torch.device("meta"):
         generator = generators.make(config.name, settings)
@@ -123,21 +123,21 @@ def num_parameters(config: cfg.GeneratorSettings, width: int) -> dict[str, int]:
 
 
 class RenderCost:
-    """What generator, renderer and regularizers cost, by counting a few small passes on the CPU.
+    """Cost of generator, renderer and regularizers, from a few small passes on the CPU.
 
-    The parts that only the parameters' number depends on are made small, hash tables and hyper-network, and
-    so are the parts that make a volume before a point is asked for, which are counted apart. Costs grow
-    linearly with prompts, and those of a prompt with its rays.
+    Parts that only affect the number of parameters (hash tables and hyper-network) are made small, and so are
+    the parts that make a volume before points are queried, which are counted separately. Costs grow linearly
+    with the number of prompts, and those of a prompt with its rays.
 
     Attributes:
-        flops, kept_bytes, peak_bytes: of `batch` prompts, forward and backward; kept are what the forward
-            pass leaves for the backward pass. No parameter gradients in it.
+        flops, kept_bytes, peak_bytes: for `batch` prompts, forward and backward, without parameter gradients;
+            `kept_bytes` is what the forward pass keeps for the backward pass.
     """
 
     def __init__(self, config: cfg.Config, batch: int) -> None:
         size = config.renderer.largest_image_size
         views = config.cameras.num_views
-        # Enough rays for a line through two sizes, and no more samples than a few seconds take.
+        # Enough rays for a line through two sizes, and few enough samples to take only seconds.
         num_samples = rendering.configured(config.renderer).num_samples
         base = min(size, 32 if num_samples <= 64 else 16)
         two, four, smaller = (
@@ -160,27 +160,14 @@ class RenderCost:
 
 
 def _small(config: cfg.GeneratorSettings) -> dict[str, Any]:
-    """Settings of a generator whose points cost the same, and everything before them next to nothing."""
+    """Settings of a generator with the same cost per point, and almost none before points are queried."""
     settings = generators.constructor_settings(config, condition_dim=8)
-    match config.name:
-        case "hyper_ingp":
-            small: dict[str, Any] = {"hyper_width": 16, "hyper_depth": 1}
-        case "conv3d_net":
-            small = {"style_dim": 8, "mapping_depth": 1, "resolution": 8, "position_bias_resolution": 4}
-            small |= {"max_channels": 4, "channel_base": 32, "gradient_checkpointing": False}
-        case "triplane_transformer":
-            small = {"width": 8, "num_heads": 1, "num_layers": 1, "token_resolution": 4}
-            small |= {"gradient_checkpointing": False, "dtype": "float32"}
-        case "field":
-            small = {}
-    if "log2_table_size" in settings:
-        small |= {"log2_table_size": min(settings["log2_table_size"], 12), "grid_backend": "torch"}
-    return settings | small
+    return generators.class_of(config.name).small_settings(settings)
 
 
 def _made_before(config: cfg.Config, batch: int) -> Cost:
-    """What a generator makes of prompts before a point is asked for, forward and backward, on the meta
-    device; nothing where that is a small network. No parameter gradients in it.
+    """Cost of what a generator computes before points are queried, forward and backward, on the meta device,
+    without parameter gradients; zero if that is a small network.
     """
     if not generators.class_of(config.generator.name).makes_features_first:
         return Cost(0, 0)
@@ -212,7 +199,7 @@ def _passes(
     """Flops, kept and peak bytes of one forward and backward pass of one view.
 
     Args:
-        settings: of the generator, whose condition has 8 numbers; None is the small one.
+        settings: settings of the generator, for text features of length 8; None is the small one.
     """
     from scaledreamer.prompts.source import PromptList
     from scaledreamer.prompts.stream import PromptStream
