@@ -1,1 +1,1 @@
-"""What will work, said before anything starts: this machine, a configuration's files, memory and time."""
+"""Checks before anything starts: this machine, and a configuration's files, memory and time."""

@@ -1,4 +1,4 @@
-"""Things that may crash, hang or use up the memory, done in another Python. Needs no torch."""
+"""Runs code that may crash, hang or exhaust the memory in another Python process. Needs no torch."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from scaledreamer.launch.environment import LAUNCHED
 
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "doctor-result: "
-"""Begins the line of a child's answer: libraries print things of their own."""
+"""Prefix of the line with a child's answer, since libraries may print other things."""
 
 
 class ChildError(Exception):
-    """A child ended without an answer; the message says how, in one line."""
+    """A child process ended without an answer; the message says how, in one line."""
 
 
 def run_code(code: str, argument: object = None, *, timeout: float = 120.0, **environment: str) -> Any:
-    """Runs Python code in a process of its own and returns what it gave to `answer`.
+    """Runs Python code in a separate process and returns what it passed to `answer`.
 
     Args:
-        code: finds `argument` and `answer`.
-        environment: variables beside those of this process.
+        code: may use `argument` and `answer`.
+        environment: variables in addition to those of this process.
     Raises: ChildError with the last line of its error output, or what killed it.
     """
     start = (
@@ -33,7 +33,7 @@ def run_code(code: str, argument: object = None, *, timeout: float = 120.0, **en
         f"def answer(value): print({MARK!r} + json.dumps(value), flush=True)\n"
     )
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    # What is asked here is one process: it must not wait for others or take a port.
+    # The child is a single process: it must not wait for others or open a port.
     alone = {name: value for name, value in os.environ.items() if name not in LAUNCHED}
     variables = alone | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONDONTWRITEBYTECODE": "1"}
     try:
@@ -58,6 +58,6 @@ def run_code(code: str, argument: object = None, *, timeout: float = 120.0, **en
 
 
 def peak_bytes() -> int:
-    """Most main memory that this process has held; `ru_maxrss` counts its parent's at its start too."""
+    """Peak main memory of this process; `ru_maxrss` would include its parent's at the start."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return next(1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))

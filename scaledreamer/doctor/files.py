@@ -1,4 +1,4 @@
-"""What a configuration reads and writes: weights, prompts, folders, room on the disks. Needs no torch."""
+"""Checks of what a configuration reads and writes: weights, prompts, folders, disk space. Needs no torch."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from scaledreamer.weights.find import Availability, Weights, WeightsError, check
 from scaledreamer.weights.places import conditioner_places, hub_access
 
 SHARD_BYTES_PER_PROMPT = 1100
-"""A record is a tar member of its own, a header and padded text; 1,048 measured, with the index."""
+"""Bytes per record: a tar member with a header and padded text; 1,048 measured, with the index."""
 EXPORTS = 2
-"""`generator/` and `best/`."""
+"""Number of exports: `generator/` and `best/`."""
 MOMENTS = {"adam": 2, "adamw": 2, "adan": 4, "sgd": 0}
-"""Tensors of each parameter's size that an optimizer keeps; sgd keeps one where it has momentum."""
+"""Tensors of each parameter's size that an optimizer keeps; sgd keeps one if it has momentum."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """One model of a configuration and where it stands.
+    """One model of a configuration, and where it is.
 
     Attributes:
-        key: its place in the configuration, "priors.0".
-        name: as configured, the place that was found, or the first one.
-        here: its weights on this disk, if all of them are.
-        found: None if no place has it.
+        key: its key in the configuration, "priors.0".
+        name: the configured location that was found, or the first one.
+        here: its local weights, if they are complete.
+        found: None if it was not found anywhere.
     """
 
     key: str
@@ -55,8 +55,8 @@ def num_moments(config: Config) -> int:
 
 
 def check_models(config: Config) -> tuple[Section, list[Model]]:
-    """Weights of the conditioner and of each prior: reachable, whole, of the right family; nothing is
-    downloaded."""
+    """Whether the weights of the conditioner and of each prior are reachable, complete, and of the right
+    family; nothing is downloaded."""
     section, models = Section("Weights"), []
     places: dict[str, Callable[[], dict[str, Any]]] = {
         "conditioner": lambda: conditioner_places(config.conditioner, config.weights)
@@ -99,7 +99,7 @@ def check_models(config: Config) -> tuple[Section, list[Model]]:
 
 
 def _check_start(section: Section, config: Config, unreachable: dict[str, str]) -> int:
-    """The generator whose weights training starts from; returns the bytes to be downloaded."""
+    """Checks the generator whose weights training starts from; returns the bytes to be downloaded."""
     place = config.generator.start
     if place is None:
         return 0
@@ -117,7 +117,7 @@ def _check_start(section: Section, config: Config, unreachable: dict[str, str]) 
 
 
 def check_prompts(config: Config) -> Section:
-    """The corpus can be read. Shards far away are looked for, not copied."""
+    """Whether the corpus can be read. Remote shards are located, but not copied."""
     section, prompts = Section("Prompts"), config.prompts
     try:
         if prompts.shards is None:
@@ -149,7 +149,7 @@ def check_prompts(config: Config) -> Section:
 
 
 def check_disk(config: Config, *, num_parameters: int, download_bytes: int, num_prompts: int) -> Section:
-    """Folders can be written, and hold what weights, shards, checkpoints and exports need."""
+    """Whether folders are writable, with enough space for weights, shards, checkpoints and exports."""
     section, needs = Section("Disk"), []
     output, prompts, keep = Path(config.training.output), config.prompts, config.training.keep_checkpoints
     try:
@@ -157,7 +157,7 @@ def check_disk(config: Config, *, num_parameters: int, download_bytes: int, num_
         section.add("ok", f"training.output: {output} can be written")
     except ValueError as error:
         section.add("error", str(error).rstrip("."))
-    # While a checkpoint is written, the oldest is still there.
+    # While a checkpoint is written, the oldest one still exists.
     checkpoint = 4 * num_parameters * (2 + num_moments(config))
     needs.append((output, f"{keep} + 1 checkpoints of {size(checkpoint)}", (keep + 1) * checkpoint))
     needs.append((output, "exported generators", EXPORTS * 4 * num_parameters))
@@ -176,7 +176,7 @@ def check_disk(config: Config, *, num_parameters: int, download_bytes: int, num_
 def _check_cache(
     section: Section, prompts: PromptSettings, num_prompts: int, needs: list[tuple[Path, str, int]]
 ) -> None:
-    """The folder for shards, if there will be some in it."""
+    """Checks the folder for shards, if it will be used."""
     shards = prompts.shards or ""
     if prompts.shard_size is None and "://" not in shards and not shards.startswith("pipe:"):
         return
@@ -194,7 +194,7 @@ def _check_cache(
 
 
 def _check_room(section: Section, needs: list[tuple[Path, str, int]]) -> None:
-    """What lies on the same disk has to fit there together."""
+    """Checks that everything on the same disk fits there together."""
     disks: dict[int, list[tuple[Path, str, int]]] = {}
     for place, what, num_bytes in needs:
         disks.setdefault(os.stat(_existing(place)).st_dev, []).append((place, what, num_bytes))

@@ -1,4 +1,4 @@
-"""What the doctor found, as lines that a terminal of 100 columns shows well. Needs no torch."""
+"""The doctor's findings, formatted for a terminal of 100 columns. Needs no torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Finding:
 
     Attributes:
         what: what was found, without a full stop.
-        todo: what to do about it; empty if nothing is.
+        todo: what to do about it, or empty.
     """
 
     level: Level
@@ -41,7 +41,7 @@ class Section:
     """Findings on one subject.
 
     Attributes:
-        numbers: for programs; only JSON's types.
+        numbers: for programs; JSON types only.
     """
 
     title: str
@@ -56,7 +56,7 @@ class Section:
 
 
 def num_errors(sections: Iterable[Section]) -> int:
-    """How many findings are in the way."""
+    """The number of errors."""
     return sum(finding.level == "error" for section in sections for finding in section.findings)
 
 
@@ -74,7 +74,7 @@ def one_line(text: object) -> str:
 
 
 def size(num_bytes: float) -> str:
-    """Bytes in the unit that reads best."""
+    """Bytes in a suitable unit."""
     if num_bytes >= 0.995 * GIB:
         return f"{num_bytes / GIB:.1f} GiB"
     return f"{num_bytes / 2**20:.0f} MiB" if num_bytes >= 2**20 else f"{num_bytes / 2**10:.0f} KiB"

@@ -1,4 +1,4 @@
-"""The machine and what is installed on it: versions, devices, compilers, accelerators. Needs no torch."""
+"""Checks of the machine and its software: versions, devices, compilers, accelerators. Needs no torch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ USE = {
     "nvdiffrast": "meshes are drawn in plain torch and NumPy",
     "nerfacc": "rays are composited in plain torch",
 }
-"""What is so without."""
+"""What happens without each package."""
 _IMPORT = """
 import importlib, importlib.metadata, importlib.util
 if importlib.util.find_spec(argument) is None:
@@ -70,7 +70,7 @@ answer(found)
 
 
 def requirements() -> list[str]:
-    """What pyproject.toml asks for, from the repository or the installed package."""
+    """The requirements in pyproject.toml, from the repository or the installed package."""
     file = ROOT / "pyproject.toml"
     if file.is_file():
         project = tomllib.loads(file.read_text(encoding="utf-8"))["project"]
@@ -81,7 +81,7 @@ def requirements() -> list[str]:
 
 
 def check_versions() -> Section:
-    """Python and every package against the ranges that this version is made for."""
+    """Checks Python and every package against the supported ranges."""
     section = Section("Versions")
     try:
         from packaging.requirements import Requirement
@@ -108,7 +108,7 @@ def check_versions() -> Section:
 
 
 def check_environment() -> Section:
-    """Variables of launchers, job systems and libraries that decide how a training starts."""
+    """Checks variables of launchers, job systems and libraries that affect how a training starts."""
     section = Section("Environment")
     try:
         environment.check()
@@ -169,10 +169,10 @@ def check_devices(wanted: str = "auto") -> Section:
 
 
 def check_compilers(*, is_compiled: bool = False) -> Section:
-    """Compilers, who needs them, and what happens without.
+    """Checks compilers, and says what needs them.
 
     Args:
-        is_compiled: whether a prior of the configuration is to go through torch.compile.
+        is_compiled: whether a prior of the configuration uses torch.compile.
     """
     section = Section("Compilers")
     here = {name: next(filter(None, map(shutil.which, names)), None) for name, names in _PROGRAMS.items()}
@@ -208,10 +208,10 @@ _PROGRAMS = {"c++": ("c++", "g++", "clang++"), "ninja": ("ninja",), "nvcc": ("nv
 
 
 def check_accelerators(needed: str | None = None) -> Section:
-    """Each optional package, imported in a process of its own.
+    """Checks each optional package by importing it in a separate process.
 
     Args:
-        needed: one that the configuration asks for by name.
+        needed: a package that the configuration names.
     """
     section = Section("Optional accelerators")
     for name, how in INSTALL.items():

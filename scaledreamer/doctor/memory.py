@@ -1,4 +1,4 @@
-"""How much memory a run takes, part by part, for one rank."""
+"""Estimates the memory of a run, part by part, for one rank."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from scaledreamer.doctor.findings import Section, size
 from scaledreamer.prompts.view_words import VIEW_WORDS
 
 CUDA_BYTES = 900 * 2**20
-"""Of a GPU, for CUDA itself and its libraries; of one's first use of them."""
+"""GPU memory for CUDA and its libraries, after their first use."""
 ALLOCATOR = {"cpu": 1.4, "cuda": 1.15}
-"""What is held for activations, relative to the tensors alive at once: libraries' workspaces, and what an
-allocator keeps. Measured on a CPU: 1.36 to 1.46. That of GPUs is not measured."""
+"""Memory for activations relative to the tensors in use: workspaces of libraries, and memory that an
+allocator keeps. Measured on a CPU: 1.36 to 1.46. Not measured on GPUs."""
 ZERO_COPIES = 2.35
-"""Copies of the parameters that ZeRO holds beside gradients and moments, divided among ranks; measured on
+"""Copies of the parameters that ZeRO keeps besides gradients and moments, sharded over ranks; measured on
 one."""
 UPDATE_COPIES = {"adan": 3}
-"""Copies of the parameters that an optimizer makes for a moment; the others work in place. Measured."""
+"""Temporary copies of the parameters during an optimizer step; the others work in place. Measured."""
 REDUCE_BYTES = 4 * 500_000_000
-"""DeepSpeed copies all gradients into one flat tensor of at most this size, for a moment, without ZeRO."""
+"""Without ZeRO, DeepSpeed temporarily copies all gradients into one flat tensor of at most this size."""
 _BASE = """
 import os
 from scaledreamer.doctor.child import peak_bytes
@@ -48,7 +48,7 @@ answer({"base": base, "prompts": peak_bytes() - before})
 
 
 def smallest_run() -> Config:
-    """A run whose own memory is next to nothing beside that of the libraries it needs."""
+    """A run whose own memory is negligible compared with that of its libraries."""
     settings = [
         "prompts.name=core_15",
         "training.batch_size=1",
@@ -63,15 +63,15 @@ def smallest_run() -> Config:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of one rank.
+    """The estimate for one rank.
 
     Attributes:
         main: bytes of main memory by part.
-        device: bytes of the GPU by part; empty where training runs on the CPU.
-        flops: of a step of one rank.
+        device: bytes of GPU memory by part; empty for training on the CPU.
+        flops: operations of a step.
         parameters: numbers of parameters by part.
-        images: of one backward pass.
-        notes: where something is guessed.
+        images: images per backward pass.
+        notes: what was guessed.
     """
 
     main: dict[str, int]
@@ -83,7 +83,7 @@ class Estimate:
 
 
 def rank_prompts(config: Config, ranks: int) -> int:
-    """Prompts of one backward pass of the rank that has the most."""
+    """Prompts per backward pass on the rank with the most."""
     parts = ranks * config.training.accumulation_steps
     return -(-config.training.batch_size // parts)
 
@@ -91,13 +91,13 @@ def rank_prompts(config: Config, ranks: int) -> int:
 def estimate(
     config: Config, models: list[Model], *, ranks: int, is_cuda: bool, num_distinct: int
 ) -> Estimate:
-    """Everything that is in memory at the fullest moment of a step.
+    """Estimates the peak memory of a step.
 
     Args:
-        models: of the conditioner, then of each prior.
-        num_distinct: prompts of the corpus, to know whether text encodings are kept.
+        models: the conditioner, then each prior.
+        num_distinct: distinct prompts of the corpus, which determine whether text encodings are cached.
 
-    Raises: ValueError for settings of a prior that cannot be; ChildError if the package cannot be imported.
+    Raises: ValueError for impossible settings of a prior; ChildError if the package cannot be imported.
     """
     batch, steps = rank_prompts(config, ranks), config.training.accumulation_steps
     images = batch * config.cameras.num_views
@@ -157,7 +157,7 @@ def estimate(
 def report(
     found: Estimate, config: Config, *, ranks: int, free_main: int, devices: list[dict[str, Any]]
 ) -> Section:
-    """The estimate beside what there is."""
+    """The estimate compared with the available memory."""
     section = Section("Memory (estimated, of each rank, as training begins)")
     counted = ", ".join(f"{name} {number:,}" for name, number in found.parameters.items())
     section.add("ok", f"generator: {sum(found.parameters.values()):,} parameters ({counted})")

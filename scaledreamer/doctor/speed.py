@@ -1,4 +1,4 @@
-"""How long a run takes: from a few real steps where they can be run, else from counted products."""
+"""Estimates the duration of a run: from a few real steps if possible, otherwise from counted operations."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from scaledreamer.doctor.findings import Section, one_line, size
 from scaledreamer.doctor.memory import Estimate, rank_prompts
 
 EFFICIENCY = 0.4
-"""Of the rate of large matrix products that a whole step is taken to reach."""
+"""Share of the rate of large matrix products that a whole step is assumed to reach."""
 SECONDS = 8.0
-"""After so long no further step of the calibration begins."""
+"""After this time no further step of the calibration begins."""
 TIMEOUT = 600.0
 
 

@@ -1,1 +1,1 @@
-"""The official ScaleDreamer: its released weights and settings, as weights and settings of ours."""
+"""Conversion of the official ScaleDreamer's released weights and settings."""

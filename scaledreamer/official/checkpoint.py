@@ -16,15 +16,15 @@ SIGNS = {
     "triplane_transformer": "geometry.space_generator.pos_embed",
     "conv3d_net": "geometry.space_generator.synthesis.",
 }
-"""What the name of some weight begins with in each architecture."""
+"""A prefix of weight names that identifies each architecture."""
 SECTIONS = ("pos_encoding_config", "hypernet_config", "space_generator_config")
-"""Of `system.geometry` those of which settings are read."""
+"""The sections of `system.geometry` whose settings are read."""
 CAMERAS: dict[str, dict[str, Any]] = {
     "hyper_ingp": {"distance": [0.5, 0.75], "fov_deg": [40.0, 70.0]},
     "triplane_transformer": {"distance": [1.5, 1.5], "fov_deg": [40.0, 40.0]},
     "conv3d_net": {"distance": [0.5, 0.75], "fov_deg": [40.0, 70.0]},
 }
-"""Distances of the published configurations, halved; of the triplanes those of their evaluation."""
+"""Camera distances of the published configurations, halved; for triplanes, those of their evaluation."""
 RENDERER: dict[str, Any] = {
     "name": "volume",
     "beta": 1 / 60,
@@ -35,9 +35,9 @@ RENDERER: dict[str, Any] = {
 
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], int | None]:
-    """All tensors of a checkpoint by name, and the step they are of, if it is written in it.
+    """All tensors of a checkpoint by name, and their training step if it is recorded.
 
-    Raises: ValueError if it is no checkpoint, or holds more than tensors, numbers and texts.
+    Raises: ValueError if it is not a checkpoint, or contains more than tensors, numbers and strings.
     """
     import torch
 
@@ -50,7 +50,7 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], int | None]:
             "torch.save({'state_dict': torch.load(FILE, weights_only=False)['state_dict']}, NEW_FILE)"
         ) from None
     except OSError as error:
-        if path.is_file() and error.errno == errno.EINVAL:  # torch seeks in vain in a file that was cut off
+        if path.is_file() and error.errno == errno.EINVAL:  # torch fails to seek in a truncated file
             raise ValueError(f"{path}: is damaged, or no checkpoint of torch; download it again") from None
         raise ValueError(f"{path}: cannot be read ({error.strerror or error})") from None
     except (RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError):
@@ -74,7 +74,7 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], int | None]:
 
 
 def architecture(state: Mapping[str, Tensor]) -> str:
-    """The generator's name by the names of its weights.
+    """The generator's name, determined from the names of its weights.
 
     Raises: ValueError if it is none of the three.
     """
@@ -103,7 +103,7 @@ def converter(
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The section `system.geometry` of an official configuration; references to other settings are left out.
+    """The section `system.geometry` of an official configuration, without references to other settings.
 
     Raises: ValueError if it cannot be read or has no such section.
     """

@@ -1,9 +1,9 @@
-"""Weights of the official 3DConv-net (theEricMa/ScaleDreamer) as weights of ours.
+"""Converts weights of the official 3DConv-net (theEricMa/ScaleDreamer).
 
-The official scene is a cube of half-width 2, ours has 1: points, the sphere's radius, distances are halved.
-Its convolutions have fresh fields of noise in each pass; ours have the constant ones that its checkpoints
-hold, and are equal to it where those are used (noise_mode="const") and z holds ones for the convolutions.
-What a ray sees behind the scene is not carried over: the official network for it reads spherical harmonics.
+The official scene is a cube of half-width 2, ours has half-width 1: points, the sphere's radius and distances
+are halved. The official convolutions draw new noise fields in each pass. Ours use the constant fields that
+are stored in its checkpoints, and give equal results if those are used (noise_mode="const") and z is one for
+the convolutions. The background is not converted: the official network reads spherical harmonics.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from scaledreamer.official.weights import Weights, decoder, length, plain
 
 GENERATOR = "geometry.space_generator."
 PUBLISHED = {"radius": 2.0, "sdf_bias_params": 0.8}
-"""Of the official geometry's settings those that no weight shows."""
+"""The official geometry's settings that cannot be inferred from the weights."""
 
 
 def convert(
@@ -27,11 +27,11 @@ def convert(
     """Constructor settings of our `Conv3DNet` and its state, float32, from an official "state_dict".
 
     Args:
-        state: names `geometry.*`; all others are left alone.
-        settings: of the official configuration's section `system.geometry`; `radius` and `sdf_bias_params`
-            are read, which where missing are the published ones. Everything else shows in the weights.
+        state: names `geometry.*`; others are ignored.
+        settings: section `system.geometry` of the official configuration; `radius` and `sdf_bias_params` are
+            read, by default the published ones. Everything else follows from the weights.
 
-    Raises: ValueError naming the weight or setting that is not what this architecture has.
+    Raises: ValueError naming the weight or setting that does not fit this architecture.
     """
     half_width, sphere_radius = (length(settings, name, PUBLISHED[name]) for name in PUBLISHED)
     official = Weights(state, "3DConv-net")
@@ -78,7 +78,7 @@ def _mapping(official: Weights) -> Iterator[tuple[str, Tensor]]:
             f"{prefix}embed.weight is missing: accepted are generators that read text (c_dim > 0)."
         )
     weights = official.layers(f"{prefix}layers.")
-    # The mean over noise and text; ours, over noise alone, is made at export.
+    # The mean over noise and text; ours, over noise alone, is computed at export.
     if f"{prefix}w_avg" in official:
         official.take(f"{prefix}w_avg")
     for number, weight in enumerate(weights):

@@ -1,10 +1,10 @@
-"""Weights of the official Hyper-iNGP (theEricMa/ScaleDreamer) as weights of ours.
+"""Converts weights of the official Hyper-iNGP (theEricMa/ScaleDreamer).
 
-The official scene is a cube of half-width 2, ours has 1: the same grid, and all distances halved. Its MLPs
-have no biases and do not read coordinates: ours get zeros there. Our hyper-network's output is multiplied by
-hyper_width^-1/2, so the last layer's weights are divided by it. tinycudann's flat parameters of a hash grid
-are our table, row by row. What a ray sees behind the scene is not carried over: the official network for it
-reads a hash grid of directions.
+The official scene is a cube of half-width 2, ours has half-width 1: the grid is the same, and all distances
+are halved. Its MLPs have no biases and do not read coordinates: the corresponding weights are zero. Our
+hyper-network's output is multiplied by hyper_width^-1/2, so the last layer's weights are divided by it.
+tinycudann's flat hash grid parameters are our table, row by row. The background is not converted: the
+official network reads a hash grid of directions.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PUBLISHED: dict[str, Any] = {
         "per_level_scale": 1.447269237440378,
     },
 }
-"""Of the official geometry's settings those that no weight shows."""
+"""The official geometry's settings that cannot be inferred from the weights."""
 
 GRID = "geometry.encoding.encoding.encoding.params"
 HYPER = "geometry.hypernet.layers."
@@ -42,12 +42,12 @@ def convert(
     """Constructor settings of our `HyperINGP` and its state, float32, from an official "state_dict".
 
     Args:
-        state: names `geometry.*`; all others are left alone.
-        settings: of the official configuration's section `system.geometry`; those of `PUBLISHED` are read,
-            which where missing are the published ones, and the widths of `hypernet_config.out_dims`, without
-            which both MLPs are taken to have one hidden layer.
+        state: names `geometry.*`; others are ignored.
+        settings: section `system.geometry` of the official configuration; those of `PUBLISHED` are read, by
+            default the published ones, and the widths in `hypernet_config.out_dims`, without which both MLPs
+            are assumed to have one hidden layer.
 
-    Raises: ValueError naming the weight or setting that is not what this architecture has.
+    Raises: ValueError naming the weight or setting that does not fit this architecture.
     """
     half_width, sphere_radius = (
         length(settings, name, PUBLISHED[name]) for name in ("radius", "sdf_bias_params")

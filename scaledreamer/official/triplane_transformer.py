@@ -1,9 +1,9 @@
-"""Weights of the official Triplane-Transformer (theEricMa/ScaleDreamer) as weights of ours.
+"""Converts weights of the official Triplane-Transformer (theEricMa/ScaleDreamer).
 
-The official scene is a cube of half-width 2, ours has 1: the same planes, and all distances halved. Its two
-MLPs have no biases: ours get zeros. It was trained to look at the padding of the text as well, so
-`mask_padding` is off. Its colours are sigmoid(x) * 1.002 - 0.001, ours without the last two numbers. What a
-ray sees behind the scene is not carried over: the official network for it reads spherical harmonics.
+The official scene is a cube of half-width 2, ours has half-width 1: the planes are the same, and all
+distances are halved. Its two MLPs have no biases: ours are zero. It was trained to attend to the padding of
+the text, so `mask_padding` is off. Its colours are sigmoid(x) * 1.002 - 0.001; ours omit the last two
+numbers. The background is not converted: the official network reads spherical harmonics.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from scaledreamer.official.weights import Weights, decoder, length, plain, section, size
 
 PUBLISHED: dict[str, Any] = {"radius": 2.0, "sdf_bias_params": 0.8, "num_heads": 16}
-"""Of the official geometry's settings those that no weight shows; heads stand in space_generator_config."""
+"""Official settings that cannot be inferred from the weights; num_heads is in space_generator_config."""
 
 SPACE = "geometry.space_generator."
 _LAYER = {
@@ -33,7 +33,7 @@ _LAYER = {
     "mlp_in": ["mlp.0"],
     "mlp_out": ["mlp.3"],
 }
-"""Our modules of a layer, and the official ones whose weights they hold one after the other."""
+"""Our modules of a layer, and the official modules whose weights they concatenate."""
 _WITHOUT_BIAS = ("cross_query", "cross_key_value", "self_query_key_value")
 
 
@@ -44,11 +44,11 @@ def convert(
     "state_dict".
 
     Args:
-        state: names `geometry.*`; all others are left alone.
-        settings: of the official configuration's section `system.geometry`; `radius`, `sdf_bias_params` and
-            `space_generator_config.num_heads` are read, which where missing are the published ones.
+        state: names `geometry.*`; others are ignored.
+        settings: section `system.geometry` of the official configuration; `radius`, `sdf_bias_params` and
+            `space_generator_config.num_heads` are read, by default the published ones.
 
-    Raises: ValueError naming the weight or setting that is not what this architecture has.
+    Raises: ValueError naming the weight or setting that does not fit this architecture.
     """
     official = Weights(state, "Triplane-Transformer")
     if f"{SPACE}proj.weight" in official:

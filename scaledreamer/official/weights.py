@@ -1,4 +1,4 @@
-"""Reading ScaleDreamer's weights and settings: what the converters of its three generators have in common."""
+"""Reading ScaleDreamer's weights and settings: shared by the converters of its three generators."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PREFIX = "geometry."
 
 
 class Weights:
-    """The tensors `geometry.*` of an official "state_dict", and which of them have been taken.
+    """The tensors `geometry.*` of an official "state_dict", with a record of those already used.
 
     Args:
         architecture: its name in messages.
@@ -36,14 +36,14 @@ class Weights:
         return self._tensors[name]
 
     def layers(self, prefix: str, step: int = 1) -> list[Tensor]:
-        """Weights of a network's layers, whose numbers are 0, step, 2 step, ..."""
+        """Weights of a network's layers with indices 0, step, 2 step, ..."""
         found = [self.take(f"{prefix}0.weight")]
         while f"{prefix}{step * len(found)}.weight" in self:
             found.append(self.take(f"{prefix}{step * len(found)}.weight"))
         return found
 
     def check_all_taken(self, accepted: str = "") -> None:
-        """Raises: ValueError if there are others, which ends with what is accepted."""
+        """Raises ValueError if some tensors were not used; the message ends with what is accepted."""
         left = sorted(self._tensors.keys() - self._taken)
         if left:
             raise ValueError(f"{left[0]} is no weight of this architecture ({len(left)} are not){accepted}.")
@@ -52,7 +52,7 @@ class Weights:
 def decoder(weights: Weights, half_width: float) -> tuple[dict[str, Tensor], list[int]]:
     """State of our `Decoder` without background, and the widths of its hidden layers.
 
-    The official MLPs have no biases, ours get zeros; distances are divided by the official `half_width`.
+    The official MLPs have no biases, so ours are zero; distances are divided by the official `half_width`.
     """
     ours, widths = {}, {}
     for name, theirs in (("sdf", "sdf_network"), ("rgb", "feature_network")):
@@ -73,9 +73,9 @@ def decoder(weights: Weights, half_width: float) -> tuple[dict[str, Tensor], lis
 
 
 def section(settings: Mapping[str, Any], name: str, within: str = "") -> Mapping[str, Any]:
-    """Settings below a name; none where it is missing. Messages as those of `length`.
+    """A subsection of settings, empty if missing. Messages as in `length`.
 
-    Raises: ValueError if there is something else.
+    Raises: ValueError if it is not a section.
     """
     value = settings.get(name)
     if value is not None and not isinstance(value, Mapping):
@@ -86,8 +86,8 @@ def section(settings: Mapping[str, Any], name: str, within: str = "") -> Mapping
 
 
 def length(settings: Mapping[str, Any], name: str, published: float, within: str = "") -> float:
-    """A setting that is a number above 0; the published one where it is missing. Messages name it `within`
-    its section ("section.").
+    """A setting that is a number above 0, by default the published one. Messages name it `within` its section
+    ("section.").
 
     Raises: ValueError for anything else.
     """
@@ -98,8 +98,7 @@ def length(settings: Mapping[str, Any], name: str, published: float, within: str
 
 
 def size(settings: Mapping[str, Any], name: str, published: int, within: str = "") -> int:
-    """A setting that is a whole number, at least 1; the published one where it is missing. Messages as those
-    of `length`.
+    """A setting that is an integer of at least 1, by default the published one. Messages as in `length`.
 
     Raises: ValueError for anything else.
     """
