@@ -14,6 +14,7 @@ from scaledreamer.prompts.source import PromptList
 from scaledreamer.schedules import Constant, Linear
 from scaledreamer.training.judge import PixelClip
 from scaledreamer.training.regularizers import Regularizers, make_regularizers
+from tests.support.training_fakes import RandomPrior
 
 CPU = torch.device("cpu")
 
@@ -120,3 +121,14 @@ def test_each_prior_has_its_own_method_texts_and_weight() -> None:
         assert judge.samples_latents and judge.clip == PixelClip("pgc_v", 0.7, "linf")
     for method in (asd, sds, third.method):
         assert method.timesteps.t_min == Constant(0.1) and method.timesteps.t_max == Linear(0.9, 0.5, 0, 10)
+
+
+def test_cameras_that_do_not_fill_the_groups_of_a_prior_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    prior = RandomPrior()
+    prior.num_views = 4
+    monkeypatch.setattr("scaledreamer.priors.make", lambda *arguments: prior)
+    (judge,) = assemble.make_judges(load_config(None, ["cameras.num_views=8"]), CPU, 0)
+    assert judge.prior is prior
+    message = r"^cameras\.num_views: got 6, and priors\.0 judges 4 views together; give a multiple of 4\.$"
+    with pytest.raises(ValueError, match=message):
+        assemble.make_judges(load_config(None, ["cameras.num_views=6"]), CPU, 0)

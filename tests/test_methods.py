@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from scaledreamer.contracts import Conditions, Estimate, Observation, PriorInputs
+from scaledreamer.contracts import Conditions, Observation, PriorInputs
 from scaledreamer.draws import ImageDraws
 from scaledreamer.methods.score import ASD, CSD, SDS
 from scaledreamer.priors.running import split
 from scaledreamer.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from scaledreamer.training.step import Trainer
-from tests.support.judges import WHENEVER, make_judge
+from tests.support.judges import WHENEVER, Student, make_judge
 from tests.support.training_fakes import RandomPrior, make_trainer, parameters_of
 
 
@@ -118,33 +117,6 @@ def test_what_no_one_needs_is_not_rendered() -> None:
 
 
 # --- methods with a state ----------------------------------------------------------------------------------
-
-
-class Student(SDS):
-    """A method that learns one number, and lets it scale its gradient."""
-
-    def __init__(self) -> None:
-        super().__init__(WHENEVER)
-        object.__setattr__(self, "memory", torch.zeros(3))
-        object.__setattr__(self, "updates", [])
-
-    memory: Tensor
-    updates: list[tuple[int, int]]
-
-    def gradient(self, prior: Any, latents: Any, conditions: Any, draws: Any, step: int) -> Estimate:
-        estimate = super().gradient(prior, latents, conditions, draws, step)
-        return replace(estimate, gradient=estimate.gradient * (1 + self.memory.sum()))
-
-    def update(self, estimates: Sequence[Estimate], step: int) -> Mapping[str, Tensor]:
-        self.updates.append((step, len(estimates)))
-        self.memory.add_(estimates[0].latents.mean() * torch.arange(1.0, 4.0))
-        return {"student": self.memory.sum()}
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return {"memory": self.memory.clone()}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        self.memory.copy_(state["memory"])
 
 
 def with_student(**settings: Any) -> tuple[Trainer, Student]:

@@ -17,6 +17,7 @@ from scaledreamer.config import (
     free_settings,
     load_config,
     may_change,
+    renamed_keys,
 )
 
 
@@ -49,6 +50,16 @@ def test_a_record_that_is_no_setting_may_not_change() -> None:
     old["prompts"]["sha256"], new["prompts"]["sha256"] = "a", "b"
     assert differing_keys(old, new) == ["prompts.sha256 is 'b', was 'a'"]
     assert not may_change("nothing.of.the.kind")
+
+
+def test_settings_of_an_earlier_version_are_named_with_their_new_names() -> None:
+    assert renamed_keys(settings()) == []
+    old = settings()
+    old["distillation"]["method"], old["priors"][0]["eta"] = "sds", 0.5
+    assert renamed_keys(old) == [
+        "priors.0.eta is now priors.0.asd.eta",
+        "distillation.method is now priors.0.method, for each prior its own",
+    ]
 
 
 def test_an_item_of_a_schedule_has_its_settings_mark() -> None:

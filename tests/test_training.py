@@ -31,6 +31,7 @@ from scaledreamer.training.checkpoint import load_newest
 from scaledreamer.training.judge import Judge
 from scaledreamer.training.metrics import Board
 from scaledreamer.training.step import Trainer
+from tests.support.judges import Student
 from tests.support.random_models import write_random_prior
 from tests.support.runs import environment, free_port, write_config
 from tests.support.training_fakes import PROMPTS, gradients_of, make_trainer, parameters_of
@@ -211,6 +212,40 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(
     assert_equal_weights(straight, resumed, 6)
     assert lines(resumed)[-1]["gradient/norm"] == lines(straight)[-1]["gradient/norm"]
     assert sorted(tick["step"] for tick in lines(resumed)) == [tick["step"] for tick in lines(resumed)]
+
+
+def test_a_method_with_state_goes_on_from_the_runs_checkpoint(
+    prior: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scaledreamer.methods.make", lambda settings, timesteps: Student())
+    config = write_config(tmp_path, prior, training__checkpoint_every=100)
+    straight, resumed = tmp_path / "straight", tmp_path / "resumed"
+    assert main(["--config", str(config), f"training.output={straight}"]) == 0
+    stop_before(2, signal.SIGINT, monkeypatch)
+    assert main(["--config", str(config), f"training.output={resumed}"]) == 0
+    assert main(["--config", str(config), f"training.output={resumed}"]) == 0
+    assert_equal_weights(straight, resumed, 6)
+    methods = [
+        load_file(run / "checkpoints" / "step-00000006" / "methods.safetensors")
+        for run in (straight, resumed)
+    ]
+    assert methods[0]["0/memory"].any() and torch.equal(methods[0]["0/memory"], methods[1]["0/memory"])
+
+
+def test_a_run_of_an_earlier_version_is_not_resumed_with_settings_that_cannot_be_compared(
+    prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = str(write_config(tmp_path, prior, training__max_steps=3))
+    assert main(["--config", config]) == 0
+    index = tmp_path / "run" / "checkpoints" / "step-00000003" / "checkpoint.json"
+    stored = json.loads(index.read_text())
+    stored["config"]["distillation"]["method"] = "sds"
+    index.write_text(json.dumps(stored))
+    capsys.readouterr()
+    assert main(["--config", config]) == 2
+    error = capsys.readouterr().err
+    assert "run was trained by an earlier version" in error and error.count("\n") == 1
+    assert "distillation.method is now priors.0.method" in error and "generator.start=" in error
 
 
 def test_time_limit_stops_and_saves(prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -39,7 +39,7 @@ from scaledreamer.config.priors import (
     WeightSettings,
 )
 from scaledreamer.config.rendering import CameraSettings, RendererSettings
-from scaledreamer.config.resume import differing_keys, free_settings, may_change
+from scaledreamer.config.resume import differing_keys, free_settings, may_change, renamed_keys
 from scaledreamer.config.run import Config
 from scaledreamer.config.training import (
     AdanSettings,
@@ -95,6 +95,7 @@ __all__ = [
     "may_change",
     "parse_config",
     "read_yaml",
+    "renamed_keys",
     "shipped_configs",
     "valid_keys",
 ]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from scaledreamer.config.file import flatten, numbered_0, valid_keys
+from scaledreamer.config.renamed import RENAMED
 from scaledreamer.config.types import MayChange, Section
 
 
@@ -29,6 +30,11 @@ def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         for key in after
         if key in before and before[key] != after[key] and not may_change(key)
     ]
+
+
+def renamed_keys(old: Mapping[str, Any]) -> list[str]:
+    """Settings of an older configuration that have another name now, as "old is now new"."""
+    return [f"{key} is now {RENAMED[numbered_0(key)]}" for key in flatten(old) if numbered_0(key) in RENAMED]
 
 
 def free_settings(section: type[Section]) -> frozenset[str]:

@@ -83,14 +83,31 @@ def predict(prior: Prior, branches: Sequence[Branch]) -> list[Float[Tensor, "ima
     return list(eps.split(len(x[0])))
 
 
+@dataclass(frozen=True)
 class StatelessMethod(abc.ABC):
-    """A method without networks of its own, which holds settings only."""
+    """A method without networks of its own, which holds settings only.
 
-    @abc.abstractmethod
+    Attributes:
+        timesteps: the range of t.
+    """
+
+    timesteps: Timesteps
+
     def times(self, draws: ImageDraws, step: int) -> dict[str, Float[Tensor, " image"]]:
-        """See `contracts.Method.times`."""
+        """The t of each image; see `contracts.Method.times`."""
+        return {"timestep": self.timesteps.draw(draws, step)}
 
     @abc.abstractmethod
+    def estimate(
+        self,
+        prior: Prior,
+        latents: Float[Tensor, "image c h w"],
+        conditions: Conditions,
+        noise: Float[Tensor, "image c h w"],
+        *times: Float[Tensor, " image"],
+    ) -> Float[Tensor, "image c h w"]:
+        """The gradient `g_z` at given times, those of `times` in its order, and given noise."""
+
     def gradient(
         self,
         prior: Prior,
@@ -100,6 +117,9 @@ class StatelessMethod(abc.ABC):
         step: int,
     ) -> Estimate:
         """See `contracts.Method.gradient`."""
+        times, noise = self.times(draws, step), draws.normal("noise", *prior.latent_shape)
+        g_z = self.estimate(prior, latents, conditions, noise, *times.values())
+        return Estimate(g_z, latents, conditions, times)
 
     def update(self, estimates: Sequence[Estimate], step: int) -> Mapping[str, Tensor]:
         """Nothing to train."""

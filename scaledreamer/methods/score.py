@@ -1,7 +1,7 @@
 """The methods that only use predictions of the frozen prior: SDS, CSD and ASD.
 
-Each has its times, its branches, and one equation from `distillation.gradients`. `estimate` is a function of
-given times and noise; `gradient` draws them first: "timestep" and, in ASD, "shift" per group of views,
+Each has its branches and one equation from `distillation.gradients`, in `estimate`, a function of given times
+and noise. `gradient`, which all share, draws them first: "timestep" and, in ASD, "shift" per group of views,
 "noise" per image.
 """
 
@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from scaledreamer.contracts import Conditions, Estimate, Prior
+from scaledreamer.contracts import Conditions, Prior
 from scaledreamer.distillation import (
     asd_gradient,
     csd_gradient,
@@ -22,7 +22,7 @@ from scaledreamer.distillation import (
     weight_of,
 )
 from scaledreamer.draws import ImageDraws
-from scaledreamer.methods.base import Guidance, StatelessMethod, Timesteps, add_noise, predict
+from scaledreamer.methods.base import Guidance, StatelessMethod, add_noise, predict
 
 Latents = Float[Tensor, "image c h w"]
 Times = Float[Tensor, " image"]
@@ -32,20 +32,7 @@ Times = Float[Tensor, " image"]
 class SDS(StatelessMethod):
     """Score distillation sampling (DreamFusion, arXiv 2209.14988)."""
 
-    timesteps: Timesteps
     guidance: Guidance = Guidance()
-
-    def times(self, draws: ImageDraws, step: int) -> dict[str, Times]:
-        """The t of each image."""
-        return {"timestep": self.timesteps.draw(draws, step)}
-
-    def gradient(
-        self, prior: Prior, latents: Latents, conditions: Conditions, draws: ImageDraws, step: int
-    ) -> Estimate:
-        """See `contracts.Method.gradient`."""
-        times, noise = self.times(draws, step), draws.normal("noise", *prior.latent_shape)
-        g_z = self.estimate(prior, latents, conditions, noise, times["timestep"])
-        return Estimate(g_z, latents, conditions, times)
 
     @torch.no_grad()
     def estimate(
@@ -60,20 +47,6 @@ class SDS(StatelessMethod):
 @dataclass(frozen=True)
 class CSD(StatelessMethod):
     """Classifier score distillation (arXiv 2310.19415): the guidance direction alone, without a scale."""
-
-    timesteps: Timesteps
-
-    def times(self, draws: ImageDraws, step: int) -> dict[str, Times]:
-        """The t of each image."""
-        return {"timestep": self.timesteps.draw(draws, step)}
-
-    def gradient(
-        self, prior: Prior, latents: Latents, conditions: Conditions, draws: ImageDraws, step: int
-    ) -> Estimate:
-        """See `contracts.Method.gradient`."""
-        times, noise = self.times(draws, step), draws.normal("noise", *prior.latent_shape)
-        g_z = self.estimate(prior, latents, conditions, noise, times["timestep"])
-        return Estimate(g_z, latents, conditions, times)
 
     @torch.no_grad()
     def estimate(
@@ -94,7 +67,6 @@ class ASD(StatelessMethod):
         shift_steps: floors dt to whole multiples of 1 / shift_steps; None leaves it continuous.
     """
 
-    timesteps: Timesteps
     guidance: Guidance = Guidance()
     eta: float = 0.1
     shift_steps: int | None = None
@@ -105,15 +77,6 @@ class ASD(StatelessMethod):
         uniform = draws.uniform("shift")
         shift = sample_timestep_shift(t, t_min, self.eta, uniform, num_steps=self.shift_steps)
         return {"timestep": t, "timestep_shift": shift}
-
-    def gradient(
-        self, prior: Prior, latents: Latents, conditions: Conditions, draws: ImageDraws, step: int
-    ) -> Estimate:
-        """See `contracts.Method.gradient`."""
-        times, noise = self.times(draws, step), draws.normal("noise", *prior.latent_shape)
-        t, shift = times["timestep"], times["timestep_shift"]
-        g_z = self.estimate(prior, latents, conditions, noise, t, shift)
-        return Estimate(g_z, latents, conditions, times)
 
     @torch.no_grad()
     def estimate(

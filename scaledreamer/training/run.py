@@ -20,7 +20,7 @@ import torch.distributed as dist
 
 from scaledreamer import rendering
 from scaledreamer.assemble import make_trainer
-from scaledreamer.config import Config, differing_keys, dump_config, flatten
+from scaledreamer.config import Config, differing_keys, dump_config, flatten, renamed_keys
 from scaledreamer.contracts import Scene
 from scaledreamer.evaluation.validation import make_validation
 from scaledreamer.exported import find_generator
@@ -98,6 +98,13 @@ class Run:
         notes = [f"passed over: {problem}" for problem in problems]
         if checkpoint is None:
             return notes
+        renamed = renamed_keys(checkpoint.config)
+        if renamed:
+            raise ValueError(
+                f"{self.folder} was trained by an earlier version, whose settings cannot be compared: "
+                f"{'; '.join(renamed)}. Choose another training.output; generator.start={self.folder} begins "
+                "with its weights."
+            )
         differing = differing_keys(checkpoint.config, self.record)
         if differing:
             raise ValueError(

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
 from torch import Tensor
 
-from scaledreamer.contracts import Conditions, Method, Prior
+from scaledreamer.contracts import Conditions, Estimate, Method, Prior
 from scaledreamer.methods.base import Guidance, Timesteps
 from scaledreamer.methods.score import ASD, CSD, SDS
 from scaledreamer.priors.conditioning import Texts
@@ -57,3 +62,30 @@ def distill(
         return judge.method.estimate(judge.prior, latents, conditions, noise, t, shift)
     chosen = SDS(WHENEVER, judge.method.guidance) if method == "sds" else CSD(WHENEVER)
     return chosen.estimate(judge.prior, latents, conditions, noise, t)
+
+
+class Student(SDS):
+    """A method that learns one number, and lets it scale its gradient."""
+
+    def __init__(self) -> None:
+        super().__init__(WHENEVER)
+        object.__setattr__(self, "memory", torch.zeros(3))
+        object.__setattr__(self, "updates", [])
+
+    memory: Tensor
+    updates: list[tuple[int, int]]
+
+    def gradient(self, prior: Any, latents: Any, conditions: Any, draws: Any, step: int) -> Estimate:
+        estimate = super().gradient(prior, latents, conditions, draws, step)
+        return replace(estimate, gradient=estimate.gradient * (1 + self.memory.sum()))
+
+    def update(self, estimates: Sequence[Estimate], step: int) -> Mapping[str, Tensor]:
+        self.updates.append((step, len(estimates)))
+        self.memory.add_(estimates[0].latents.mean() * torch.arange(1.0, 4.0))
+        return {"student": self.memory.sum()}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"memory": self.memory.clone()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self.memory.copy_(state["memory"])
