@@ -8,6 +8,7 @@ import torch
 from scaledreamer import assemble, generators
 from scaledreamer.config import Config, GeneratorSettings, load_config
 from scaledreamer.contracts import Generator
+from scaledreamer.launch.process import start_process
 from scaledreamer.methods.score import ASD, CSD, SDS
 from scaledreamer.prompts.conditioner import TextConditioner, make_conditioner
 from scaledreamer.prompts.source import PromptList
@@ -132,3 +133,19 @@ def test_cameras_that_do_not_fill_the_groups_of_a_prior_are_refused(monkeypatch:
     message = r"^cameras\.num_views: got 6, and priors\.0 judges 4 views together; give a multiple of 4\.$"
     with pytest.raises(ValueError, match=message):
         assemble.make_judges(load_config(None, ["cameras.num_views=6"]), CPU, 0)
+
+
+def test_the_runs_own_settings_reach_engine_average_and_batches() -> None:
+    settings = [
+        "renderer.image_size=4",
+        "renderer.random_background=0.25",
+        "generator.hyper_ingp={num_levels: 1, log2_table_size: 4, hyper_width: 8, mlp_width: 8}",
+        "optimizer.max_gradient_norm=0.75",
+        "training={batch_size: 6, accumulation_steps: 3, ema_decay: 0.9, zero_stage: 1, device: cpu}",
+        "prompts.name=core_15",
+    ]
+    trainer = assemble.make_trainer(load_config(None, settings), start_process("cpu"))
+    assert trainer.engine.module.random_background == 0.25
+    assert (trainer.engine.max_norm, trainer.engine.zero_stage) == (0.75, 1)
+    assert trainer.averaged.decay == 0.9
+    assert [list(trainer.batches.indices(part)) for part in range(3)] == [[0, 1], [2, 3], [4, 5]]
